@@ -1,0 +1,181 @@
+"""Folders of safetensors shards, read by header first: names, shapes and damage are known before any weight is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+#: What a download of a checkpoint needs; remote code and pickles are left on the hub.
+DOWNLOAD_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is read when it is indexed, in the way transformers' loader materialises its own slices.
+
+    Attributes:
+        shape, dtype: known without reading.
+        read: returns the tensor.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.read()[index]
+
+    def get_shape(self) -> list[int]:
+        return list(self.shape)
+
+    def get_dtype(self) -> torch.dtype:
+        return self.dtype
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+
+def resolve_folder(source: str | Path, **hub_kwargs: Any) -> Path:
+    """A local folder as it is, or a hub id downloaded (safetensors, configs and tokenizer files only).
+
+    Raises:
+        ValueError: neither a folder nor something that looks like a hub id.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ValueError(f"expected a checkpoint folder or a hub id, got the file {folder}; pass its folder")
+    if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        raise ValueError(f"no such checkpoint folder: {source} (and it is not a hub id of the form 'owner/name')")
+    from huggingface_hub import snapshot_download
+
+    known = {"revision", "cache_dir", "token", "local_files_only", "force_download"}
+    options = {key: value for key, value in hub_kwargs.items() if key in known}
+    return Path(snapshot_download(str(source), allow_patterns=list(DOWNLOAD_PATTERNS), **options))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed ``config.json`` of a folder.
+
+    Raises:
+        ValueError: the file is missing or is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a checkpoint: it has no config.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def open_tensors(folder: Path) -> dict[str, LazyTensor]:
+    """Every tensor of a folder of safetensors shards, by name, unread.
+
+    Raises:
+        ValueError: no safetensors there, a pickle instead, a missing, truncated or contradictory shard.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    for shard in _shards(folder):
+        for name, tensor in open_shard(shard).items():
+            if name in tensors:
+                raise ValueError(f"tensor {name!r} is in more than one shard of {folder}")
+            tensors[name] = tensor
+    _check_index(folder, tensors)
+    return tensors
+
+
+def open_shard(path: Path) -> dict[str, LazyTensor]:
+    """Every tensor of one safetensors file, by name, unread.
+
+    Raises:
+        ValueError: the file is not a whole safetensors file.
+    """
+    header = _read_header(path)
+
+    def lazy(name: str, entry: Mapping[str, Any]) -> LazyTensor:
+        def read() -> Tensor:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(name)
+
+        return LazyTensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], read)
+
+    unknown = {entry["dtype"] for entry in header.values()} - set(_DTYPES)
+    if unknown:
+        raise ValueError(f"{path} holds tensors of unsupported dtypes {sorted(unknown)}")
+    return {name: lazy(name, entry) for name, entry in header.items()}
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / INDEX_FILE
+    if index.is_file():
+        shards = [folder / name for name in sorted(set(_weight_map(index).values()))]
+        for shard in shards:
+            # A shard's name comes from a downloaded file: it must not lead out of the folder.
+            if shard.parent != folder:
+                raise ValueError(f"{index} points outside its folder: {shard.name}")
+            if not shard.is_file():
+                raise ValueError(f"shard {shard.name} is missing from {folder}; download it again")
+        return shards
+    shards = sorted(folder.glob("*.safetensors"))
+    if shards:
+        return shards
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
+    if pickles:
+        raise ValueError(
+            f"{folder / pickles[0]} is a pickle, which can run code when it is read; only safetensors are loaded. "
+            "Use the safetensors files of this checkpoint"
+        )
+    raise ValueError(f"{folder} holds no safetensors weights")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{index} is not a safetensors index: {error!r}") from error
+
+
+def _check_index(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return
+    listed = set(_weight_map(index))
+    for name in sorted(listed ^ set(tensors))[:1]:
+        where = "listed in the index but in no shard" if name in listed else "in a shard but not in the index"
+        raise ValueError(f"tensor {name!r} is {where} of {folder}; download the checkpoint again")
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt"):  # checks the header and that all bytes are there
+            pass
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or truncated ({error}); download it again") from error
+    header.pop("__metadata__", None)
+    return header

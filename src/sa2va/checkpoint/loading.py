@@ -1,0 +1,151 @@
+"""Opening a checkpoint of either layout: its config, and every tensor of ours as a promise, checked before one byte is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sa2va.checkpoint import rules
+from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config, resolve_folder
+from sa2va.checkpoint.released import config_from_released, is_released, read_token_ids, set_token_ids
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.families import INTERNVL
+
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+TWO_DECODERS = "sam_mask_decoder_modified."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint.
+
+    Attributes:
+        folder: where its files are. released: whether it is in the reference's layout.
+        config: of the model it holds. tensors: by native name, unread. dtype: of the weights by default.
+    """
+
+    folder: Path
+    released: bool
+    config: Sa2VAConfig
+    tensors: dict[str, LazyTensor]
+    dtype: torch.dtype
+
+
+def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub_kwargs: Any) -> Checkpoint:
+    """Open a folder or hub id, in the released layout or ours.
+
+    Raises:
+        ValueError: what is wrong, and in which file or tensor.
+    """
+    folder = resolve_folder(source, **hub_kwargs)
+    content = read_config(folder)
+    tensors = open_tensors(folder)
+    released = is_released(content)
+    if released:
+        config = config or config_from_released(content)
+        set_token_ids(config, read_token_ids(folder))
+        config.original_mask_decoder = any(TWO_DECODERS in name for name in tensors)
+        tensors = to_native(tensors, released_rules(config))
+    elif content.get("model_type") == Sa2VAConfig.model_type:
+        config = config or Sa2VAConfig.from_dict(content)
+    else:
+        raise ValueError(
+            f"{folder / 'config.json'} has model_type {content.get('model_type')!r}; expected 'sa2va_chat' (released "
+            "checkpoints) or 'sa2va'. A base vision-language model becomes one with Sa2VAModel.from_parts"
+        )
+    check_tensors(tensors, expected_shapes(config), where=str(folder))
+    dtype = getattr(config, "dtype", None)
+    return Checkpoint(folder, released, config, tensors, dtype if isinstance(dtype, torch.dtype) else torch.float32)
+
+
+def released_rules(config: Sa2VAConfig) -> list[rules.Rule]:
+    """The name tables of one released checkpoint."""
+    text = config.vlm_config.get_text_config()
+    if config.family is INTERNVL:
+        heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+        vlm = rules.internvl_rules(text.model_type, heads, kv_heads, head_dim)
+    else:
+        vlm = rules.QWEN_RULES
+    sam2 = rules.sam2_rules(two_decoders=config.original_mask_decoder)
+    return [*sam2, *rules.PROJECTION_RULES, *vlm]
+
+
+def to_native(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) -> dict[str, LazyTensor]:
+    """Released tensors under native names, still unread.
+
+    Raises:
+        ValueError: a name no rule knows, or a group of which one is missing.
+    """
+    tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
+    moves, unknown = rules.plan_to_native(table, tensors)
+    if unknown:
+        raise ValueError(f"unexpected tensor {unknown[0]!r}{_more(unknown)}; this is not a tensor of a Sa2VA checkpoint")
+    return _moved(tensors, ((move.released, move.native, move.op.to_native) for move in moves))
+
+
+def to_released(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) -> dict[str, LazyTensor]:
+    """Native tensors under released names, still unread; the inverse of [`to_native`]."""
+    moves, unknown = rules.plan_to_released(table, tensors)
+    if unknown:
+        raise ValueError(f"tensor {unknown[0]!r}{_more(unknown)} has no place in the released layout")
+    return _moved(tensors, ((move.native, move.released, move.op.to_released) for move in moves))
+
+
+def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor a model of this config holds, without allocating it."""
+    from sa2va.model.sa2va import Sa2VAModel
+
+    with torch.device("meta"):
+        model = Sa2VAModel(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def check_tensors(
+    tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], *, where: str
+) -> None:
+    """Every expected tensor is there once, in its shape, and nothing else.
+
+    Raises:
+        ValueError: names the first tensor that is missing, left over or misshapen.
+    """
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing:
+        raise ValueError(f"{where}: tensor {missing[0]!r}{_more(missing)} is missing")
+    if extra:
+        raise ValueError(f"{where}: unexpected tensor {extra[0]!r}{_more(extra)}; the config describes another model")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{where}: tensor {name!r} has shape {tensors[name].shape}; the config expects {shape}")
+
+
+def _moved(tensors: Mapping[str, LazyTensor], moves: Iterable[tuple]) -> dict[str, LazyTensor]:
+    result: dict[str, LazyTensor] = {}
+    for sources, targets, op in moves:
+        absent = [name for name in sources if name not in tensors]
+        if absent:
+            raise ValueError(f"tensor {absent[0]!r} is missing; it belongs with {sources[0]!r}")
+        parts = [tensors[name] for name in sources]
+        try:
+            shapes = [tuple(t.shape) for t in op([torch.empty(part.shape, device="meta") for part in parts])]
+        except RuntimeError as error:
+            raise ValueError(f"tensor {sources[0]!r} has shape {parts[0].shape}, which does not fit the config") from error
+        for position, (name, shape) in enumerate(zip(targets, shapes, strict=True)):
+            result[name] = LazyTensor(shape, parts[0].dtype, _reader(op, parts, position))
+    return result
+
+
+def _reader(op, parts: list[LazyTensor], position: int):
+    def read() -> Tensor:
+        return op([part.read() for part in parts])[position].contiguous()
+
+    return read
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

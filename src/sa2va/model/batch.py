@@ -1,0 +1,106 @@
+"""The contract between data and model: what one forward pass takes and what it gives back.
+
+Shape legend: B samples, L tokens, D hidden width, V vocabulary, F grounding frames of all samples together, S grounding side,
+R regions of one sample, N object-frame pairs of all samples together, s = S/4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from sa2va.model.grounding import MaskPrediction
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples, right-padded to one length.
+
+    Attributes:
+        input_ids: (B, L) int64. attention_mask: (B, L) bool, False on padding.
+        labels: (B, L) int64, -100 where nothing is learned; None at inference.
+        pixel_values: what the family's vision tower takes: (tiles, 3, side, side) for InternVL, (patches, width) for Qwen; of
+            all samples in order; None for text alone.
+        image_grid_thw: (images, 3) int64 patch grids (Qwen families).
+        tiles_per_sample: number of tiles of each sample (InternVL; needed with regions).
+        regions: per sample a bool (R, cells, cells) of visual prompts on its last tile, or None.
+        grounding_pixels: (F, 3, S, S) normalised float pixels for SAM 2, all samples' frames in order.
+        frames_per_sample: number of grounding frames of each sample.
+        masks: per sample a bool (objects, frames, H, W) of targets, in the order of its ``[SEG]`` tokens; None at inference.
+        sample_ids: names for error messages.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None = None
+    pixel_values: Tensor | None = None
+    image_grid_thw: Tensor | None = None
+    tiles_per_sample: tuple[int, ...] | None = None
+    regions: tuple[Tensor | None, ...] | None = None
+    grounding_pixels: Tensor | None = None
+    frames_per_sample: tuple[int, ...] | None = None
+    masks: tuple[Tensor | None, ...] | None = None
+    sample_ids: tuple[str, ...] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on a device."""
+
+        def move(value):
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, tuple):
+                return tuple(move(item) for item in value)
+            return value
+
+        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+
+    def name(self, sample: int) -> str:
+        """What to call a sample in an error."""
+        return self.sample_ids[sample] if self.sample_ids else f"sample {sample} of the batch"
+
+
+@dataclass(frozen=True)
+class Sa2VAOutput:
+    """What one forward pass says.
+
+    Attributes:
+        logits: (B, L, V) next-token logits.
+        masks: predictions of all N object-frame pairs, or None without ``[SEG]``. Pairs are ordered by sample, then by
+            object (in the order of its ``[SEG]``), then by frame.
+        objects_per_sample: number of ``[SEG]`` tokens of each sample.
+    """
+
+    logits: Tensor
+    masks: MaskPrediction | None
+    objects_per_sample: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """Image features in the language model's width, in the order of the image tokens they replace.
+
+    Attributes:
+        embeddings: (M, D). deepstack: per injected layer (M, D), empty where the family has none.
+        image_grid_thw: (images, 3) int64 patch grids, or None.
+    """
+
+    embeddings: Tensor
+    deepstack: tuple[Tensor, ...] = ()
+    image_grid_thw: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated answer.
+
+    Attributes:
+        token_ids: new token ids, the stop token included.
+        seg_states: (n, D) states at the generated ``[SEG]`` tokens; one that ends the answer was never read back and has none.
+        prompt_seg_states: (m, D) the same for ``[SEG]`` tokens of the prompt.
+    """
+
+    token_ids: list[int]
+    seg_states: Tensor
+    prompt_seg_states: Tensor

@@ -1,0 +1,125 @@
+"""The configuration of a whole model: one vision-language config, one SAM 2 config, and what ties them together."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig, Sam2VideoConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto import AutoConfig
+
+from sa2va.model.families import Family, family_of
+
+#: Sides of one memory cell and of one low-resolution mask cell, in pixels of the grounding image.
+STRIDE = 16
+MASK_STRIDE = 4
+
+
+def hiera_large_config() -> Sam2VideoConfig:
+    """SAM 2.0 with the Hiera-L encoder: the grounding encoder of every released checkpoint."""
+    return sam2_config(
+        image_size=1024,
+        embed_dim=144,
+        num_heads=2,
+        blocks=(2, 6, 36, 4),
+        global_blocks=(23, 33, 43),
+        windows=(8, 4, 16, 8),
+        width=256,
+        memory_layers=4,
+        memory_mlp=2048,
+    )
+
+
+def sam2_config(
+    *,
+    image_size: int,
+    embed_dim: int,
+    num_heads: int,
+    blocks: tuple[int, int, int, int],
+    global_blocks: tuple[int, ...],
+    windows: tuple[int, int, int, int],
+    width: int,
+    memory_layers: int,
+    memory_mlp: int,
+) -> Sam2VideoConfig:
+    """A SAM **2.0** config of any size: no occlusion embedding, no temporal code on object pointers.
+
+    Args:
+        image_size: side of the square input, pixels; a multiple of 32.
+        embed_dim: channels of the first Hiera stage; they double with each stage, as do ``num_heads``.
+        blocks: blocks per stage. global_blocks: indices of blocks with global attention. windows: window side per stage.
+        width: channels of the feature pyramid, decoder and memory attention.
+        memory_layers, memory_mlp: depth and feed-forward width of memory attention.
+    """
+    dims = [embed_dim * 2**stage for stage in range(4)]
+    return Sam2VideoConfig(
+        image_size=image_size,
+        vision_config={
+            "model_type": "sam2_vision_model",
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": embed_dim,
+                "num_attention_heads": num_heads,
+                "image_size": [image_size, image_size],
+                "blocks_per_stage": list(blocks),
+                "embed_dim_per_stage": dims,
+                "num_attention_heads_per_stage": [num_heads * 2**stage for stage in range(4)],
+                "window_size_per_stage": list(windows),
+                "global_attention_blocks": list(global_blocks),
+            },
+            "backbone_channel_list": dims[::-1],
+            "backbone_feature_sizes": [[image_size // stride] * 2 for stride in (4, 8, 16)],
+            "fpn_hidden_size": width,
+        },
+        prompt_encoder_config={"hidden_size": width, "image_size": image_size},
+        mask_decoder_config={"hidden_size": width},
+        enable_occlusion_spatial_embedding=False,
+        enable_temporal_pos_encoding_for_object_pointers=False,
+        memory_attention_hidden_size=width,
+        memory_attention_num_layers=memory_layers,
+        memory_attention_feed_forward_hidden_size=memory_mlp,
+        memory_attention_rope_feat_sizes=[image_size // STRIDE] * 2,
+        memory_encoder_hidden_size=width,
+        mask_downsampler_embed_dim=width,
+        memory_fuser_embed_dim=width,
+        memory_fuser_intermediate_dim=4 * width,
+    )
+
+
+@strict
+class Sa2VAConfig(PreTrainedConfig):
+    """Everything that shapes a [`Sa2VAModel`].
+
+    Args:
+        vlm_config: config of the vision-language model: ``internvl``, ``qwen2_5_vl`` or ``qwen3_vl``.
+        sam2_config: config of SAM 2; Hiera-L of SAM 2.0 where None.
+        seg_token_id: id of ``[SEG]`` in the tokenizer.
+        template: chat template of the InternVL families, a key of ``sa2va.processing.templates.TEMPLATES``;
+            None where the tokenizer files carry the template (Qwen families).
+        original_mask_decoder: whether the weights hold SAM 2's original mask decoder beside the fine-tuned one
+            (Sa2VA-i checkpoints); video propagation in mode ``"consistent"`` uses it.
+    """
+
+    model_type = "sa2va"
+    sub_configs_defaults = {  # noqa: RUF012 -- the name and type are transformers' protocol
+        "vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="internvl"),
+        "sam2_config": Sam2VideoConfig,
+    }
+
+    vlm_config: dict | PreTrainedConfig | None = None
+    sam2_config: dict | PreTrainedConfig | None = None
+    seg_token_id: int = 151674
+    template: str | None = None
+    original_mask_decoder: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.sam2_config is None:
+            self.sam2_config = hiera_large_config()
+        super().__post_init__(**kwargs)
+
+    @property
+    def family(self) -> Family:
+        """The vision-language family, from the config's ``model_type``."""
+        return family_of(self.vlm_config.model_type)
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        return self.vlm_config.get_text_config(decoder=decoder, encoder=encoder)

@@ -1,0 +1,269 @@
+"""Writing an answer token by token, keeping only the states at ``[SEG]``.
+
+Prompts about the same pictures share them: the longest common prefix of their tokens, pictures included, runs once, its
+key-value cache is repeated, and the rest decodes as one batch.
+
+Shape legend: B prompts, P shared prefix tokens, L tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sa2va.model import language
+from sa2va.model.batch import Generated, VisualTokens
+from sa2va.model.families import Family
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: upper limit on the answer's tokens.
+        temperature: 0 chooses the likeliest token (the released behaviour); above 0 samples.
+        top_p, top_k: sample from the likeliest tokens only; 1.0 and 0 switch them off.
+        repetition_penalty: above 1.0 makes tokens that already occurred less likely.
+        seed: of the sampling; None takes torch's global generator.
+    """
+
+    max_new_tokens: int = 2048
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "an integer of at least 1"),
+            "temperature": (self.temperature >= 0, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "at least 0"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+        }
+        for name, (holds, expected) in checks.items():
+            if not holds:
+                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}")
+
+    def processors(self, device: torch.device) -> LogitsProcessorList:
+        """transformers' own logits processors for these settings."""
+        chosen = LogitsProcessorList()
+        if self.repetition_penalty != 1.0:
+            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.temperature > 0:
+            chosen.append(TemperatureLogitsWarper(self.temperature))
+            if self.top_k:
+                chosen.append(TopKLogitsWarper(self.top_k))
+            if self.top_p < 1.0:
+                chosen.append(TopPLogitsWarper(self.top_p))
+        return chosen
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """What one batch of prompts has come to after its prefill."""
+
+    cache: DynamicCache
+    attention_mask: Tensor  # (B, tokens so far) bool
+    next_position: Tensor  # (B,) int64
+    logits: Tensor  # (B, V) of the next token
+    prompt_seg_states: list[Tensor]  # per row (m, D)
+
+
+def generate(
+    vlm: PreTrainedModel,
+    family: Family,
+    seg_token_id: int,
+    prompts: Sequence[Sequence[int]],
+    visual: VisualTokens | None,
+    *,
+    options: GenerationOptions,
+    is_finished: Callable[[list[int]], bool],
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Generated]:
+    """Answer prompts that all look at the same pictures.
+
+    Args:
+        prompts: token ids of each prompt, image tokens expanded.
+        visual: the features of the pictures, shared by all prompts.
+        is_finished: told the new tokens of a row, says whether they end the answer.
+        on_token: told (row, token) as soon as it is chosen.
+    """
+    shared = shared_prefix(prompts)
+    if len(prompts) > 1 and not _can_share(vlm, prompts, shared, options.max_new_tokens):
+        rows = [
+            generate(vlm, family, seg_token_id, [prompt], visual, options=options, is_finished=is_finished)
+            for prompt in prompts
+        ]
+        return [row for (row,) in rows]
+    state = _prefill(vlm, family, seg_token_id, prompts, visual, shared if len(prompts) > 1 else 0)
+    return _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token)
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts begin with, leaving each at least one of its own."""
+    common = len(os.path.commonprefix([list(prompt) for prompt in prompts]))
+    return min(common, min(len(prompt) for prompt in prompts) - 1)
+
+
+def _can_share(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], shared: int, new_tokens: int) -> bool:
+    """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them.
+
+    Dynamic RoPE re-scales all positions by the length of a pass once that exceeds the window, so beyond it a split pass
+    would compute other numbers than a whole one.
+    """
+    image_token = vlm.config.image_token_id
+    if shared < 1 or any(image_token in prompt[shared:] for prompt in prompts):
+        return False
+    text = vlm.config.get_text_config()
+    dynamic = (text.rope_parameters or {}).get("rope_type") == "dynamic"
+    longest = max(len(prompt) for prompt in prompts) + new_tokens
+    return not (dynamic and longest > text.max_position_embeddings)
+
+
+def _prefill(
+    vlm: PreTrainedModel,
+    family: Family,
+    seg_token_id: int,
+    prompts: Sequence[Sequence[int]],
+    visual: VisualTokens | None,
+    shared: int,
+) -> _Decoding:
+    """Read the prompts: the shared prefix once, then what is left of each, left-padded to one length."""
+    device = vlm.get_input_embeddings().weight.device
+    cache = DynamicCache(config=vlm.config.get_text_config())
+    rows = [torch.tensor([list(prompt)], device=device) for prompt in prompts]
+    grid = None if visual is None else visual.image_grid_thw
+    places = [language.positions(vlm, row, torch.ones_like(row, dtype=torch.bool), grid)[..., 0, :] for row in rows]
+    seg_states: list[list[Tensor]] = [[] for _ in prompts]
+
+    if shared:
+        prefix = rows[0][:, :shared]
+        states = _read(vlm, family, prefix, places[0][..., None, :shared], torch.ones_like(prefix).bool(), cache, visual)
+        for kept in seg_states:
+            kept.append(states.seg[0, prefix[0] == seg_token_id])
+        cache.batch_repeat_interleave(len(prompts))
+
+    longest = max(row.shape[1] for row in rows) - shared
+    pads = [longest - (row.shape[1] - shared) for row in rows]
+    ids = torch.cat([_left_pad(row[:, shared:], pad) for row, pad in zip(rows, pads, strict=True)])
+    position_ids = torch.stack([_left_pad(place[..., shared:], pad) for place, pad in zip(places, pads, strict=True)], -2)
+    mask = torch.ones(len(prompts), shared + longest, dtype=torch.bool, device=device)
+    for row, pad in enumerate(pads):
+        mask[row, shared : shared + pad] = False
+    states = _read(vlm, family, ids, position_ids, mask, cache, None if shared else visual)
+    for row, kept in enumerate(seg_states):
+        own = (ids[row] == seg_token_id) & mask[row, shared:]
+        kept.append(states.seg[row, own])
+    return _Decoding(
+        cache=cache,
+        attention_mask=mask,
+        next_position=torch.stack([place.max() + 1 for place in places]),
+        logits=vlm.lm_head(states.normed[:, -1]),
+        prompt_seg_states=[torch.cat(kept) for kept in seg_states],
+    )
+
+
+def _decode(
+    vlm: PreTrainedModel,
+    family: Family,
+    seg_token_id: int,
+    prompts: Sequence[Sequence[int]],
+    state: _Decoding,
+    options: GenerationOptions,
+    is_finished: Callable[[list[int]], bool],
+    on_token: Callable[[int, int], None] | None,
+) -> list[Generated]:
+    """Choose, read back, repeat, until every row is finished."""
+    device = state.logits.device
+    processors = options.processors(device)
+    sampler = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
+    answers: list[list[int]] = [[] for _ in prompts]
+    seg_states: list[list[Tensor]] = [[] for _ in prompts]
+    running = set(range(len(prompts)))
+    logits, mask, position = state.logits, state.attention_mask, state.next_position
+    multimodal = hasattr(vlm.model, "get_rope_index")
+
+    for step in range(options.max_new_tokens):
+        tokens = _choose(logits.float(), prompts, answers, processors, options, sampler)
+        for row in sorted(running):
+            token = int(tokens[row])
+            answers[row].append(token)
+            if on_token is not None:
+                on_token(row, token)
+            if is_finished(answers[row]):
+                running.discard(row)
+        if not running or step + 1 == options.max_new_tokens:
+            break
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        position_ids = position[:, None].expand(3, -1, -1) if multimodal else position[:, None]
+        states = _read(vlm, family, tokens[:, None], position_ids, mask, state.cache, None)
+        for row in running:
+            if answers[row][-1] == seg_token_id:
+                seg_states[row].append(states.seg[row, 0])
+        logits, position = vlm.lm_head(states.normed[:, -1]), position + 1
+
+    empty = state.logits.new_zeros(0, vlm.config.get_text_config().hidden_size)
+    return [
+        Generated(answer, torch.stack(kept) if kept else empty, before)
+        for answer, kept, before in zip(answers, seg_states, state.prompt_seg_states, strict=True)
+    ]
+
+
+def _read(
+    vlm: PreTrainedModel,
+    family: Family,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    attention_mask: Tensor,
+    cache: DynamicCache,
+    visual: VisualTokens | None,
+) -> language.LanguageStates:
+    return language.run_language_model(
+        vlm,
+        family,
+        language.embed_tokens(vlm, input_ids, visual),
+        position_ids,
+        attention_mask,
+        cache=cache,
+        visual=visual,
+        is_image_BL=language.image_tokens(vlm, input_ids),
+    )
+
+
+def _choose(
+    logits_BV: Tensor,
+    prompts: Sequence[Sequence[int]],
+    answers: list[list[int]],
+    processors: LogitsProcessorList,
+    options: GenerationOptions,
+    sampler: torch.Generator | None,
+) -> Tensor:
+    """(B,) next tokens; rows are processed one by one only where a processor reads what was said before."""
+    if options.repetition_penalty != 1.0:
+        said = [torch.tensor([[*prompt, *answer]], device=logits_BV.device) for prompt, answer in zip(prompts, answers, strict=True)]
+        logits_BV = torch.cat([processors(ids, row[None]) for ids, row in zip(said, logits_BV, strict=True)])
+    else:
+        logits_BV = processors(torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BV.device), logits_BV)
+    if options.temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=sampler)[:, 0]
+
+
+def _left_pad(tensor: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.pad(tensor, (count, 0))

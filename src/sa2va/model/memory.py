@@ -1,0 +1,237 @@
+"""Many frames: what K objects remember of a clip, as data, and pure functions that write and read it.
+
+A [`MemoryBank`] belongs to objects that were prompted together: they share its frames and are one batch through the decoder,
+the memory encoder and memory attention. A bank keeps every prompted frame, the spatial memory of the last six tracked
+frames and the pointers of the last fifteen, so its size does not depend on the length of the video.
+
+Shape legend: K objects, C model width, D memory width, h = w = S/16, s = S/4, M = h*w memory cells of a frame.
+
+Source: SAM 2 (arXiv 2408.00714, section 4, "Memory attention", "Memory encoder and memory bank").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Sam2VideoModel
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
+
+from sa2va.model.grounding import (
+    FrameFeatures,
+    MaskPrediction,
+    decode_masks,
+    language_tokens,
+    no_prompt_tokens,
+)
+
+#: Memory attention of one chunk of objects reads at most this many (query, key) pairs, which bounds its activations.
+#: One object at full size is 4096 x 45,000 pairs; small models run all objects at once.
+PAIRS_PER_CHUNK = 2**28
+
+
+@dataclass(frozen=True)
+class FrameMemory:
+    """What K objects remember of one frame.
+
+    Attributes:
+        index: frame index in the clip.
+        features: (K, M, D) bfloat16 spatial memory; None once only the pointer is still read.
+        pointer: (K, C) object pointers.
+    """
+
+    index: int
+    features: Tensor | None
+    pointer: Tensor
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """The frames K objects remember: all prompted ones, and the most recent tracked ones (oldest first)."""
+
+    prompted: tuple[FrameMemory, ...] = ()
+    tracked: tuple[FrameMemory, ...] = ()
+
+    def add_prompted(self, memory: FrameMemory) -> MemoryBank:
+        """With one more prompted frame; it is read for as long as the bank lives."""
+        return replace(self, prompted=(*self.prompted, memory))
+
+    def add_tracked(self, memory: FrameMemory, *, slots: int, pointers: int) -> MemoryBank:
+        """With one more tracked frame; of older ones only what is still within reach is kept.
+
+        Args:
+            slots: how many frames away spatial memory is read (``num_maskmem - 1``).
+            pointers: how many frames away pointers are read (``max_object_pointers_in_encoder - 1``).
+        """
+        kept = (*self.tracked, memory)[-pointers:]
+        tracked = tuple(old if i >= len(kept) - slots else replace(old, features=None) for i, old in enumerate(kept))
+        return replace(self, tracked=tracked)
+
+    def select(self, rows_K: Tensor) -> MemoryBank:
+        """The bank of some of its objects, by int64 row."""
+
+        def pick(memory: FrameMemory) -> FrameMemory:
+            features = None if memory.features is None else memory.features[rows_K]
+            return FrameMemory(memory.index, features, memory.pointer[rows_K])
+
+        return MemoryBank(tuple(map(pick, self.prompted)), tuple(map(pick, self.tracked)))
+
+    def without_tracked(self) -> MemoryBank:
+        """Only the prompted frames: where propagation in the other direction starts."""
+        return MemoryBank(self.prompted)
+
+
+def encode_memory(
+    sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int, *, binary: bool = False
+) -> FrameMemory:
+    """Turn one frame and its K masks into memory.
+
+    The memory is stored in bfloat16, as the reference does. The raw image feature is encoded, not the one that memory
+    attention has changed.
+
+    Args:
+        features: of exactly one frame.
+        prediction: of K objects on this frame.
+        binary: threshold the masks first, as SAM 2 does for masks given by a user.
+    """
+    encoder, config = sam2.memory_encoder, sam2.config
+    side = sam2.image_size
+    # Bilinear in float32: CPU and older CUDA kernels lack or round the half-precision one.
+    logits = F.interpolate(prediction.logits[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)
+    masks = (logits > 0).float() if binary else logits.sigmoid()
+    masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+    picture = encoder.feature_projection(features.top)
+    fused = encoder.memory_fuser(picture + encoder.mask_downsampler(masks.to(picture.dtype)))
+    memory_KDhw = encoder.projection(fused)
+    return FrameMemory(index, memory_KDhw.flatten(2).transpose(1, 2).to(torch.bfloat16), prediction.pointer)
+
+
+def track_frame(
+    sam2: Sam2VideoModel,
+    decoder: Sam2VideoMaskDecoder,
+    bank: MemoryBank,
+    features: FrameFeatures,
+    index: int,
+    *,
+    backward: bool = False,
+) -> MaskPrediction:
+    """Decode the K objects of a bank on one more frame, from memory alone.
+
+    Args:
+        features: of exactly one frame. index: its place in the clip.
+        backward: time runs towards frame 0; pointers are read from prompted frames that lie after this one.
+    """
+    conditioned = attend(sam2, bank, features.top, index, backward=backward)
+    return decode_masks(
+        sam2, decoder, features, no_prompt_tokens(sam2, len(conditioned)), conditioned_NChw=conditioned
+    )
+
+
+def attend(
+    sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool = False
+) -> Tensor:
+    """Image features (K, C, h, w) of one frame after memory attention, one per object of the bank."""
+    memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_1Chw, index, backward=backward)
+    query_QC = top_1Chw.flatten(2).permute(2, 0, 1)
+    query_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_1Chw, sam2.hidden_dim)
+    objects_per_chunk = max(1, PAIRS_PER_CHUNK // (query_QC.shape[0] * memory_KMD.shape[1]))
+    conditioned = [
+        sam2.memory_attention(
+            current_vision_features=query_QC.expand(-1, len(chunk), -1),
+            current_vision_position_embeddings=query_position_QC[:, None].to(query_QC.dtype),
+            memory=chunk.transpose(0, 1),
+            memory_posision_embeddings=position_MD[:, None],
+            num_object_pointer_tokens=pointer_tokens,
+        )[0]
+        for chunk in memory_KMD.split(objects_per_chunk)
+    ]
+    height, width = top_1Chw.shape[-2:]
+    return torch.cat(conditioned).transpose(1, 2).unflatten(2, (height, width))
+
+
+def propagate(
+    sam2: Sam2VideoModel,
+    decoder: Sam2VideoMaskDecoder,
+    features: FrameFeatures,
+    prompts_KC: Tensor,
+    prompted: Sequence[int],
+) -> Iterator[MaskPrediction]:
+    """Segment a clip that is already encoded: the differentiable whole, for training and for short clips.
+
+    Prompted frames are decoded with the language prompt and no memory; all others follow from memory, forward in time.
+
+    Args:
+        features: of T frames.
+        prompts_KC: language embeddings of K objects.
+        prompted: frame indices that get the prompt; must hold 0, since nothing is known before the first of them.
+
+    Yields:
+        the prediction of the K objects, frame by frame.
+    """
+    if 0 not in prompted:
+        raise ValueError(f"forward propagation starts at frame 0, so it must be prompted; prompted frames: {prompted}")
+    bank, given = MemoryBank(), {}
+    for index in prompted:
+        given[index] = decode_masks(sam2, decoder, features[index], language_tokens(sam2, prompts_KC))
+        if len(prompted) < len(features):  # otherwise nothing is left to be tracked
+            bank = bank.add_prompted(encode_memory(sam2, features[index], given[index], index))
+    for index in range(len(features)):
+        if index in given:
+            yield given.pop(index)
+            continue
+        prediction = track_frame(sam2, decoder, bank, features[index], index)
+        bank = remember(sam2, bank, features[index], prediction, index)
+        yield prediction
+
+
+def remember(
+    sam2: Sam2VideoModel, bank: MemoryBank, features: FrameFeatures, prediction: MaskPrediction, index: int
+) -> MemoryBank:
+    """The bank with a tracked frame added, within the limits of SAM 2's config."""
+    return bank.add_tracked(
+        encode_memory(sam2, features, prediction, index),
+        slots=sam2.num_maskmem - 1,
+        pointers=sam2.config.max_object_pointers_in_encoder - 1,
+    )
+
+
+def _read(
+    sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool
+) -> tuple[Tensor, Tensor, int]:
+    """What memory attention reads at a frame: tokens (K, M', D), position codes (M', D), and how many are pointers."""
+    if not bank.prompted:
+        raise ValueError("nothing to track: no frame of this clip has been prompted yet")
+    temporal_TD = sam2.memory_temporal_positional_encoding[:, 0, 0].float()
+    spatial_MD = _sine_position(sam2.memory_encoder.position_encoding, top_1Chw, sam2.mem_dim)
+
+    memories = [memory.features for memory in bank.prompted]
+    positions = [spatial_MD + temporal_TD[-1] for _ in bank.prompted]
+    pointers = [
+        memory.pointer for memory in bank.prompted if (memory.index >= index if backward else memory.index <= index)
+    ]
+    for memory in bank.tracked:
+        distance = abs(index - memory.index)
+        if memory.features is not None and distance < sam2.num_maskmem:
+            memories.append(memory.features)
+            positions.append(spatial_MD + temporal_TD[distance - 1])
+        if distance < sam2.config.max_object_pointers_in_encoder:
+            pointers.append(memory.pointer)
+
+    pointer_tokens = 0
+    if pointers:
+        # A pointer is as wide as the model; it enters the narrower memory as several tokens, without any position.
+        tokens_KPD = torch.stack(pointers, dim=1).unflatten(2, (-1, sam2.mem_dim)).flatten(1, 2)
+        pointer_tokens = tokens_KPD.shape[1]
+        memories.append(tokens_KPD)
+        positions.append(spatial_MD.new_zeros(pointer_tokens, sam2.mem_dim))
+    dtype = top_1Chw.dtype
+    return torch.cat([m.to(dtype) for m in memories], dim=1), torch.cat(positions).to(dtype), pointer_tokens
+
+
+def _sine_position(encoding: torch.nn.Module, top_1Chw: Tensor, width: int) -> Tensor:
+    """(M, width) sine position code of a feature grid, in float32 always: made in bfloat16 it is 0.03 off."""
+    shape = torch.Size((1, width, *top_1Chw.shape[-2:]))
+    return encoding(shape, top_1Chw.device, torch.float32)[0].flatten(1).T

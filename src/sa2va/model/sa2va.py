@@ -1,0 +1,288 @@
+"""The whole model: a vision-language model writes, and what it writes at ``[SEG]`` prompts SAM 2.
+
+One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out.
+
+Shape legend: B samples, L tokens, D hidden width, C width of SAM 2, K objects, F frames, N object-frame pairs.
+
+Source: Sa2VA (arXiv 2501.04001, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel, Sam2VideoModel
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
+
+from sa2va.model import language
+from sa2va.model.batch import Batch, Generated, Sa2VAOutput, VisualTokens
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.generation import GenerationOptions, generate
+from sa2va.model.grounding import FrameFeatures, MaskPrediction, decode_masks, encode_frames, language_tokens
+from sa2va.model.memory import propagate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class MaskProjection(nn.Module):
+    """Two layers from a ``[SEG]`` state (..., D) to a mask prompt (..., C)."""
+
+    def __init__(self, hidden_size: int, width: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(hidden_size, hidden_size)
+        self.linear_2 = nn.Linear(hidden_size, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.linear_2(self.linear_1(states).relu())
+
+
+class Sa2VAModel(PreTrainedModel):
+    """A vision-language model, SAM 2, and the projection between them.
+
+    Attributes:
+        vlm: the transformers vision-language model. sam2: a ``Sam2VideoModel`` whose parts are used, never its forward.
+        projection: ``[SEG]`` state to mask prompt.
+        original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder`` is the
+            fine-tuned one.
+    """
+
+    config_class = Sa2VAConfig
+    config: Sa2VAConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: Sa2VAConfig):
+        super().__init__(config)
+        self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
+        self.sam2 = Sam2VideoModel(config.sam2_config)
+        hidden_size = config.vlm_config.get_text_config().hidden_size
+        self.projection = MaskProjection(hidden_size, config.sam2_config.mask_decoder_config.hidden_size)
+        self.original_mask_decoder = (
+            Sam2VideoMaskDecoder(config.sam2_config.mask_decoder_config) if config.original_mask_decoder else None
+        )
+        self._no_split_modules = [
+            *(self.vlm._no_split_modules or ()),
+            "Sam2MultiScaleBlock",
+            "Sam2VideoMemoryAttentionLayer",
+            "Sam2VideoMaskDecoder",
+        ]
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *model_args: Any,
+        config: Sa2VAConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        **kwargs: Any,
+    ) -> Sa2VAModel:
+        """Load a released checkpoint or one of ours, strictly, without remote code.
+
+        Args:
+            pretrained_model_name_or_path: local folder or hub id; ``config.json`` says which layout it is.
+            config: overrides the folder's own.
+            dtype: of the weights in memory; None or ``"auto"`` takes the one ``config.json`` names, else float32.
+            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config``, ``max_memory``, and
+                ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id.
+
+        Raises:
+            ValueError: a tensor is missing, left over or misshapen, or a file is damaged; the message names it.
+        """
+        from sa2va.checkpoint.loading import HUB_OPTIONS, open_checkpoint
+
+        if pretrained_model_name_or_path is None:  # transformers' own way to load a given state dict
+            return super().from_pretrained(None, *model_args, config=config, dtype=dtype, **kwargs)
+        hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        kwargs.pop("trust_remote_code", None)  # nothing here could run it
+        checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
+        chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
+        model = super().from_pretrained(
+            None, *model_args, config=checkpoint.config, state_dict=checkpoint.tensors, dtype=chosen, **kwargs
+        )
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        return model
+
+    @classmethod
+    def from_parts(
+        cls,
+        vlm: str | Path | PreTrainedModel,
+        sam2: str | Path | Sam2VideoModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        template: str | None = None,
+    ) -> Sa2VAModel:
+        """Build an untrained Sa2VA from a base vision-language model and SAM 2.
+
+        The five tokens of Sa2VA are added to the tokenizer in the released order, the embeddings are resized to exactly its
+        length, and the projection starts from torch's default initialisation.
+
+        Args:
+            vlm: a loaded model, or a folder or hub id of one (transformers' layout, or InternVL's own).
+            sam2: a loaded ``Sam2VideoModel``, a folder or hub id in transformers' layout, or Meta's ``.pt`` file.
+            tokenizer: the base model's; it is changed in place. None loads it from ``vlm``, which then must be a folder or id.
+            template: chat template of an InternVL model; None means ``"qwen_chat"`` there.
+        """
+        from sa2va.checkpoint.parts import build_from_parts
+
+        return build_from_parts(cls, vlm, sam2, tokenizer=tokenizer, template=template)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.vlm.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.vlm.get_output_embeddings()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The parts initialise themselves; the projection keeps torch's default, as in the reference.
+        if not isinstance(module, nn.Linear):
+            super()._init_weights(module)
+
+    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **layout: Any) -> VisualTokens:
+        """The vision tower over pictures, once for all prompts about them; see [`language.encode_images`]."""
+        weight = self.get_input_embeddings().weight
+        pixel_values = pixel_values.to(weight.device)
+        if image_grid_thw is not None:
+            image_grid_thw = image_grid_thw.to(weight.device)
+        return language.encode_images(self.vlm, pixel_values, image_grid_thw, **layout)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        visual: VisualTokens | None = None,
+        *,
+        options: GenerationOptions | None = None,
+        is_finished: Callable[[list[int]], bool],
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Generated]:
+        """Answer prompts that share their pictures; see [`sa2va.model.generation.generate`]."""
+        return generate(
+            self.vlm,
+            self.config.family,
+            self.config.seg_token_id,
+            prompts,
+            visual,
+            options=options or GenerationOptions(),
+            is_finished=is_finished,
+            on_token=on_token,
+        )
+
+    def encode_frames(self, pixels_F3SS: Tensor) -> FrameFeatures:
+        """SAM 2's image encoder over normalised grounding pixels (F, 3, S, S), once for all prompts and objects."""
+        return encode_frames(self.sam2, pixels_F3SS.to(self.sam2.no_memory_embedding.device))
+
+    def forward(self, batch: Batch, *, prompted_frames: int | None = None) -> Sa2VAOutput:
+        """Text logits of every token and mask logits of every ``[SEG]``.
+
+        Args:
+            batch: samples; see [`Batch`].
+            prompted_frames: None decodes every frame from its prompt without memory (the released training recipe). A number
+                prompts that many frames of each clip and carries the masks through the rest by memory, as inference does.
+
+        Raises:
+            ValueError: image tokens and features, or ``[SEG]`` tokens and target masks, differ in number in a sample, or a
+                sample with ``[SEG]`` has no grounding frames.
+        """
+        visual = None
+        if batch.pixel_values is not None:
+            visual = self.encode_images(
+                batch.pixel_values,
+                batch.image_grid_thw,
+                tiles_per_sample=batch.tiles_per_sample,
+                regions=batch.regions,
+            )
+        states = language.run_language_model(
+            self.vlm,
+            self.config.family,
+            language.embed_tokens(self.vlm, batch.input_ids, visual),
+            language.positions(self.vlm, batch.input_ids, batch.attention_mask, batch.image_grid_thw),
+            batch.attention_mask,
+            visual=visual,
+            is_image_BL=language.image_tokens(self.vlm, batch.input_ids),
+        )
+        is_seg = (batch.input_ids == self.config.seg_token_id) & batch.attention_mask
+        objects = tuple(is_seg.sum(dim=1).tolist())
+        _check_objects(batch, objects)
+        masks = self._predict_masks(batch, self.projection(states.seg[is_seg]), objects, prompted_frames)
+        return Sa2VAOutput(self.vlm.lm_head(states.normed), masks, objects)
+
+    def _predict_masks(
+        self, batch: Batch, prompts_KC: Tensor, objects: tuple[int, ...], prompted_frames: int | None
+    ) -> MaskPrediction | None:
+        """Masks of all object-frame pairs, ordered by sample, object, frame."""
+        if batch.grounding_pixels is None or not sum(objects):
+            return None
+        frames = batch.frames_per_sample or (1,) * len(objects)
+        features = self.encode_frames(batch.grounding_pixels)
+        if prompted_frames is None:
+            pair_prompt, pair_frame = _object_frame_pairs(objects, frames, prompts_KC.device)
+            tokens = language_tokens(self.sam2, prompts_KC[pair_prompt])
+            return decode_masks(
+                self.sam2, self.sam2.mask_decoder, features, tokens, frame_of_prompt_N=pair_frame.to(tokens.device)
+            )
+        parts, first_object, first_frame = [], 0, 0
+        for object_count, frame_count in zip(objects, frames, strict=True):
+            if object_count:
+                clip = features[slice(first_frame, first_frame + frame_count)]
+                prompts = prompts_KC[first_object : first_object + object_count]
+                prompted = range(min(prompted_frames, frame_count))
+                steps = propagate(self.sam2, self.sam2.mask_decoder, clip, prompts, prompted)
+                parts.append(_object_major(list(steps)))
+            first_object, first_frame = first_object + object_count, first_frame + frame_count
+        return _concatenate(parts)
+
+
+def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
+    for sample, count in enumerate(objects):
+        if batch.grounding_pixels is not None and batch.frames_per_sample and count and not batch.frames_per_sample[sample]:
+            raise ValueError(f"{batch.name(sample)} has {count} [SEG] tokens but no grounding frames")
+        if batch.masks is None:
+            continue
+        target = batch.masks[sample]
+        given = 0 if target is None else len(target)
+        if given != count:
+            raise ValueError(
+                f"{batch.name(sample)} has {count} [SEG] tokens but {given} masks; "
+                "each [SEG] of the answers needs exactly one mask"
+            )
+
+
+def _object_frame_pairs(
+    objects: tuple[int, ...], frames: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For every object-frame pair: the row of its prompt, and the row of its frame."""
+    prompt, frame, first_object, first_frame = [], [], 0, 0
+    for object_count, frame_count in zip(objects, frames, strict=True):
+        for row in range(first_object, first_object + object_count):
+            prompt += [row] * frame_count
+            frame += range(first_frame, first_frame + frame_count)
+        first_object, first_frame = first_object + object_count, first_frame + frame_count
+    return torch.tensor(prompt, device=device), torch.tensor(frame, device=device)
+
+
+def _object_major(steps: list[MaskPrediction]) -> MaskPrediction:
+    """Predictions of K objects, frame after frame, reordered to object after object."""
+    order = torch.arange(len(steps) * len(steps[0].best), device=steps[0].best.device)
+    return _concatenate(steps)[order.view(len(steps), -1).T.flatten()]
+
+
+def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:
+    return MaskPrediction(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in MaskPrediction.__dataclass_fields__)
+    )
+
+
+AutoConfig.register(Sa2VAConfig.model_type, Sa2VAConfig)
+AutoModel.register(Sa2VAConfig, Sa2VAModel)

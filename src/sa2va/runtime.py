@@ -1,0 +1,54 @@
+"""Process-level choices in one place: optional imports, device, dtype, and the package's logger."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("sa2va")
+logger.addHandler(logging.NullHandler())
+
+
+def require_extra(module: str, extra: str) -> ModuleType:
+    """Import an optional module, or say exactly how to install it.
+
+    Args:
+        module: importable name, e.g. ``"supervision"``.
+        extra: the extra of this package that brings it, e.g. ``"vision"``.
+
+    Raises:
+        ImportError: the module is missing; the message carries the ``pip install`` line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"this needs the package {module!r}, which is not installed; install it with: pip install 'sa2va[{extra}]'"
+        ) from error
+
+
+def default_device() -> torch.device:
+    """The best device present: CUDA, then Apple MPS, then CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """float32 on CPU; bfloat16 on an accelerator that computes in it, float16 on one that does not."""
+    import torch
+
+    if device.type == "cpu":
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
