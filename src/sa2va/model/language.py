@@ -128,6 +128,8 @@ def run_language_model(
     if visual is not None and visual.deepstack:
         deepstack = {"visual_pos_masks": is_image_BL, "deepstack_visual_embeds": list(visual.deepstack)}
     language_model = vlm.model.language_model
+    if cache is None or cache.get_seq_length() == 0:
+        _reset_dynamic_rope(language_model.rotary_emb)
     with _input_of(language_model.norm) as before_norm:
         normed = language_model(
             inputs_embeds=embeddings_BLD,
@@ -138,6 +140,17 @@ def run_language_model(
             **deepstack,
         ).last_hidden_state
     return LanguageStates(normed, before_norm[-1] if family.seg_state == "raw" else normed)
+
+
+def _reset_dynamic_rope(rotary: nn.Module) -> None:
+    """Forget how long earlier texts were.
+
+    transformers' dynamic RoPE keeps the frequencies of the longest text it has seen, so the same prompt would give other
+    numbers after a longer one. Every text starts from the frequencies of the window here.
+    """
+    if "dynamic" in rotary.rope_type and rotary.max_seq_len_cached != rotary.original_max_seq_len:
+        rotary.inv_freq = rotary.original_inv_freq.to(rotary.inv_freq.device)
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
 
 
 @contextmanager
