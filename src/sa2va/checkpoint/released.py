@@ -69,7 +69,7 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
     """
     architecture = (released.get("architectures") or [None])[0]
     if architecture == INTERNVL.released_architecture:
-        vlm = _internvl_config(released)
+        vlm = internvl_config(released)
     elif architecture == QWEN2_5_VL.released_architecture:
         vlm = _qwen_config(released)
     else:
@@ -126,6 +126,7 @@ def config_to_released(config: Sa2VAConfig) -> dict[str, Any]:
         }
     else:
         body = _plain(config.vlm_config)
+        body["text_config"] = _older_rope(body["text_config"])
     body |= {
         "model_type": RELEASED_MODEL_TYPE,
         "architectures": [family.released_architecture],
@@ -150,7 +151,8 @@ def _template(released: Mapping[str, Any]) -> str | None:
     return str(released.get("template") or "qwen_chat").replace("-", "_")
 
 
-def _internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
+def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
+    """transformers' InternVL config from InternVL's own, as a released Sa2VA or a base InternVL checkpoint holds it."""
     vision = {_VISION_FIELDS.get(key, key): value for key, value in released["vision_config"].items()}
     text = _text_config(released["llm_config"])
     return InternVLConfig(
@@ -204,6 +206,15 @@ def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_theta": float(text.get("rope_theta", 10000.0)), **scaling}
 
 
+def _older_rope(text: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of [`_rope`]: what the transformers releases of the reference read."""
+    rope = dict(text.pop("rope_parameters"))
+    theta = rope.pop("rope_theta")
+    kind = rope.get("rope_type", "default")
+    scaling = {"type": "mrope" if "mrope_section" in rope else kind, **rope} if rope != {"rope_type": "default"} else None
+    return text | {"rope_theta": theta, "rope_scaling": scaling}
+
+
 def _known(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values whose keys are fields of the config class itself; everything else is dropped."""
     own = {field.name for field in dataclasses.fields(config_class) if not field.name.startswith("_")}
@@ -231,11 +242,7 @@ def _released_vision(vision: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _released_text(text: PreTrainedConfig) -> dict[str, Any]:
-    fields = _plain(text)
-    rope = fields.pop("rope_parameters", None) or {}
-    fields["rope_theta"] = rope.pop("rope_theta", 10000.0)
-    kind = rope.get("rope_type", "default")
-    fields["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    fields = _older_rope(_plain(text))
     architecture = {"llama": "InternLM2ForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
     fields["architectures"] = [architecture[text.model_type]]
     if text.model_type == "llama":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Sam2VideoConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -9,9 +11,8 @@ from transformers.models.auto import AutoConfig
 
 from sa2va.model.families import Family, family_of
 
-#: Sides of one memory cell and of one low-resolution mask cell, in pixels of the grounding image.
+#: Side of one memory cell, in pixels of the grounding image.
 STRIDE = 16
-MASK_STRIDE = 4
 
 
 def hiera_large_config() -> Sam2VideoConfig:
@@ -24,8 +25,6 @@ def hiera_large_config() -> Sam2VideoConfig:
         global_blocks=(23, 33, 43),
         windows=(8, 4, 16, 8),
         width=256,
-        memory_layers=4,
-        memory_mlp=2048,
     )
 
 
@@ -38,10 +37,12 @@ def sam2_config(
     global_blocks: tuple[int, ...],
     windows: tuple[int, int, int, int],
     width: int,
-    memory_layers: int,
-    memory_mlp: int,
+    memory_layers: int = 4,
+    memory_mlp: int = 2048,
+    background: int = 7,
+    version: Literal["2.0", "2.1"] = "2.0",
 ) -> Sam2VideoConfig:
-    """A SAM **2.0** config of any size: no occlusion embedding, no temporal code on object pointers.
+    """A SAM 2 config of any size.
 
     Args:
         image_size: side of the square input, pixels; a multiple of 32.
@@ -49,6 +50,8 @@ def sam2_config(
         blocks: blocks per stage. global_blocks: indices of blocks with global attention. windows: window side per stage.
         width: channels of the feature pyramid, decoder and memory attention.
         memory_layers, memory_mlp: depth and feed-forward width of memory attention.
+        background: side of the position embedding that is stretched over the image.
+        version: 2.0 (the released checkpoints) lacks the occlusion embedding and the temporal code of object pointers.
     """
     dims = [embed_dim * 2**stage for stage in range(4)]
     return Sam2VideoConfig(
@@ -65,6 +68,7 @@ def sam2_config(
                 "num_attention_heads_per_stage": [num_heads * 2**stage for stage in range(4)],
                 "window_size_per_stage": list(windows),
                 "global_attention_blocks": list(global_blocks),
+                "window_positional_embedding_background_size": [background] * 2,
             },
             "backbone_channel_list": dims[::-1],
             "backbone_feature_sizes": [[image_size // stride] * 2 for stride in (4, 8, 16)],
@@ -72,8 +76,8 @@ def sam2_config(
         },
         prompt_encoder_config={"hidden_size": width, "image_size": image_size},
         mask_decoder_config={"hidden_size": width},
-        enable_occlusion_spatial_embedding=False,
-        enable_temporal_pos_encoding_for_object_pointers=False,
+        enable_occlusion_spatial_embedding=version == "2.1",
+        enable_temporal_pos_encoding_for_object_pointers=version == "2.1",
         memory_attention_hidden_size=width,
         memory_attention_num_layers=memory_layers,
         memory_attention_feed_forward_hidden_size=memory_mlp,
@@ -110,6 +114,7 @@ class Sa2VAConfig(PreTrainedConfig):
     seg_token_id: int = 151674
     template: str | None = None
     original_mask_decoder: bool = False
+    tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         if self.sam2_config is None:
@@ -123,3 +128,15 @@ class Sa2VAConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         return self.vlm_config.get_text_config(decoder=decoder, encoder=encoder)
+
+
+class ReleasedConfig(Sa2VAConfig):
+    """Lets transformers' ``AutoConfig`` read a released ``config.json``; what comes out is a [`Sa2VAConfig`]."""
+
+    model_type = "sa2va_chat"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        from sa2va.checkpoint.released import config_from_released
+
+        return Sa2VAConfig.from_dict(config_from_released(config_dict).to_dict(), **kwargs)

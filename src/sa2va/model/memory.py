@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam2VideoModel
-from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder, get_1d_sine_pe
 
 from sa2va.model.grounding import (
     FrameFeatures,
@@ -106,6 +106,9 @@ def encode_memory(
     picture = encoder.feature_projection(features.top)
     fused = encoder.memory_fuser(picture + encoder.mask_downsampler(masks.to(picture.dtype)))
     memory_KDhw = encoder.projection(fused)
+    if sam2.occlusion_spatial_embedding_parameter is not None:  # SAM 2.1
+        absent = (prediction.presence <= 0).to(memory_KDhw.dtype)[:, None, None, None]
+        memory_KDhw = memory_KDhw + absent * sam2.occlusion_spatial_embedding_parameter[..., None, None]
     return FrameMemory(index, memory_KDhw.flatten(2).transpose(1, 2).to(torch.bfloat16), prediction.pointer)
 
 
@@ -209,26 +212,37 @@ def _read(
 
     memories = [memory.features for memory in bank.prompted]
     positions = [spatial_MD + temporal_TD[-1] for _ in bank.prompted]
-    pointers = [
-        memory.pointer for memory in bank.prompted if (memory.index >= index if backward else memory.index <= index)
-    ]
+    pointing = [memory for memory in bank.prompted if (memory.index >= index if backward else memory.index <= index)]
     for memory in bank.tracked:
         distance = abs(index - memory.index)
         if memory.features is not None and distance < sam2.num_maskmem:
             memories.append(memory.features)
             positions.append(spatial_MD + temporal_TD[distance - 1])
         if distance < sam2.config.max_object_pointers_in_encoder:
-            pointers.append(memory.pointer)
+            pointing.append(memory)
 
     pointer_tokens = 0
-    if pointers:
-        # A pointer is as wide as the model; it enters the narrower memory as several tokens, without any position.
-        tokens_KPD = torch.stack(pointers, dim=1).unflatten(2, (-1, sam2.mem_dim)).flatten(1, 2)
+    if pointing:
+        # A pointer is as wide as the model; it enters the narrower memory as several tokens.
+        tokens_KPD = torch.stack([memory.pointer for memory in pointing], dim=1)
+        tokens_KPD = tokens_KPD.unflatten(2, (-1, sam2.mem_dim)).flatten(1, 2)
         pointer_tokens = tokens_KPD.shape[1]
         memories.append(tokens_KPD)
-        positions.append(spatial_MD.new_zeros(pointer_tokens, sam2.mem_dim))
+        position_PD = _pointer_position(sam2, [abs(index - memory.index) for memory in pointing])
+        positions.append(position_PD.repeat_interleave(pointer_tokens // len(pointing), dim=0))
     dtype = top_1Chw.dtype
     return torch.cat([m.to(dtype) for m in memories], dim=1), torch.cat(positions).to(dtype), pointer_tokens
+
+
+def _pointer_position(sam2: Sam2VideoModel, distances: Sequence[int]) -> Tensor:
+    """(P, D) position code of object pointers by their distance in time; zero in SAM 2.0, which trained none."""
+    weight = sam2.no_object_pointer
+    if not sam2.config.enable_temporal_pos_encoding_for_object_pointers:
+        return torch.zeros(len(distances), sam2.mem_dim, device=weight.device)
+    reach = sam2.config.max_object_pointers_in_encoder - 1
+    scaled = torch.tensor(distances, device=weight.device, dtype=torch.float32) / reach
+    code = get_1d_sine_pe(scaled, dim=sam2.hidden_dim)
+    return sam2.temporal_positional_encoding_projection_layer(code.to(weight.dtype)).float()
 
 
 def _sine_position(encoding: torch.nn.Module, top_1Chw: Tensor, width: int) -> Tensor:

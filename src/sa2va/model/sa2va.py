@@ -20,7 +20,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 
 from sa2va.model import language
 from sa2va.model.batch import Batch, Generated, Sa2VAOutput, VisualTokens
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.config import ReleasedConfig, Sa2VAConfig
 from sa2va.model.generation import GenerationOptions, generate
 from sa2va.model.grounding import FrameFeatures, MaskPrediction, decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import propagate
@@ -285,4 +285,5 @@ def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:
 
 
 AutoConfig.register(Sa2VAConfig.model_type, Sa2VAConfig)
+AutoConfig.register(ReleasedConfig.model_type, ReleasedConfig)
 AutoModel.register(Sa2VAConfig, Sa2VAModel)
