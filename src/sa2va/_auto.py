@@ -1,6 +1,7 @@
-"""Makes ``AutoModel.from_pretrained(folder)`` of transformers load Sa2VA checkpoints, without importing it here.
+"""Lets ``AutoModel.from_pretrained(folder)`` of transformers load Sa2VA checkpoints, without importing it here.
 
-Importing transformers' auto classes takes seconds, so they are told about Sa2VA when somebody imports them, not before.
+Importing transformers' auto classes takes seconds. They keep third-party model types in a dict; that dict is replaced,
+when somebody imports them, by one that brings in this package the first time it is asked for one of our types.
 """
 
 from __future__ import annotations
@@ -12,11 +13,26 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-_WATCHED = "transformers.models.auto.modeling_auto"
+_WATCHED = "transformers.models.auto.configuration_auto"
+_MODEL_TYPES = ("sa2va", "sa2va_chat")
 
 
-class _RegisteringLoader(Loader):
-    """Runs the real loader, then registers."""
+class _OnDemand(dict):
+    """Third-party model types of transformers, with ours registered when they are first looked up."""
+
+    def __contains__(self, key: object) -> bool:
+        if key in _MODEL_TYPES and not super().__contains__(key):
+            importlib.import_module("sa2va.model.sa2va")  # registers itself
+        return super().__contains__(key)
+
+
+def _prepare(module: ModuleType) -> None:
+    mapping = module.CONFIG_MAPPING
+    mapping._extra_content = _OnDemand(mapping._extra_content)
+
+
+class _PreparingLoader(Loader):
+    """Runs the real loader, then prepares its module."""
 
     def __init__(self, loader: Loader):
         self._loader = loader
@@ -26,12 +42,10 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        # While our own model module is being imported, it registers itself at its end.
-        if "sa2va.model.sa2va" not in sys.modules:
-            importlib.import_module("sa2va.model.sa2va")
+        _prepare(module)
 
 
-class _AutoClassesFinder(MetaPathFinder):
+class _Finder(MetaPathFinder):
     """Sees the auto classes being imported, once."""
 
     def find_spec(
@@ -42,13 +56,14 @@ class _AutoClassesFinder(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
+            spec.loader = _PreparingLoader(spec.loader)
         return spec
 
 
 def install() -> None:
-    """Register now if the auto classes are loaded already, else when they are."""
-    if _WATCHED in sys.modules:
-        importlib.import_module("sa2va.model.sa2va")
+    """Prepare transformers' auto classes now if they are loaded already, else when they are."""
+    loaded = sys.modules.get(_WATCHED)
+    if loaded is not None:
+        _prepare(loaded)
     else:
-        sys.meta_path.insert(0, _AutoClassesFinder())
+        sys.meta_path.insert(0, _Finder())

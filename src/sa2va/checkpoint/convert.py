@@ -31,7 +31,12 @@ _COMPANIONS = (
 
 
 def convert(
-    source: str | Path, destination: str | Path, to: Layout | None = None, *, max_shard_bytes: int = MAX_SHARD_BYTES, **hub: Any
+    source: str | Path,
+    destination: str | Path,
+    to: Layout | None = None,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    **hub: Any,
 ) -> Layout:
     """Write a checkpoint in the other layout; tensors keep their values and dtypes.
 

@@ -1,4 +1,5 @@
-"""Folders of safetensors shards, read by header first: names, shapes and damage are known before any weight is touched."""
+"""Folders of safetensors shards, read by header first: names, shapes and damage are known before any weight is
+touched."""
 
 from __future__ import annotations
 

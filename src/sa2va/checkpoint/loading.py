@@ -1,4 +1,5 @@
-"""Opening a checkpoint of either layout: its config, and every tensor of ours as a promise, checked before one byte is read."""
+"""Opening a checkpoint of either layout: its config, and every tensor of ours as a promise, checked before one byte
+is read."""
 
 from __future__ import annotations
 
@@ -85,7 +86,9 @@ def to_native(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) ->
     tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
     moves, unknown = rules.plan_to_native(table, tensors)
     if unknown:
-        raise ValueError(f"unexpected tensor {unknown[0]!r}{_more(unknown)}; this is not a tensor of a Sa2VA checkpoint")
+        raise ValueError(
+            f"unexpected tensor {unknown[0]!r}{_more(unknown)}; this is not a tensor of a Sa2VA checkpoint"
+        )
     return _moved(tensors, ((move.released, move.native, move.op.to_native) for move in moves))
 
 
@@ -106,9 +109,7 @@ def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def check_tensors(
-    tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], *, where: str
-) -> None:
+def check_tensors(tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], *, where: str) -> None:
     """Every expected tensor is there once, in its shape, and nothing else.
 
     Raises:
@@ -134,7 +135,9 @@ def _moved(tensors: Mapping[str, LazyTensor], moves: Iterable[tuple]) -> dict[st
         try:
             shapes = [tuple(t.shape) for t in op([torch.empty(part.shape, device="meta") for part in parts])]
         except RuntimeError as error:
-            raise ValueError(f"tensor {sources[0]!r} has shape {parts[0].shape}, which does not fit the config") from error
+            raise ValueError(
+                f"tensor {sources[0]!r} has shape {parts[0].shape}, which does not fit the config"
+            ) from error
         for position, (name, shape) in enumerate(zip(targets, shapes, strict=True)):
             result[name] = LazyTensor(shape, parts[0].dtype, _reader(op, parts, position))
     return result

@@ -1,4 +1,5 @@
-"""Building an untrained Sa2VA from its parts: a base vision-language model, and SAM 2 from Meta or from transformers."""
+"""Building an untrained Sa2VA from its parts: a base vision-language model, and SAM 2 from Meta or from
+transformers."""
 
 from __future__ import annotations
 
@@ -87,14 +88,13 @@ def load_vlm(source: str | Path) -> PreTrainedModel:
     text = config.text_config
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     table = rules.internvl_rules(text.model_type, heads, kv_heads, text.hidden_size // heads)
-    tensors = {
-        name.removeprefix("vlm."): tensor for name, tensor in to_native(open_tensors(folder), table).items()
-    }
+    tensors = {name.removeprefix("vlm."): tensor for name, tensor in to_native(open_tensors(folder), table).items()}
     return _fill(InternVLForConditionalGeneration, config, tensors, where=str(folder))
 
 
 def load_sam2(source: str | Path) -> Sam2VideoModel:
-    """SAM 2 from Meta's ``.pt`` file (read with ``weights_only``), or from a folder or hub id in transformers' layout.
+    """SAM 2 from Meta's ``.pt`` file (read with ``weights_only``), or from a folder or hub id in transformers'
+    layout.
 
     Raises:
         ValueError: the file is not one of Meta's four SAM 2 sizes, or tensors are missing or left over.

@@ -1,7 +1,7 @@
 """The released ``config.json`` and ours.
 
-A downloaded config is data: every sub-config is rebuilt from an allow-list of the native config's own fields, so no key can
-reach transformers that this module does not know, and ``auto_map`` is never followed.
+A downloaded config is data: every sub-config is rebuilt from an allow-list of the native config's own fields, so no
+key can reach transformers that this module does not know, and ``auto_map`` is never followed.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
     """Our config from a released ``config.json``.
 
     Args:
-        released: the parsed file. An extra key ``grounding_config`` (a ``Sam2VideoConfig`` dict) describes another SAM 2 than
-            the released Hiera-L.
+        released: the parsed file. An extra key ``grounding_config`` (a ``Sam2VideoConfig`` dict) describes another
+            SAM 2 than the released Hiera-L.
         token_ids: ids of the added tokens, from the tokenizer's files; without them the released order is assumed.
 
     Raises:
@@ -211,7 +211,9 @@ def _older_rope(text: dict[str, Any]) -> dict[str, Any]:
     rope = dict(text.pop("rope_parameters"))
     theta = rope.pop("rope_theta")
     kind = rope.get("rope_type", "default")
-    scaling = {"type": "mrope" if "mrope_section" in rope else kind, **rope} if rope != {"rope_type": "default"} else None
+    scaling = (
+        {"type": "mrope" if "mrope_section" in rope else kind, **rope} if rope != {"rope_type": "default"} else None
+    )
     return text | {"rope_theta": theta, "rope_scaling": scaling}
 
 
@@ -232,10 +234,18 @@ def _plain(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _released_vision(vision: PreTrainedConfig) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in _VISION_FIELDS.items()}
-    kept = (
-        "hidden_size num_hidden_layers num_attention_heads intermediate_size norm_type layer_norm_eps hidden_act "
-        "num_channels attention_bias use_qk_norm"
-    ).split()
+    kept = [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "norm_type",
+        "layer_norm_eps",
+        "hidden_act",
+        "num_channels",
+        "attention_bias",
+        "use_qk_norm",
+    ]
     sides = {"image_size": vision.image_size[0], "patch_size": vision.patch_size[0]}
     fields = {names.get(key, key): getattr(vision, key) for key in kept}
     return {"architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", **fields, **sides}

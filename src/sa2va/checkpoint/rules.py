@@ -1,8 +1,9 @@
 """Released tensor names and ours: one table per part, read in both directions.
 
-A rule pairs released names with native ones. Names are templates: ``{i}``, ``{j}`` stand for a number, ``{p}`` for weight or
-bias, ``{rest}`` for anything. Most rules rename; a few also reshape, through an [`Op`] that has an exact inverse. Native names are
-those of [`Sa2VAModel`]: ``vlm.*`` (transformers' classes), ``sam2.*`` (``Sam2VideoModel``), ``projection.*``.
+A rule pairs released names with native ones. Names are templates: ``{i}``, ``{j}`` stand for a number, ``{p}`` for
+weight or bias, ``{rest}`` for anything. Most rules rename; a few also reshape, through an [`Op`] that has an exact
+inverse. Native names are those of [`Sa2VAModel`]: ``vlm.*`` (transformers' classes), ``sam2.*`` (``Sam2VideoModel``),
+``projection.*``.
 """
 
 from __future__ import annotations
@@ -219,8 +220,8 @@ def sam2_rules(released: str = "grounding_encoder.sam2_model.", native: str = "s
 
     Args:
         released, native: prefixes of the names; Meta's own files have none.
-        two_decoders: a Sa2VA-i checkpoint, where ``sam_mask_decoder`` is SAM 2's original decoder and the fine-tuned one is
-            ``sam_mask_decoder_modified``.
+        two_decoders: a Sa2VA-i checkpoint, where ``sam_mask_decoder`` is SAM 2's original decoder and the fine-tuned
+            one is ``sam_mask_decoder_modified``.
     """
     rules = [rename(released + ours, native + theirs) for ours, theirs in _SAM2]
     rules += [

@@ -1,7 +1,7 @@
 """The contract between data and model: what one forward pass takes and what it gives back.
 
-Shape legend: B samples, L tokens, D hidden width, V vocabulary, F grounding frames of all samples together, S grounding side,
-R regions of one sample, N object-frame pairs of all samples together, s = S/4.
+Shape legend: B samples, L tokens, D hidden width, V vocabulary, F grounding frames of all samples together, S
+grounding side, R regions of one sample, N object-frame pairs of all samples together, s = S/4.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ class Batch:
     Attributes:
         input_ids: (B, L) int64. attention_mask: (B, L) bool, False on padding.
         labels: (B, L) int64, -100 where nothing is learned; None at inference.
-        pixel_values: what the family's vision tower takes: (tiles, 3, side, side) for InternVL, (patches, width) for Qwen; of
-            all samples in order; None for text alone.
+        pixel_values: what the family's vision tower takes: (tiles, 3, side, side) for InternVL, (patches, width) for
+            Qwen; of all samples in order; None for text alone.
         image_grid_thw: (images, 3) int64 patch grids (Qwen families).
         tiles_per_sample: number of tiles of each sample (InternVL; needed with regions).
         regions: per sample a bool (R, cells, cells) of visual prompts on its last tile, or None.
         grounding_pixels: (F, 3, S, S) normalised float pixels for SAM 2, all samples' frames in order.
         frames_per_sample: number of grounding frames of each sample.
-        masks: per sample a bool (objects, frames, H, W) of targets, in the order of its ``[SEG]`` tokens; None at inference.
+        masks: per sample a bool (objects, frames, H, W) of targets, in the order of its ``[SEG]`` tokens; None at
+            inference.
         sample_ids: names for error messages.
     """
 
@@ -67,8 +68,8 @@ class Sa2VAOutput:
 
     Attributes:
         logits: (B, L, V) next-token logits.
-        masks: predictions of all N object-frame pairs, or None without ``[SEG]``. Pairs are ordered by sample, then by
-            object (in the order of its ``[SEG]``), then by frame.
+        masks: predictions of all N object-frame pairs, or None without ``[SEG]``. Pairs are ordered by sample, then
+            by object (in the order of its ``[SEG]``), then by frame.
         objects_per_sample: number of ``[SEG]`` tokens of each sample.
     """
 
@@ -97,7 +98,8 @@ class Generated:
 
     Attributes:
         token_ids: new token ids, the stop token included.
-        seg_states: (n, D) states at the generated ``[SEG]`` tokens; one that ends the answer was never read back and has none.
+        seg_states: (n, D) states at the generated ``[SEG]`` tokens; one that ends the answer was never read back and
+            has none.
         prompt_seg_states: (m, D) the same for ``[SEG]`` tokens of the prompt.
     """
 

@@ -47,11 +47,13 @@ def sam2_config(
     Args:
         image_size: side of the square input, pixels; a multiple of 32.
         embed_dim: channels of the first Hiera stage; they double with each stage, as do ``num_heads``.
-        blocks: blocks per stage. global_blocks: indices of blocks with global attention. windows: window side per stage.
+        blocks: blocks per stage. global_blocks: indices of blocks with global attention. windows: window side per
+            stage.
         width: channels of the feature pyramid, decoder and memory attention.
         memory_layers, memory_mlp: depth and feed-forward width of memory attention.
         background: side of the position embedding that is stretched over the image.
-        version: 2.0 (the released checkpoints) lacks the occlusion embedding and the temporal code of object pointers.
+        version: 2.0 (the released checkpoints) lacks the occlusion embedding and the temporal code of object
+            pointers.
     """
     dims = [embed_dim * 2**stage for stage in range(4)]
     return Sam2VideoConfig(
@@ -97,8 +99,8 @@ class Sa2VAConfig(PreTrainedConfig):
         vlm_config: config of the vision-language model: ``internvl``, ``qwen2_5_vl`` or ``qwen3_vl``.
         sam2_config: config of SAM 2; Hiera-L of SAM 2.0 where None.
         seg_token_id: id of ``[SEG]`` in the tokenizer.
-        template: chat template of the InternVL families, a key of ``sa2va.processing.templates.TEMPLATES``;
-            None where the tokenizer files carry the template (Qwen families).
+        template: chat template of the InternVL families, a key of ``sa2va.processing.templates.TEMPLATES``; None
+            where the tokenizer files carry the template (Qwen families).
         original_mask_decoder: whether the weights hold SAM 2's original mask decoder beside the fine-tuned one
             (Sa2VA-i checkpoints); video propagation in mode ``"consistent"`` uses it.
     """

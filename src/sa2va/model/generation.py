@@ -1,16 +1,16 @@
 """Writing an answer token by token, keeping only the states at ``[SEG]``.
 
-Prompts about the same pictures share them: the longest common prefix of their tokens, pictures included, runs once, its
-key-value cache is repeated, and the rest decodes as one batch.
+Prompts about the same pictures share them: the longest common prefix of their tokens, pictures included, runs once,
+its key-value cache is repeated, and the rest decodes as one batch.
 
 Shape legend: B prompts, P shared prefix tokens, L tokens, D hidden width.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -117,15 +117,15 @@ def generate(
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all prompts begin with, leaving each at least one of its own."""
-    common = len(os.path.commonprefix([list(prompt) for prompt in prompts]))
+    common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
     return min(common, min(len(prompt) for prompt in prompts) - 1)
 
 
 def _can_share(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], shared: int, new_tokens: int) -> bool:
     """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them.
 
-    Dynamic RoPE re-scales all positions by the length of a pass once that exceeds the window, so beyond it a split pass
-    would compute other numbers than a whole one.
+    Dynamic RoPE re-scales all positions by the length of a pass once that exceeds the window, so beyond it a split
+    pass would compute other numbers than a whole one.
     """
     image_token = vlm.config.image_token_id
     if shared < 1 or any(image_token in prompt[shared:] for prompt in prompts):
@@ -154,7 +154,9 @@ def _prefill(
 
     if shared:
         prefix = rows[0][:, :shared]
-        states = _read(vlm, family, prefix, places[0][..., None, :shared], torch.ones_like(prefix).bool(), cache, visual)
+        states = _read(
+            vlm, family, prefix, places[0][..., None, :shared], torch.ones_like(prefix).bool(), cache, visual
+        )
         for kept in seg_states:
             kept.append(states.seg[0, prefix[0] == seg_token_id])
         cache.batch_repeat_interleave(len(prompts))
@@ -162,7 +164,9 @@ def _prefill(
     longest = max(row.shape[1] for row in rows) - shared
     pads = [longest - (row.shape[1] - shared) for row in rows]
     ids = torch.cat([_left_pad(row[:, shared:], pad) for row, pad in zip(rows, pads, strict=True)])
-    position_ids = torch.stack([_left_pad(place[..., shared:], pad) for place, pad in zip(places, pads, strict=True)], -2)
+    position_ids = torch.stack(
+        [_left_pad(place[..., shared:], pad) for place, pad in zip(places, pads, strict=True)], -2
+    )
     mask = torch.ones(len(prompts), shared + longest, dtype=torch.bool, device=device)
     for row, pad in enumerate(pads):
         mask[row, shared : shared + pad] = False
@@ -256,7 +260,10 @@ def _choose(
 ) -> Tensor:
     """(B,) next tokens; rows are processed one by one only where a processor reads what was said before."""
     if options.repetition_penalty != 1.0:
-        said = [torch.tensor([[*prompt, *answer]], device=logits_BV.device) for prompt, answer in zip(prompts, answers, strict=True)]
+        said = [
+            torch.tensor([[*prompt, *answer]], device=logits_BV.device)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
         logits_BV = torch.cat([processors(ids, row[None]) for ids, row in zip(said, logits_BV, strict=True)])
     else:
         logits_BV = processors(torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BV.device), logits_BV)

@@ -1,10 +1,11 @@
 """One frame: image features from SAM 2's encoder, and masks decoded from prompts, differentiable and without state.
 
-SAM 2's forward pass in transformers runs under inference mode, loops over objects and takes no language prompt. Here its
-submodules are borrowed and the control flow is ours: every prompt is one row of a batch, whatever frame it looks at.
+SAM 2's forward pass in transformers runs under inference mode, loops over objects and takes no language prompt. Here
+its submodules are borrowed and the control flow is ours: every prompt is one row of a batch, whatever frame it looks
+at.
 
-Shape legend: F frames, N prompts (each of one frame), P sparse prompt tokens, C model width, S side of the grounding image,
-h = w = S/16, s = S/4 side of a low-resolution mask.
+Shape legend: F frames, N prompts (each of one frame), P sparse prompt tokens, C model width, S side of the grounding
+image, h = w = S/16, s = S/4 side of a low-resolution mask.
 
 Source: SAM 2 (arXiv 2408.00714, section 4); Sa2VA (arXiv 2501.04001, section 3.2) for the language prompt.
 """
@@ -50,7 +51,8 @@ class MaskPrediction:
     """What the decoder says for N prompts; all three candidate masks and which of them was chosen.
 
     Attributes:
-        candidates: (N, 3, s, s) mask logits. ious: (N, 3) predicted IoU in 0..1. best: (N,) int64 index of the highest.
+        candidates: (N, 3, s, s) mask logits. ious: (N, 3) predicted IoU in 0..1. best: (N,) int64 index of the
+            highest.
         presence: (N,) object-score logit; above 0 the object is thought to be in the frame.
         pointer: (N, C) object pointer for the memory, already replaced by "no object" where presence <= 0.
     """
@@ -132,7 +134,8 @@ def decode_masks(
 ) -> MaskPrediction:
     """Decode N prompts, each on its own frame, as one batch.
 
-    Unlike transformers, logits are not blanked where the object score is low: the released weights were trained without.
+    Unlike transformers, logits are not blanked where the object score is low: the released weights were trained
+    without.
 
     Args:
         decoder: the mask decoder to use; a Sa2VA-i checkpoint has two.

@@ -1,7 +1,7 @@
 """The language half: tokens and image features in, hidden states out, the same for every family.
 
-transformers' VLM classes compute everything; what is ours is taking them apart: image features are computed once and kept,
-M-RoPE positions are explicit, and the state that feeds the mask prompt is taken where the family was trained.
+transformers' VLM classes compute everything; what is ours is taking them apart: image features are computed once and
+kept, M-RoPE positions are explicit, and the state that feeds the mask prompt is taken where the family was trained.
 
 Shape legend: B rows, L tokens, M image tokens, D hidden width.
 """
@@ -44,8 +44,8 @@ def encode_images(
     """Run the vision tower and projector once.
 
     Args:
-        pixel_values, image_grid_thw, tiles_per_sample, regions: as in [`Batch`]. A region repeats, after all tiles of its
-            picture, the features of the last tile (the thumbnail) at its cells, row by row.
+        pixel_values, image_grid_thw, tiles_per_sample, regions: as in [`Batch`]. A region repeats, after all tiles of
+            its picture, the features of the last tile (the thumbnail) at its cells, row by row.
     """
     if image_grid_thw is not None:
         features = vlm.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
@@ -93,8 +93,8 @@ def positions(
 ) -> Tensor:
     """Position ids of every token: (B, L), or (3, B, L) in families with multimodal RoPE.
 
-    Padding counts nothing. Given explicitly because transformers silently falls back to one-dimensional positions when a
-    cache is in use and token types are missing.
+    Padding counts nothing. Given explicitly because transformers silently falls back to one-dimensional positions
+    when a cache is in use and token types are missing.
     """
     if not hasattr(vlm.model, "get_rope_index"):
         return (attention_mask_BL.long().cumsum(-1) - 1).clamp(min=0)
@@ -122,7 +122,8 @@ def run_language_model(
 
     Args:
         attention_mask: (B, cached + L) bool.
-        visual, is_image_BL: where deepstack features are added (Qwen3-VL); only needed in the pass that holds the images.
+        visual, is_image_BL: where deepstack features are added (Qwen3-VL); only needed in the pass that holds the
+            images.
     """
     deepstack = {}
     if visual is not None and visual.deepstack:
@@ -145,8 +146,8 @@ def run_language_model(
 def _reset_dynamic_rope(rotary: nn.Module) -> None:
     """Forget how long earlier texts were.
 
-    transformers' dynamic RoPE keeps the frequencies of the longest text it has seen, so the same prompt would give other
-    numbers after a longer one. Every text starts from the frequencies of the window here.
+    transformers' dynamic RoPE keeps the frequencies of the longest text it has seen, so the same prompt would give
+    other numbers after a longer one. Every text starts from the frequencies of the window here.
     """
     if "dynamic" in rotary.rope_type and rotary.max_seq_len_cached != rotary.original_max_seq_len:
         rotary.inv_freq = rotary.original_inv_freq.to(rotary.inv_freq.device)

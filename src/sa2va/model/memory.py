@@ -1,8 +1,8 @@
 """Many frames: what K objects remember of a clip, as data, and pure functions that write and read it.
 
-A [`MemoryBank`] belongs to objects that were prompted together: they share its frames and are one batch through the decoder,
-the memory encoder and memory attention. A bank keeps every prompted frame, the spatial memory of the last six tracked
-frames and the pointers of the last fifteen, so its size does not depend on the length of the video.
+A [`MemoryBank`] belongs to objects that were prompted together: they share its frames and are one batch through the
+decoder, the memory encoder and memory attention. A bank keeps every prompted frame, the spatial memory of the last
+six tracked frames and the pointers of the last fifteen, so its size does not depend on the length of the video.
 
 Shape legend: K objects, C model width, D memory width, h = w = S/16, s = S/4, M = h*w memory cells of a frame.
 
@@ -84,9 +84,7 @@ class MemoryBank:
         return MemoryBank(self.prompted)
 
 
-def encode_memory(
-    sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int, *, binary: bool = False
-) -> FrameMemory:
+def encode_memory(sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int) -> FrameMemory:
     """Turn one frame and its K masks into memory.
 
     The memory is stored in bfloat16, as the reference does. The raw image feature is encoded, not the one that memory
@@ -95,13 +93,12 @@ def encode_memory(
     Args:
         features: of exactly one frame.
         prediction: of K objects on this frame.
-        binary: threshold the masks first, as SAM 2 does for masks given by a user.
     """
     encoder, config = sam2.memory_encoder, sam2.config
     side = sam2.image_size
     # Bilinear in float32: CPU and older CUDA kernels lack or round the half-precision one.
     logits = F.interpolate(prediction.logits[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)
-    masks = (logits > 0).float() if binary else logits.sigmoid()
+    masks = logits.sigmoid()
     masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
     picture = encoder.feature_projection(features.top)
     fused = encoder.memory_fuser(picture + encoder.mask_downsampler(masks.to(picture.dtype)))
@@ -128,14 +125,10 @@ def track_frame(
         backward: time runs towards frame 0; pointers are read from prompted frames that lie after this one.
     """
     conditioned = attend(sam2, bank, features.top, index, backward=backward)
-    return decode_masks(
-        sam2, decoder, features, no_prompt_tokens(sam2, len(conditioned)), conditioned_NChw=conditioned
-    )
+    return decode_masks(sam2, decoder, features, no_prompt_tokens(sam2, len(conditioned)), conditioned_NChw=conditioned)
 
 
-def attend(
-    sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool = False
-) -> Tensor:
+def attend(sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool = False) -> Tensor:
     """Image features (K, C, h, w) of one frame after memory attention, one per object of the bank."""
     memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_1Chw, index, backward=backward)
     query_QC = top_1Chw.flatten(2).permute(2, 0, 1)
@@ -164,7 +157,8 @@ def propagate(
 ) -> Iterator[MaskPrediction]:
     """Segment a clip that is already encoded: the differentiable whole, for training and for short clips.
 
-    Prompted frames are decoded with the language prompt and no memory; all others follow from memory, forward in time.
+    Prompted frames are decoded with the language prompt and no memory; all others follow from memory, forward in
+    time.
 
     Args:
         features: of T frames.

@@ -45,10 +45,11 @@ class Sa2VAModel(PreTrainedModel):
     """A vision-language model, SAM 2, and the projection between them.
 
     Attributes:
-        vlm: the transformers vision-language model. sam2: a ``Sam2VideoModel`` whose parts are used, never its forward.
+        vlm: the transformers vision-language model. sam2: a ``Sam2VideoModel`` whose parts are used, never its
+            forward.
         projection: ``[SEG]`` state to mask prompt.
-        original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder`` is the
-            fine-tuned one.
+        original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder``
+            is the fine-tuned one.
     """
 
     config_class = Sa2VAConfig
@@ -91,8 +92,8 @@ class Sa2VAModel(PreTrainedModel):
             pretrained_model_name_or_path: local folder or hub id; ``config.json`` says which layout it is.
             config: overrides the folder's own.
             dtype: of the weights in memory; None or ``"auto"`` takes the one ``config.json`` names, else float32.
-            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config``, ``max_memory``, and
-                ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id.
+            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config``,
+                ``max_memory``, and ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id.
 
         Raises:
             ValueError: a tensor is missing, left over or misshapen, or a file is damaged; the message names it.
@@ -122,13 +123,14 @@ class Sa2VAModel(PreTrainedModel):
     ) -> Sa2VAModel:
         """Build an untrained Sa2VA from a base vision-language model and SAM 2.
 
-        The five tokens of Sa2VA are added to the tokenizer in the released order, the embeddings are resized to exactly its
-        length, and the projection starts from torch's default initialisation.
+        The five tokens of Sa2VA are added to the tokenizer in the released order, the embeddings are resized to
+        exactly its length, and the projection starts from torch's default initialisation.
 
         Args:
             vlm: a loaded model, or a folder or hub id of one (transformers' layout, or InternVL's own).
             sam2: a loaded ``Sam2VideoModel``, a folder or hub id in transformers' layout, or Meta's ``.pt`` file.
-            tokenizer: the base model's; it is changed in place. None loads it from ``vlm``, which then must be a folder or id.
+            tokenizer: the base model's; it is changed in place. None loads it from ``vlm``, which then must be a
+                folder or id.
             template: chat template of an InternVL model; None means ``"qwen_chat"`` there.
         """
         from sa2va.checkpoint.parts import build_from_parts
@@ -188,12 +190,13 @@ class Sa2VAModel(PreTrainedModel):
 
         Args:
             batch: samples; see [`Batch`].
-            prompted_frames: None decodes every frame from its prompt without memory (the released training recipe). A number
-                prompts that many frames of each clip and carries the masks through the rest by memory, as inference does.
+            prompted_frames: None decodes every frame from its prompt without memory (the released training recipe). A
+                number prompts that many frames of each clip and carries the masks through the rest by memory, as
+                inference does.
 
         Raises:
-            ValueError: image tokens and features, or ``[SEG]`` tokens and target masks, differ in number in a sample, or a
-                sample with ``[SEG]`` has no grounding frames.
+            ValueError: image tokens and features, or ``[SEG]`` tokens and target masks, differ in number in a sample,
+                or a sample with ``[SEG]`` has no grounding frames.
         """
         visual = None
         if batch.pixel_values is not None:
@@ -246,7 +249,12 @@ class Sa2VAModel(PreTrainedModel):
 
 def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
     for sample, count in enumerate(objects):
-        if batch.grounding_pixels is not None and batch.frames_per_sample and count and not batch.frames_per_sample[sample]:
+        if (
+            batch.grounding_pixels is not None
+            and batch.frames_per_sample
+            and count
+            and not batch.frames_per_sample[sample]
+        ):
             raise ValueError(f"{batch.name(sample)} has {count} [SEG] tokens but no grounding frames")
         if batch.masks is None:
             continue

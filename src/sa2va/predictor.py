@@ -1,0 +1,504 @@
+"""The user's handle on a model: pictures, videos and words in; text and masks out.
+
+A request reads its media once. Several phrases about one picture share the vision tower, the prompt's prefix in the
+key-value cache and SAM 2's image features; the prompts decode as one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sa2va.clip import KeyFrames, follow, key_frame_indices
+from sa2va.model.batch import Generated, VisualTokens
+from sa2va.model.families import SEG_TOKEN
+from sa2va.model.generation import GenerationOptions
+from sa2va.model.grounding import decode_masks, language_tokens
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.frames import FrameSource
+from sa2va.processing.media import is_video, load_image, open_media
+from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.processing.regions import region_cells
+from sa2va.results import Answer, Segment, Track, Turn
+from sa2va.runtime import default_device, default_dtype
+from sa2va.segments import clip_segments, frame_segments
+from sa2va.tracker import Mode, VideoTracker
+
+Media = Any  # what load_image and open_media take
+Region = np.ndarray | Sequence[float]  # bool mask (H, W), or box x0, y0, x1, y1
+
+#: The requests the released models were trained and measured with.
+PICTURE_REQUEST = "Please segment {phrase} in this image."
+VIDEO_REQUEST = "Please segment {phrase}."
+QUESTION_REQUEST = "{phrase} Please respond with a segmentation mask."
+CAPTION_REQUEST = (
+    "Could you please give me a brief description of the image? "
+    "Please respond with interleaved segmentation masks for the corresponding parts of the answer."
+)
+REGION_REQUEST = "Please give me a short description of the region in the picture marked by region{number}."
+#: Frames of a video that the language model sees.
+KEY_FRAMES = 5
+#: A stop word is looked for in the text of this many last tokens.
+_TAIL_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class _View:
+    """Pictures as the language model sees them, computed once for all questions."""
+
+    vision: VisionInputs | None
+    visual: VisualTokens | None
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What the model wrote to one question, and the mask prompts of its ``[SEG]`` tokens."""
+
+    question: str
+    raw: str
+    prompts_KC: Tensor
+
+
+@dataclass(frozen=True)
+class _MaskSettings:
+    """How masks are made of mask prompts; see [`Sa2VA.track`]."""
+
+    threshold: float
+    probabilities: bool
+    key_frames: KeyFrames
+    num_key_frames: int
+    mode: Mode | None
+
+    def tracker(self, model: Sa2VAModel) -> VideoTracker:
+        return VideoTracker(model, mode=self.mode, threshold=self.threshold, probabilities=self.probabilities)
+
+
+class Sa2VA:
+    """A loaded model and its processor, ready to answer.
+
+    Attributes:
+        model: the [`Sa2VAModel`]. processor: its [`Sa2VAProcessor`].
+    """
+
+    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
+        self.model = model.eval()
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        **kwargs: Any,
+    ) -> Sa2VA:
+        """Load a checkpoint, released or ours, without remote code.
+
+        Args:
+            source: local folder or hub id.
+            device: where to put the model; None takes the best device present. Not together with ``device_map``.
+            dtype: of the weights; None takes float32 on CPU and half precision on accelerators.
+            device_map: ``"auto"`` or a dict spreads the model over devices (needs accelerate).
+            kwargs: as in [`Sa2VAModel.from_pretrained`].
+
+        Raises:
+            ValueError: the source is no checkpoint, or a tensor is missing, left over or misshapen.
+        """
+        if device is not None and device_map is not None:
+            raise ValueError("pass device= for one device, or device_map= to spread the model; not both")
+        target = torch.device(device) if device is not None else default_device()
+        hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+        model = Sa2VAModel.from_pretrained(
+            source, dtype=dtype or default_dtype(target), device_map=device_map, **kwargs
+        )
+        if device_map is None:
+            model.to(target)
+        return cls(model, Sa2VAProcessor.from_pretrained(source, model.config, **hub))
+
+    def segment(
+        self,
+        media: Media,
+        phrases: str | Sequence[str],
+        *,
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        key_frames: KeyFrames = "uniform",
+        num_key_frames: int = KEY_FRAMES,
+        mode: Mode | None = None,
+        **generation: Any,
+    ) -> Answer | list[Answer]:
+        """Find what phrases (or questions) describe.
+
+        Args:
+            media: a picture, or a short video whose masks fit in memory; for long ones see [`track`].
+            phrases: one, or several that are answered together; a phrase with a question mark is asked as a question.
+            threshold: probability above which a pixel belongs to the object.
+            probabilities: keep float32 probabilities in every segment.
+            key_frames, num_key_frames, mode: for videos, see [`track`].
+            generation: fields of [`GenerationOptions`], such as ``max_new_tokens`` or ``temperature``.
+
+        Returns:
+            an [`Answer`] for a single phrase, a list of them for a list. One that points at nothing has no segments,
+            and ``reason`` says why.
+        """
+        wanted = _phrases(phrases)
+        request = VIDEO_REQUEST if is_video(media) else PICTURE_REQUEST
+        answers = self._answer(
+            media,
+            [_request(phrase, request) for phrase in wanted],
+            GenerationOptions(**generation),
+            _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode),
+            names=wanted,
+        )
+        return answers[0] if isinstance(phrases, str) else answers
+
+    def chat(
+        self,
+        media: Media | None,
+        question: str,
+        *,
+        history: Sequence[Turn] = (),
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        key_frames: KeyFrames = "uniform",
+        num_key_frames: int = KEY_FRAMES,
+        mode: Mode | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """Ask anything about a picture, a short video, or nothing but words (``media=None``).
+
+        Args:
+            history: ``history`` of an earlier answer about the same media, to go on talking.
+            threshold, probabilities, key_frames, num_key_frames, mode, generation: as in [`segment`].
+        """
+        (answer,) = self._answer(
+            media,
+            [question],
+            GenerationOptions(**generation),
+            _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode),
+            names=[None],
+            history=history,
+        )
+        return answer
+
+    def caption(self, media: Media, **options: Any) -> Answer:
+        """Describe a picture and point at what is named: segments carry their phrase and its characters in the text.
+
+        Args:
+            options: as in [`chat`].
+        """
+        return self.chat(media, CAPTION_REQUEST, **options)
+
+    def describe(self, media: Media, regions: Sequence[Region], **generation: Any) -> list[str]:
+        """Describe marked parts of a picture, one text each.
+
+        Args:
+            regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture.
+
+        Raises:
+            ValueError: the model's family reads no regions, or a region is empty or outside the picture.
+        """
+        if not self.processor.family.visual_prompts or self.processor.cells is None:
+            raise ValueError(
+                f"{self.processor.family.name} checkpoints cannot describe regions; use an InternVL-based one "
+                "(Sa2VA-1B, -4B, -8B, -26B or Sa2VA-InternVL3-*)"
+            )
+        if len(regions) == 0:
+            raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
+        image = load_image(media)
+        size, cells = (image.height, image.width), self.processor.cells
+        grids = [region_cells(region, size, cells) for region in regions]
+        view = self._look([image], video=False, regions=grids)
+        questions = [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
+        replies = self._ask(view, questions, GenerationOptions(**generation), regions=grids)
+        return [self.processor.clean(reply.raw)[0] for reply in replies]
+
+    def track(
+        self,
+        media: Media,
+        phrases: str | Sequence[str],
+        *,
+        key_frames: KeyFrames = "uniform",
+        num_key_frames: int = KEY_FRAMES,
+        mode: Mode | None = None,
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        sampling: dict[str, Any] | None = None,
+        **generation: Any,
+    ) -> Track:
+        """Follow what phrases describe through a video of any length, lazily.
+
+        Args:
+            media: video file, folder of frames, or list of frames; frames are decoded when they are needed.
+            key_frames: which frames the language model sees: ``"uniform"`` over the video (measured better),
+                ``"first"`` (the reference), or a list of indices.
+            num_key_frames: how many.
+            mode: ``"released"`` or ``"consistent"``, see [`sa2va.tracker`]; None takes what the checkpoint was made
+                for.
+            threshold, probabilities, generation: as in [`segment`].
+            sampling: ``stride``, ``fps``, ``start``, ``end``, ``max_frames`` of [`open_media`].
+
+        Returns:
+            a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.
+        """
+        wanted = _phrases(phrases)
+        options = GenerationOptions(**generation)
+        tracker = _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode).tracker(self.model)
+        source = open_media(media, **(sampling or {}))
+        keys = key_frame_indices(key_frames, num_key_frames, _frame_count(source))
+        requests = [_request(phrase, VIDEO_REQUEST) for phrase in wanted]
+        view = self._look([Image.fromarray(frame) for frame in source.read(keys)], video=True)
+        for phrase, reply in zip(wanted, self._ask(view, requests, options), strict=True):
+            tracker.add_prompts(reply.prompts_KC, [phrase] * len(reply.prompts_KC))
+        return Track(
+            follow(tracker, source, keys),
+            source=source.path,
+            fps=source.fps,
+            size=source.size,
+            total=source.frame_count,
+        )
+
+    def stream(
+        self,
+        *phrases: str,
+        mode: Mode | None = None,
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        **generation: Any,
+    ) -> VideoTracker:
+        """A tracker for frames that arrive one by one; phrases are looked for in the first frame it is given.
+
+        Args:
+            phrases: what to look for; more may be added at any time with ``tracker.add``.
+            mode, threshold, probabilities, generation: as in [`track`].
+        """
+        options = GenerationOptions(**generation)
+
+        def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
+            view = self._look([load_image(pixels)], video=False)
+            requests = [_request(phrase, PICTURE_REQUEST) for phrase in wanted]
+            return [reply.prompts_KC for reply in self._ask(view, requests, options)]
+
+        tracker = VideoTracker(self.model, mode=mode, threshold=threshold, probabilities=probabilities, ask=ask)
+        for phrase in phrases:
+            tracker.add(phrase)
+        return tracker
+
+    def predict_forward(
+        self,
+        image: Image.Image | None = None,
+        video: Sequence[Image.Image] | None = None,
+        text: str | None = None,
+        past_text: str = "",
+        mask_prompts: Sequence[np.ndarray] | None = None,
+        tokenizer: Any = None,
+        processor: Any = None,
+        max_new_tokens: int = 2048,
+    ) -> dict[str, Any]:
+        """Drop-in for the method of the released remote code: same arguments, same results.
+
+        Differences, all of them where the released code raises: ``<image>`` in ``text`` is optional, and a CPU will
+        do.
+
+        Args:
+            tokenizer, processor: accepted and not needed.
+
+        Returns:
+            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...]}``, one mask per
+            ``[SEG]``.
+        """
+        if text is None:
+            raise ValueError("predict_forward needs text=")
+        frames = [image] if image is not None else list(video or [])
+        regions = None
+        if mask_prompts is not None and self.processor.family.visual_prompts and self.processor.cells:
+            regions = [
+                region_cells(np.asarray(m).astype(bool), np.shape(m), self.processor.cells) for m in mask_prompts[0]
+            ]
+        view = _View(None, None)
+        if frames:
+            seen = frames if image is not None else frames[:KEY_FRAMES]
+            view = self._look([load_image(frame) for frame in seen], video=image is None, regions=regions)
+        ids = self.processor.released_prompt_ids(text, vision=view.vision, past_text=past_text, regions=regions)
+        options = GenerationOptions(max_new_tokens=max_new_tokens)
+        (written,) = self.model.generate([ids], view.visual, options=options, is_finished=self._is_finished)
+        states = written.seg_states
+        if self.processor.family.prompt_seg_counts:
+            states = torch.cat([written.prompt_seg_states, states])
+        with torch.inference_mode():
+            masks = self._released_masks(frames, self.model.projection(states)) if frames and len(states) else []
+        return {"prediction": self.processor.decode(written.token_ids), "prediction_masks": masks}
+
+    def _released_masks(self, frames: Sequence[Image.Image], prompts_KC: Tensor) -> list[np.ndarray]:
+        """One bool (T, H, W) per prompt, the way the released code makes them: empty masks are masks too."""
+        tracker = VideoTracker(self.model, mode="released")
+        tracker.add_prompts(prompts_KC, [""] * len(prompts_KC), frames=min(KEY_FRAMES, len(frames)))
+        size = (frames[0].height, frames[0].width)
+        steps = [tracker.step_encoded(tracker.encode([np.asarray(load_image(frame))]), size) for frame in frames]
+        return [np.stack([step.segments[row].mask.array for step in steps]) for row in range(len(prompts_KC))]
+
+    @torch.inference_mode()
+    def _look(
+        self, images: Sequence[Image.Image], *, video: bool, regions: Sequence[np.ndarray] | None = None
+    ) -> _View:
+        """Run the vision tower over pictures, once."""
+        vision = self.processor.vision(images, video=video)
+        layout = {"regions": (torch.from_numpy(np.stack(regions)),)} if regions else {}
+        return _View(vision, self.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout))
+
+    @torch.inference_mode()
+    def _ask(
+        self,
+        view: _View,
+        questions: Sequence[str],
+        options: GenerationOptions,
+        *,
+        history: Sequence[Turn] = (),
+        regions: Sequence[np.ndarray] | None = None,
+    ) -> list[_Reply]:
+        """Put questions about one view to the language model, as one batch."""
+        prompts = [
+            self.processor.prompt_ids(question, vision=view.vision, history=history, regions=regions)
+            for question in questions
+        ]
+        written = self.model.generate(prompts, view.visual, options=options, is_finished=self._is_finished)
+        return [self._reply(question, one) for question, one in zip(questions, written, strict=True)]
+
+    def _reply(self, question: str, written: Generated) -> _Reply:
+        raw = self.processor.decode(written.token_ids)
+        return _Reply(question, raw, self.model.projection(written.seg_states))
+
+    def _is_finished(self, ids: list[int]) -> bool:
+        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
+        if ids[-1] in self.processor.eos_ids:
+            return True
+        if not self.processor.stop_words:
+            return False
+        tail = str(self.processor.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
+        return tail.replace("\r", "").replace("\n", "").endswith(tuple(self.processor.stop_words))
+
+    def _answer(
+        self,
+        media: Media | None,
+        questions: Sequence[str],
+        options: GenerationOptions,
+        settings: _MaskSettings,
+        *,
+        names: Sequence[str | None],
+        history: Sequence[Turn] = (),
+    ) -> list[Answer]:
+        """Answer questions about one picture, one short video, or nothing at all."""
+        if media is None:
+            replies = self._ask(_View(None, None), questions, options, history=history)
+            return [self._assemble(reply, history, [], None, None) for reply in replies]
+        if is_video(media):
+            source = open_media(media)
+            keys = key_frame_indices(settings.key_frames, settings.num_key_frames, _frame_count(source))
+            view = self._look([Image.fromarray(frame) for frame in source.read(keys)], video=True)
+            replies = self._ask(view, questions, options, history=history)
+            segments, size = self._clip_segments(source, keys, replies, settings), source.size
+        else:
+            image = load_image(media)
+            replies = self._ask(self._look([image], video=False), questions, options, history=history)
+            segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
+        answers = []
+        for reply, name in zip(replies, names, strict=True):
+            own, segments = segments[: len(reply.prompts_KC)], segments[len(reply.prompts_KC) :]
+            answers.append(self._assemble(reply, history, own, size, name))
+        return answers
+
+    @torch.inference_mode()
+    def _picture_segments(
+        self, image: Image.Image, replies: Sequence[_Reply], settings: _MaskSettings
+    ) -> list[Segment]:
+        """The masks of all replies, decoded together from one encoding of the picture."""
+        prompts = torch.cat([reply.prompts_KC for reply in replies])
+        if not len(prompts):
+            return []
+        sam2 = self.model.sam2
+        features = self.model.encode_frames(grounding_pixels([image], sam2.image_size))
+        prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts))
+        return frame_segments(
+            prediction,
+            range(1, len(prompts) + 1),
+            [""] * len(prompts),
+            side=sam2.image_size,
+            size=(image.height, image.width),
+            threshold=settings.threshold,
+            probabilities=settings.probabilities,
+        )
+
+    def _clip_segments(
+        self, source: FrameSource, keys: Sequence[int], replies: Sequence[_Reply], settings: _MaskSettings
+    ) -> list[Segment]:
+        prompts = torch.cat([reply.prompts_KC for reply in replies])
+        if not len(prompts):
+            return []
+        tracker = settings.tracker(self.model)
+        tracker.add_prompts(prompts, [""] * len(prompts))
+        return clip_segments(frame for frame, _ in follow(tracker, source, keys))
+
+    def _assemble(
+        self,
+        reply: _Reply,
+        history: Sequence[Turn],
+        segments: Sequence[Segment],
+        size: tuple[int, int] | None,
+        name: str | None,
+    ) -> Answer:
+        """An answer with phrases put to its masks; empty masks are left out and accounted for.
+
+        Args:
+            name: what was asked for, when a mask was; None in free conversation.
+        """
+        text, phrases = self.processor.clean(reply.raw)
+        shown = []
+        for segment, found in zip(segments, phrases, strict=False):
+            phrase, span = found or (name or "", None)
+            if any(mask.area for mask in segment.masks):
+                shown.append(replace(segment, phrase=name or phrase, span=span))
+        return Answer(
+            text=text,
+            raw_text=reply.raw,
+            segments=tuple(shown),
+            reason=None if shown or name is None else _why_nothing(reply.raw, text, len(segments)),
+            size=size,
+            history=(*history, Turn(reply.question, reply.raw)),
+        )
+
+
+def _phrases(phrases: str | Sequence[str]) -> list[str]:
+    wanted = [phrases] if isinstance(phrases, str) else list(phrases)
+    if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
+        raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
+    return wanted
+
+
+def _request(phrase: str, form: str) -> str:
+    """The request for one phrase; a question is asked as it is."""
+    return (QUESTION_REQUEST if "?" in phrase else form).format(phrase=phrase)
+
+
+def _frame_count(source: FrameSource) -> int:
+    count = source.frame_count
+    if count is None:
+        raise ValueError("this source has no end (a camera?); follow objects in it with Sa2VA.stream()")
+    return count
+
+
+def _why_nothing(raw: str, text: str, empty: int) -> str:
+    if empty:
+        return "the model pointed at something, but its mask is empty"
+    if SEG_TOKEN in raw:
+        return f"the answer ended right at its {SEG_TOKEN}; allow more max_new_tokens"
+    return f"the model answered without pointing at anything: {text!r}"

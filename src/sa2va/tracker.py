@@ -1,0 +1,329 @@
+"""Objects through a video, one frame at a time: a camera is a loop over ``step``, and so is a file.
+
+Objects that were prompted together are one group: they share a memory bank and are one batch through decoder, memory
+attention and memory encoder. A frame passes SAM 2's image encoder once, whatever the number of objects and groups.
+
+Two ways to carry masks (``mode``):
+
+* ``"released"`` is what the reference does: a prompted frame is decoded from the language prompt without memory, its
+  prediction goes into memory, and the fine-tuned decoder follows the object through the other frames.
+* ``"consistent"`` is Sa2VA-i's (arXiv 2509.19082): a prompted frame's thresholded mask is given to SAM 2 as if a user
+  had drawn it, and SAM 2's original decoder follows it. The fine-tuned decoder only ever does what it was trained
+  for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
+
+from sa2va.mask import Size
+from sa2va.model.grounding import (
+    FrameFeatures,
+    MaskPrediction,
+    decode_masks,
+    language_tokens,
+    mask_as_prediction,
+    point_tokens,
+    upsample_logits,
+)
+from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.pixels import grounding_pixels
+from sa2va.results import Frame, Segment
+from sa2va.runtime import logger
+from sa2va.segments import frame_segments, logit
+
+Mode = Literal["released", "consistent"]
+Pixels = np.ndarray  # uint8 (H, W, 3) RGB
+
+
+@dataclass
+class _Group:
+    """Objects that were prompted together."""
+
+    ids: list[int]
+    phrases: list[str]
+    prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
+    frames_to_prompt: int
+    bank: MemoryBank = field(default_factory=MemoryBank)
+
+
+class VideoTracker:
+    """Follows objects through frames that arrive one by one.
+
+    Objects may be added before any frame exists and in the middle; memory use does not grow with the number of
+    frames.
+
+    Args:
+        model: a loaded [`Sa2VAModel`].
+        mode: see the module; None takes ``"consistent"`` where the checkpoint has SAM 2's original decoder, else
+            ``"released"``.
+        threshold: probability above which a pixel belongs to the object.
+        probabilities: keep float32 probabilities in every segment.
+        ask: turns phrases and the frame they are about into mask prompts; given by [`Sa2VA.stream`].
+    """
+
+    def __init__(
+        self,
+        model: Sa2VAModel,
+        *,
+        mode: Mode | None = None,
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
+    ):
+        original = model.original_mask_decoder
+        if mode not in (None, "released", "consistent"):
+            raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
+        self.mode: Mode = mode or ("consistent" if original is not None else "released")
+        if self.mode == "consistent" and original is None:
+            logger.warning(
+                "this checkpoint has no original SAM 2 decoder; mode='consistent' carries masks with the fine-tuned one"
+            )
+        logit(threshold)  # rejects what is no threshold before any frame is read
+        self._model = model
+        self._sam2 = model.sam2
+        self._tracking_decoder: Sam2VideoMaskDecoder = (
+            original if self.mode == "consistent" and original is not None else self._sam2.mask_decoder
+        )
+        self._threshold = threshold
+        self._probabilities = probabilities
+        self._ask = ask
+        self._groups: list[_Group] = []
+        self._phrases_to_ask: list[tuple[int, str]] = []
+        self._ready: dict[int, tuple[Segment, ...]] = {}
+        self._next_id = 1
+        self._next_index = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the objects being followed."""
+        return [number for group in self._groups for number in group.ids]
+
+    def add(
+        self,
+        phrase: str = "",
+        *,
+        mask: np.ndarray | None = None,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> int:
+        """Follow one more object, starting with the next frame.
+
+        Args:
+            phrase: names the object; alone, the model looks for it in the next frame.
+            mask: bool (H, W), the object in the next frame.
+            box: x0, y0, x1, y1 in pixels of the next frame.
+            points: (x, y) in pixels of the next frame; ``labels`` says 1 (inside, the default) or 0 (outside) for
+                each.
+
+        Returns:
+            the object's id in [`Frame.segments`]. A phrase the model does not find gives no segment.
+
+        Raises:
+            ValueError: not exactly one way to name the object, or malformed coordinates.
+        """
+        given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
+        if len(given) > 1 or (not given and not phrase):
+            raise ValueError(
+                f"an object is named by a phrase, or by one of mask, box, points; got {given or 'nothing'}"
+            )
+        if not given:
+            if self._ask is None:
+                raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")
+            self._phrases_to_ask.append((self._next_id, phrase))
+        elif mask is not None:
+            self._start([self._next_id], [phrase], self._mask_prompt(np.asarray(mask)), frames=1)
+        else:
+            corners = None if box is None else np.asarray(box, np.float32).reshape(2, 2)
+            clicks = corners if corners is not None else np.asarray(points, np.float32).reshape(-1, 2)
+            marks = [2, 3] if corners is not None else list(labels or [1] * len(clicks))
+            if len(marks) != len(clicks):
+                raise ValueError(f"{len(clicks)} points need as many labels; got {len(marks)}")
+            self._start([self._next_id], [phrase], self._point_prompt(clicks, marks), frames=1)
+        self._next_id += 1
+        return self._next_id - 1
+
+    def add_prompts(self, prompts_KC: Tensor, phrases: Sequence[str], *, frames: int = 1) -> list[int]:
+        """Follow K objects given by mask prompts of the model, which are decoded anew on each of the next ``frames``
+        frames.
+
+        Returns:
+            their ids.
+        """
+        ids = list(range(self._next_id, self._next_id + len(prompts_KC)))
+        self._next_id += len(ids)
+        if ids:
+            self._start(ids, list(phrases), self._language_prompt(prompts_KC), frames)
+        return ids
+
+    def remove(self, number: int) -> None:
+        """Stop following an object.
+
+        Raises:
+            ValueError: no object has this id.
+        """
+        for group in self._groups:
+            if number in group.ids:
+                rows = [row for row, other in enumerate(group.ids) if other != number]
+                if not rows:
+                    self._groups.remove(group)
+                    return
+                if group.frames_to_prompt:
+                    raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
+                group.bank = group.bank.select(torch.tensor(rows, device=self._sam2.device))
+                group.ids, group.phrases = [group.ids[row] for row in rows], [group.phrases[row] for row in rows]
+                return
+        raise ValueError(f"no object has the id {number}; there are {self.ids}")
+
+    @torch.inference_mode()
+    def step(self, pixels: Pixels | Image.Image, *, time: float | None = None) -> Frame:
+        """Take the next frame and say where every object is.
+
+        Args:
+            pixels: uint8 (H, W, 3) RGB. time: seconds, passed on to the result.
+        """
+        pixels = np.asarray(pixels)
+        if self._phrases_to_ask and self._ask is not None:
+            numbers, phrases = zip(*self._phrases_to_ask, strict=True)
+            self._phrases_to_ask = []
+            for number, phrase, prompts in zip(numbers, phrases, self._ask(phrases, pixels), strict=True):
+                if len(prompts):  # several [SEG] for one phrase are one object more each
+                    ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
+                    self._next_id += len(prompts) - 1
+                    self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
+        return self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+
+    @torch.inference_mode()
+    def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
+        """SAM 2's image features of frames: the one time each passes the image encoder."""
+        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+        return self._model.encode_frames(grounding_pixels(images, self._sam2.image_size))
+
+    @torch.inference_mode()
+    def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
+        """[`step`] over a frame that is encoded already: ``features`` of exactly one frame, ``size`` its height,
+        width."""
+        index, self._next_index = self._next_index, self._next_index + 1
+        segments: list[Segment] = []
+        for group in self._groups:
+            if group.frames_to_prompt:
+                prediction = group.prompt(features, size)
+                group.frames_to_prompt -= 1
+                group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+            else:
+                prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index)
+                group.bank = remember(self._sam2, group.bank, features, prediction, index)
+            segments += self._segments(group, prediction, size)
+        return Frame(index, time, size, tuple(segments))
+
+    @torch.inference_mode()
+    def look_ahead(self, features: FrameFeatures, size: Size, index: int) -> None:
+        """Prompt all groups on a frame that comes later (or earlier); its result is kept until its turn comes.
+
+        Args:
+            features: of exactly one frame. index: its place in the video.
+        """
+        segments: list[Segment] = []
+        for group in self._groups:
+            prediction = group.prompt(features, size)
+            group.frames_to_prompt = 0
+            group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+            segments += self._segments(group, prediction, size)
+        self._ready[index] = tuple(segments)
+
+    @torch.inference_mode()
+    def step_backward(self, features: FrameFeatures, size: Size, index: int) -> None:
+        """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
+        segments: list[Segment] = []
+        for group in self._groups:
+            prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index, backward=True)
+            group.bank = remember(self._sam2, group.bank, features, prediction, index)
+            segments += self._segments(group, prediction, size)
+        self._ready[index] = tuple(segments)
+        if index == 0:
+            self.turn_forward()
+
+    def turn_forward(self) -> None:
+        """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
+        for group in self._groups:
+            group.bank = group.bank.without_tracked()
+
+    def is_ready(self, index: int) -> bool:
+        """Whether the result of a frame is known already, so that it need not be encoded again."""
+        return index in self._ready
+
+    def take_ready(self, size: Size, *, time: float | None = None) -> Frame:
+        """[`step`] over a frame whose result is known already."""
+        index, self._next_index = self._next_index, self._next_index + 1
+        return Frame(index, time, size, self._ready.pop(index))
+
+    def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
+        self._groups.append(_Group(ids, phrases, prompt, frames))
+
+    def _language_prompt(self, prompts_KC: Tensor) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        tokens = language_tokens(self._sam2, prompts_KC)
+
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            prediction = decode_masks(self._sam2, self._sam2.mask_decoder, features, tokens)
+            if self.mode == "released":
+                return prediction
+            inside = upsample_logits(prediction.logits, self._sam2.image_size, size) > 0
+            return self._drawn(features, inside, prediction)
+
+        return decode
+
+    def _mask_prompt(self, mask: np.ndarray) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        if mask.dtype != np.bool_ or mask.ndim != 2:
+            raise ValueError(f"a mask is a bool array (H, W); got {mask.dtype} {mask.shape}")
+        inside = torch.from_numpy(mask)[None].to(self._sam2.device)
+
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            if mask.shape != tuple(size):
+                raise ValueError(f"the mask is {mask.shape} but the frame is {tuple(size)} (height, width)")
+            return self._drawn(features, inside)
+
+        return decode
+
+    def _point_prompt(self, points: np.ndarray, labels: list[int]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            scale = self._sam2.image_size / np.array([size[1], size[0]], np.float32)
+            device = self._sam2.device
+            scaled = torch.from_numpy(points * scale)[None].to(device)
+            tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
+            return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
+
+        return decode
+
+    def _drawn(
+        self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
+    ) -> MaskPrediction:
+        """Masks given to SAM 2 as if drawn; scores stay those of the decoder that made them."""
+        side = self._sam2.image_size
+        resized = torch.nn.functional.interpolate(
+            inside_KHW[:, None].float(), size=(side, side), mode="bilinear", antialias=True
+        )[:, 0]
+        drawn = mask_as_prediction(self._sam2, self._tracking_decoder, features, (resized >= 0.5).float())
+        if decoded is None:
+            return drawn
+        return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
+
+    def _segments(self, group: _Group, prediction: MaskPrediction, size: Size) -> list[Segment]:
+        return frame_segments(
+            prediction,
+            group.ids,
+            group.phrases,
+            side=self._sam2.image_size,
+            size=(size[0], size[1]),
+            threshold=self._threshold,
+            probabilities=self._probabilities,
+        )
