@@ -1,0 +1,375 @@
+"""The contract every video source meets: lazy RGB frames with times, random access, backward passes and sampling.
+
+A source decodes only what is asked for and keeps at most a bounded number of frames, whatever the video's length.
+The one primitive a source implements is ``pick``; forward, random and backward access and sampling are built on it,
+so all of them give the same pixels for the same index.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import count, islice, takewhile
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+
+from sa2va.runtime import logger
+
+T = TypeVar("T")
+
+# Containers round times (Matroska to the millisecond), so a frame may sit this much (s) before where it belongs.
+TIME_TOLERANCE = 0.001
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedFrame:
+    """One frame of a video.
+
+    Attributes:
+        index: position in the source it was read from, from 0 without gaps.
+        time: seconds since the video's first frame; None where the source has no clock (folders, lists).
+        pixels: uint8 array (H, W, 3), RGB, upright.
+        source_index: position in the original video; differs from ``index`` after sampling.
+    """
+
+    index: int
+    time: float | None
+    pixels: np.ndarray
+    source_index: int
+
+
+class FrameSource(ABC):
+    """A video as numbered RGB frames of one size. Iterating starts over each time (a camera goes on)."""
+
+    backward_bytes: int = 256 << 20
+    """Most bytes of pixels ``iter_backward`` holds at once. Less memory costs more repeated decoding."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every frame in pixels, after rotation."""
+
+    @property
+    @abstractmethod
+    def frame_count(self) -> int | None:
+        """Number of frames; None for a camera. A damaged file's count may shrink once its end has been decoded."""
+
+    @abstractmethod
+    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
+        """Decode lazily the frames at strictly ascending ``indices``, and end early where the video ends."""
+
+    @property
+    def fps(self) -> Fraction | None:
+        """Average frames per second; None when unknown."""
+        return None
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder on disk; None when there is none."""
+        return None
+
+    @property
+    def start_time(self) -> float:
+        """The first frame's time (s) on the file's own clock, by which its audio is timed too."""
+        return 0.0
+
+    @property
+    def decode_errors(self) -> int:
+        """Number of frames found missing or damaged so far."""
+        return 0
+
+    def times(self) -> Sequence[float] | None:
+        """Seconds since the first frame, for every frame; None where the source has no clock."""
+        return None
+
+    def close(self) -> None:
+        """Give back devices and files held open. Safe to call twice."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[DecodedFrame]:
+        return self.pick(count())
+
+    def read(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Random access: the pixels at ``indices``, in that order, equal to what iteration gives there.
+
+        A frame lost at a damaged file's end is replaced by the last good one before it, with a warning.
+
+        Raises:
+            ValueError: an index is outside ``0 <= index < frame_count``, or the source is a camera.
+        """
+        total = self._bound("random access")
+        for index in indices:
+            if not 0 <= index < total:
+                raise ValueError(f"frame index {index} is outside the video: it has {total} frames, 0 to {total - 1}")
+        found = {frame.index: frame.pixels for frame in self.pick(sorted(set(indices)))}
+        for index in sorted(set(indices) - found.keys()):
+            found[index] = self._last_good(index)
+        return [found[index] for index in indices]
+
+    def iter_backward(self, from_index: int | None = None) -> Iterator[DecodedFrame]:
+        """Yield the frames ``from_index``, ``from_index - 1``, ... 0; by default from the last one.
+
+        Decodes forward in chunks of at most ``backward_bytes`` of pixels and hands each chunk out reversed.
+        """
+        total = self._bound("backward access")
+        last = total - 1 if from_index is None else from_index
+        if not 0 <= last < total:
+            raise ValueError(f"from_index {last} is outside the video: it has {total} frames, 0 to {total - 1}")
+        return self._backward(last + 1)
+
+    def _backward(self, stop: int) -> Iterator[DecodedFrame]:
+        height, width = self.size
+        chunk = max(1, self.backward_bytes // (height * width * 3))
+        while stop > 0:
+            start = self._chunk_start(max(0, stop - chunk), stop)
+            block = list(self.pick(range(start, stop)))
+            while block:
+                yield block.pop()
+            stop = start
+
+    def _chunk_start(self, earliest: int, stop: int) -> int:
+        """Where to begin a backward chunk that ends before ``stop`` and may reach down to ``earliest``."""
+        del stop
+        return earliest
+
+    def _bound(self, purpose: str) -> int:
+        """The number of addressable frames, for bounds checks."""
+        if self.frame_count is None:
+            raise ValueError(f"{purpose} needs a video with a known end; this one is live: iterate over it")
+        return self.frame_count
+
+    def _last_good(self, index: int) -> np.ndarray:
+        for frame in self.iter_backward(index):
+            logger.warning("frame %d cannot be decoded; frame %d, the last good one, stands in", index, frame.index)
+            return frame.pixels
+        raise ValueError(f"frame {index} cannot be decoded, nor any frame before it")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video to keep. See ``open_media`` for the meaning of the fields."""
+
+    stride: int = 1
+    fps: Fraction | None = None
+    start: int | float | None = None
+    end: int | float | None = None
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("stride", self.stride), ("max_frames", self.max_frames)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, value in (("start", self.start), ("end", self.end)):
+            valid = value is None or (isinstance(value, Real) and not isinstance(value, bool) and value >= 0)
+            if not valid:
+                raise ValueError(f"{name} must be a frame index (int) or seconds (float), not {value!r}")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps must be above 0, not {self.fps}")
+        if self.fps is not None and self.stride != 1:
+            raise ValueError("give either stride or fps, not both")
+
+    @property
+    def needs_times(self) -> bool:
+        return self.fps is not None or any(isinstance(bound, float) for bound in (self.start, self.end))
+
+    def filter(self, items: Iterable[T], place: Callable[[T], tuple[int, float | None]]) -> Iterator[T]:
+        """Keep the wanted ones of ``items``; ``place`` tells an item's frame index and time (s).
+
+        One rule for recorded and live video, so it looks at each item once and never ahead. ``fps`` keeps the first
+        frame of every 1/fps interval since the range's first frame; it never repeats a frame.
+        """
+        taken, seen, origin, last_tick = 0, 0, 0.0, -1
+        for item in items:
+            index, time = place(item)
+            if self.start is not None and not _reached(self.start, index, time):
+                continue
+            if self.end is not None and _reached(self.end, index, time):
+                return
+            origin = _known(time) if self.fps is not None and not seen else origin
+            seen += 1
+            if self.fps is not None:
+                tick = int((_known(time) - origin + TIME_TOLERANCE) * self.fps)
+                if tick <= last_tick:
+                    continue
+                last_tick = tick
+            elif (seen - 1) % self.stride:
+                continue
+            yield item
+            taken += 1
+            if taken == self.max_frames:
+                return
+
+
+def _reached(bound: int | float, index: int, time: float | None) -> bool:
+    return _known(time) >= bound - TIME_TOLERANCE if isinstance(bound, float) else index >= bound
+
+
+def _known(time: float | None) -> float:
+    if time is None:
+        raise ValueError("this source has no times: sample it by stride and frame indices, not by fps or seconds")
+    return time
+
+
+class SampledFrames(FrameSource):
+    """Some frames of another source, renumbered from 0. ``time`` and ``source_index`` stay those of the original."""
+
+    def __init__(self, source: FrameSource, sampling: Sampling) -> None:
+        self._source = source
+        self._sampling = sampling
+        self._kept: list[int] | None = None
+        if source.frame_count is not None:
+            times = source.times() if sampling.needs_times else None
+            places = enumerate(times) if times is not None else ((i, None) for i in range(source.frame_count))
+            self._kept = [index for index, _ in sampling.filter(places, lambda place: place)]
+            if not self._kept:
+                raise ValueError(
+                    f"the range start={sampling.start}, end={sampling.end} holds no frame: "
+                    f"the video has {source.frame_count} frames"
+                )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._source.size
+
+    @property
+    def frame_count(self) -> int | None:
+        return None if self._kept is None else len(self._kept)
+
+    @property
+    def fps(self) -> Fraction | None:
+        rate, wanted = self._source.fps, self._sampling.fps
+        if wanted is not None:
+            return wanted if rate is None else min(rate, wanted)
+        return None if rate is None else rate / self._sampling.stride
+
+    @property
+    def path(self) -> Path | None:
+        return self._source.path
+
+    @property
+    def start_time(self) -> float:
+        return self._source.start_time
+
+    @property
+    def decode_errors(self) -> int:
+        return self._source.decode_errors
+
+    def times(self) -> Sequence[float] | None:
+        times = self._source.times()
+        return None if times is None or self._kept is None else [times[index] for index in self._kept]
+
+    def close(self) -> None:
+        self._source.close()
+
+    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
+        kept = self._kept
+        if kept is None:
+            yield from frames_at(self._sample_live(), indices)
+            return
+        wanted = (kept[index] for index in takewhile(lambda index: index < len(kept), indices))
+        for frame in self._source.pick(wanted):
+            yield replace(frame, index=bisect_left(kept, frame.index))
+
+    def _sample_live(self) -> Iterator[DecodedFrame]:
+        kept = self._sampling.filter(self._source, lambda frame: (frame.index, frame.time))
+        return (replace(frame, index=index) for index, frame in enumerate(kept))
+
+
+def frames_at(frames: Iterator[DecodedFrame], indices: Iterable[int]) -> Iterator[DecodedFrame]:
+    """Those of ``frames``, a contiguous numbering, that stand at ascending ``indices``."""
+    position = 0
+    for wanted in indices:
+        frame = next(islice(frames, wanted - position, None), None)
+        if frame is None:
+            return
+        position = wanted + 1
+        yield frame
+
+
+def uniform_indices(count: int, n: int) -> list[int]:
+    """At most ``n`` indices spread evenly over ``0 .. count - 1``, first and last included, ascending, no repeats."""
+    _check_counts(count, n)
+    return sorted({int(index) for index in np.linspace(0, count - 1, n)})
+
+
+def first_indices(count: int, n: int) -> list[int]:
+    """The first ``n`` indices of ``0 .. count - 1``, or all of them when there are fewer."""
+    _check_counts(count, n)
+    return list(range(min(count, n)))
+
+
+def _check_counts(count: int, n: int) -> None:
+    if count < 1 or n < 1:
+        raise ValueError(f"choosing frames needs at least one frame and one index, got count={count}, n={n}")
+
+
+_END = object()
+
+
+def prefetch(iterable: Iterable[T], depth: int = 4) -> Iterator[T]:
+    """Run ``iterable`` in a thread, at most ``depth`` items ahead, so that decoding overlaps with compute.
+
+    An exception of ``iterable`` is raised here, after the items before it. When the consumer stops early, close the
+    returned generator (or drop it): the thread ends and ``iterable`` is closed.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, not {depth}")
+    items: queue.Queue[object] = queue.Queue(depth)
+    stop = threading.Event()
+    failure: list[BaseException] = []
+    worker = threading.Thread(target=_feed, args=(iterable, items, stop, failure), daemon=True, name="sa2va-prefetch")
+    return _drain(worker, items, stop, failure)
+
+
+def _feed(
+    iterable: Iterable[object], items: queue.Queue[object], stop: threading.Event, failure: list[BaseException]
+) -> None:
+    try:
+        iterator = iter(iterable)
+        for item in iterator:
+            if stop.is_set():
+                break
+            items.put(item)
+            # The name would keep a whole frame alive while the next one is decoded.
+            del item
+        if isinstance(iterator, Generator):
+            iterator.close()
+    except BaseException as error:
+        failure.append(error)
+    finally:
+        items.put(_END)
+
+
+def _drain(
+    worker: threading.Thread, items: queue.Queue[object], stop: threading.Event, failure: list[BaseException]
+) -> Iterator:
+    worker.start()
+    try:
+        while (item := items.get()) is not _END:
+            yield item
+            del item
+        if failure:
+            raise failure[0]
+    finally:
+        stop.set()
+        # The worker may be waiting for room, for the item in its hands and then for the end mark.
+        while worker.is_alive():
+            try:
+                items.get(timeout=0.02)
+            except queue.Empty:
+                continue
+        worker.join()

@@ -1,0 +1,361 @@
+"""From a conversation and pictures to token ids and pixels, and from the model's ids back to text.
+
+Two kinds of family share one interface. InternVL families cut a picture into tiles and write a fixed chat template;
+Qwen families cut it into patches and write the Jinja template of their tokenizer files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
+from sa2va.processing.answers import Phrase, clean_answer
+from sa2va.processing.pixels import QwenPixels, frame_tiles, qwen_patches, tile_image
+from sa2va.processing.prompts import Piece, bare_answer, expand_images, rendered_pieces, template_pieces
+from sa2va.processing.regions import region_prompt
+from sa2va.processing.templates import template_of
+from sa2va.processing.tokenizer import load_tokenizer, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from sa2va.results import Turn
+
+IMAGE_MARK = "<image>"
+#: Label of a position that is not learnt.
+IGNORE = -100
+
+_CONFIG_FILE = "processor_config.json"
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_NORMALIZATION = {"qwen2_5_vl": _CLIP, "qwen3_vl": _HALF}
+
+
+@dataclass(frozen=True)
+class VisionInputs:
+    """Pictures as the vision tower reads them.
+
+    Attributes:
+        pixel_values: float32 (tiles, 3, side, side), or (patches, numbers per patch) for Qwen families.
+        image_grid_thw: int64 (images, 3), patches in time, rows and columns; None for InternVL families.
+        tokens_per_image: visual tokens of each picture or frame.
+        video: whether the pictures are frames of one video.
+    """
+
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor | None
+    tokens_per_image: tuple[int, ...]
+    video: bool
+
+
+@dataclass(frozen=True)
+class ProcessorSettings:
+    """What a processor needs to know about its model: all of it follows from a [`Sa2VAConfig`].
+
+    Attributes:
+        family: a key of ``FAMILIES``.
+        grounding_side: side of SAM 2's square picture, pixels.
+        template: chat template of an InternVL family.
+        tile_side: side of a tile, pixels (InternVL). tokens_per_tile: visual tokens of one tile.
+        patches: how pictures become patches (Qwen).
+    """
+
+    family: str
+    grounding_side: int
+    template: str | None = None
+    tile_side: int | None = None
+    tokens_per_tile: int | None = None
+    patches: QwenPixels | None = None
+
+    @classmethod
+    def of(cls, config: Sa2VAConfig) -> ProcessorSettings:
+        """The settings that fit a model's config."""
+        vlm: Any = config.vlm_config
+        sam2: Any = config.sam2_config
+        vision, grounding_side = vlm.vision_config, sam2.image_size
+        if config.family.patch_factor is None:
+            if config.template is None:
+                raise ValueError("expected config.template to name a chat template for an InternVL model, got None")
+            side, patch = vision.image_size[0], vision.patch_size[0]
+            tokens = int(side // patch * vlm.downsample_ratio) ** 2
+            return cls(config.family.name, grounding_side, config.template, side, tokens)
+        mean, std = _NORMALIZATION[config.family.name]
+        patches = QwenPixels(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, mean, std)
+        return cls(config.family.name, grounding_side, patches=patches)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ProcessorSettings:
+        """The settings whose ``dataclasses.asdict`` was written as JSON."""
+        patches: dict[str, Any] | None = values["patches"]
+        if not patches:
+            return cls(**values)
+        # JSON has no tuples.
+        lists = {key: tuple(value) for key, value in patches.items() if isinstance(value, list)}
+        return cls(**{**values, "patches": QwenPixels(**{**patches, **lists})})
+
+
+class Sa2VAProcessor:
+    """Makes the inputs of a [`Sa2VAModel`] and reads its answers.
+
+    Attributes:
+        tokenizer: the checkpoint's tokenizer. family: its [`Family`] row.
+        tile_side, tokens_per_tile, cells: side of a tile in pixels, its visual tokens, and those per side (InternVL;
+            None for Qwen families).
+        grounding_side: side of SAM 2's square picture, pixels.
+        template: the [`ChatTemplate`] of an InternVL family, else None.
+        eos_ids, stop_words: generation ends at one of these ids, or when the text ends in one of these words.
+        seg_token_id, image_token_id: ids of ``[SEG]`` and of the token that stands at image features.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Sa2VAConfig | ProcessorSettings):
+        """
+        Raises:
+            ValueError: the tokenizer lacks a token or the chat template that the family needs.
+        """
+        self.tokenizer = tokenizer
+        self.settings = config if isinstance(config, ProcessorSettings) else ProcessorSettings.of(config)
+        self.family = FAMILIES[self.settings.family]
+        self.tile_side, self.tokens_per_tile = self.settings.tile_side, self.settings.tokens_per_tile
+        self.cells = math.isqrt(self.tokens_per_tile) if self.tokens_per_tile else None
+        self.grounding_side = self.settings.grounding_side
+        self.template = template_of(self.settings.template) if self.settings.template else None
+        self.stop_words = self.template.stop_words if self.template else ()
+        vocabulary = self._checked_vocabulary()
+        self.eos_ids = (vocabulary[str(tokenizer.eos_token)],)
+        self.seg_token_id = vocabulary[SEG_TOKEN]
+        self.image_token_id = vocabulary[self.family.image_token]
+        self._endings = (*self.stop_words, str(tokenizer.eos_token))
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._special_tokens = {*added, *tokenizer.all_special_tokens, *self._needed_tokens, *self.stop_words}
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None, **hub_kwargs: Any
+    ) -> Sa2VAProcessor:
+        """Load from a local folder or a hub id, without remote code.
+
+        Args:
+            folder: what [`save_pretrained`] wrote, or a released checkpoint.
+            config: the model's config; read only where the folder holds no ``processor_config.json`` of ours.
+            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
+        """
+        tokenizer = load_tokenizer(folder, **hub_kwargs)
+        # Processors of the Qwen families used to keep their template in a file that tokenizers do not read.
+        if legacy := read_json(folder, "chat_template.json", **hub_kwargs):
+            tokenizer.chat_template = legacy["chat_template"]
+        saved = read_json(folder, _CONFIG_FILE, **hub_kwargs)
+        if saved.pop("processor_class", None) == cls.__name__:
+            return cls(tokenizer, ProcessorSettings.from_json(saved))
+        if config is None:
+            raise ValueError(f"{folder} holds no {_CONFIG_FILE} of {cls.__name__}: pass the model's config")
+        settings = ProcessorSettings.of(config)
+        pixels = read_json(folder, "preprocessor_config.json", **hub_kwargs)
+        if settings.patches and "image_mean" in pixels:
+            mean, std = tuple(pixels["image_mean"]), tuple(pixels["image_std"])
+            settings = replace(settings, patches=replace(settings.patches, mean=mean, std=std))
+        return cls(tokenizer, settings)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the tokenizer's files and ``processor_config.json``, from which [`from_pretrained`] loads the same."""
+        self.tokenizer.save_pretrained(folder)
+        settings = {"processor_class": type(self).__name__, **asdict(self.settings)}
+        (Path(folder) / _CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def vision(self, images: Sequence[Image.Image], *, video: bool = False) -> VisionInputs:
+        """Pixels for the vision tower.
+
+        Args:
+            images: one RGB picture, or the key frames of a video, already selected.
+            video: whether they are frames: one tile each for InternVL families, where a picture has up to 13.
+        """
+        if not images or not all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images):
+            got = [image.mode if isinstance(image, Image.Image) else type(image).__name__ for image in images]
+            raise ValueError(f"expected PIL images of mode RGB, got {got or 'none'}; use image.convert('RGB')")
+        if len(images) > 1 and not video:
+            raise ValueError(f"expected one picture, got {len(images)}; pass video=True if they are frames of a video")
+        patches = self.settings.patches
+        if patches:
+            pictures, grids = zip(*(qwen_patches(image, patches) for image in images), strict=True)
+            tokens = tuple(math.prod(grid) // patches.merge**2 for grid in grids)
+            return VisionInputs(torch.cat(pictures), torch.tensor(grids, dtype=torch.int64), tokens, video)
+        assert self.tile_side and self.tokens_per_tile
+        tiles = frame_tiles(images, self.tile_side) if video else tile_image(images[0], self.tile_side)
+        tokens = (len(tiles) * self.tokens_per_tile // len(images),) * len(images)
+        return VisionInputs(tiles, None, tokens, video)
+
+    def prompt_ids(
+        self,
+        question: str,
+        *,
+        vision: VisionInputs | None,
+        history: Sequence[Turn] = (),
+        regions: Sequence[np.ndarray] | None = None,
+    ) -> list[int]:
+        """The whole prompt for one question; the image stands before the first question of the conversation.
+
+        Args:
+            question: as a person would write it. One ``<image>`` in the first question is read as the image's place.
+            vision: the pictures of the conversation, None for text alone.
+            history: earlier turns; their answers may or may not end in the template's suffix.
+            regions: bool (cells, cells) grids of ``region_cells``, which the text calls region1, region2, ...
+        """
+        questions = [*(turn.question for turn in history), question]
+        answers = [turn.answer for turn in history]
+        pieces = self._pieces(self._place_image(questions, vision, regions), answers, vision)
+        ids = [i for piece in self._encode(text for text, _ in pieces) for i in piece]
+        return self._checked(ids, vision, regions)
+
+    def released_prompt_ids(
+        self,
+        text: str,
+        *,
+        vision: VisionInputs | None,
+        past_text: str = "",
+        regions: Sequence[np.ndarray] | None = None,
+    ) -> list[int]:
+        """The prompt that the released remote code's ``predict_forward`` makes of the same text, id for id.
+
+        It differs from [`prompt_ids`] in that no line break is added after the image, and in ``past_text``: a raw
+        prefix of the prompt, its image tokens written out. Qwen families ignore it beside pictures and put it into the
+        user's message without, as the released code does. A text without ``<image>`` is taken too where that raised.
+        """
+        if self.template is None:
+            text = text.replace(IMAGE_MARK, "")
+            pieces = self._pieces([text if vision else past_text + text], [], vision)
+            return self._checked(self._encode([pieces[0][0]])[0], vision, self._no_regions(regions))
+        if regions is not None and past_text:
+            raise ValueError("expected an empty past_text where regions are given")
+        if vision is None:
+            text = text.replace(IMAGE_MARK, "")
+        if IMAGE_MARK in text or self.family.image_token not in past_text:
+            [text] = self._place_image([text], vision, regions)
+        return self._checked(self._encode([past_text + self.template.ask(text)])[0], vision, regions)
+
+    def encode_turns(
+        self, turns: Sequence[Turn], vision: VisionInputs | None, regions: Sequence[np.ndarray] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """A whole conversation for training.
+
+        Returns:
+            Its ids, and labels of the same length: the ids of each answer and its suffix, ``IGNORE`` elsewhere.
+        """
+        if not turns:
+            raise ValueError("expected at least one turn, got none")
+        questions = self._place_image([turn.question for turn in turns], vision, regions)
+        pieces = self._pieces(questions, [turn.answer for turn in turns], vision)
+        ids: list[int] = []
+        labels: list[int] = []
+        encoded = self._encode(text for text, _ in pieces)
+        for piece, (_, learnt) in zip(encoded, pieces, strict=True):
+            ids += piece
+            labels += piece if learnt else [IGNORE] * len(piece)
+        return self._checked(ids, vision, regions), labels
+
+    def decode(self, ids: list[int] | torch.Tensor) -> str:
+        """The text of one answer's generated ids, special tokens kept, white space at both ends stripped."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        assert isinstance(text, str), "decode takes the ids of one answer"
+        return text.strip()
+
+    def clean(self, raw: str) -> tuple[str, list[Phrase | None]]:
+        """An answer without special tokens, and for each ``[SEG]`` its phrase with the characters it takes, or None."""
+        return clean_answer(raw, self._special_tokens)
+
+    def _place_image(
+        self, questions: list[str], vision: VisionInputs | None, regions: Sequence[np.ndarray] | None
+    ) -> list[str]:
+        """The questions, image and regions written into the first; the Qwen templates write images themselves."""
+        first, *later = questions
+        if any(IMAGE_MARK in question for question in later):
+            raise ValueError(f"{IMAGE_MARK} stands in a later question; the image belongs to the first: leave it out")
+        counts = self._region_counts(regions, vision)
+        if vision is None:
+            if IMAGE_MARK in first:
+                raise ValueError(f"the question has {IMAGE_MARK} but no picture came with it; pass one or leave it out")
+            return questions
+        if first.count(IMAGE_MARK) > 1:
+            raise ValueError(f"expected at most one {IMAGE_MARK} in the question, got {first.count(IMAGE_MARK)}")
+        if IMAGE_MARK not in first:
+            # The region text ends in a line break of its own. Both forms are those of training.
+            first = IMAGE_MARK + first if counts else f"{IMAGE_MARK}\n{first}"
+        block = self._image_block(vision) if self.template else ""
+        if counts:
+            block += region_prompt(counts, self.family.image_token)
+        return [first.replace(IMAGE_MARK, block), *later]
+
+    def _image_block(self, vision: VisionInputs) -> str:
+        start, token, end = self.family.image_start, self.family.image_token, self.family.image_end
+        return "\n".join(f"{start}{token * count}{end}" for count in vision.tokens_per_image)
+
+    def _pieces(self, questions: list[str], answers: list[str], vision: VisionInputs | None) -> list[Piece]:
+        answers = [bare_answer(answer, self._endings) for answer in answers]
+        if self.template:
+            return template_pieces(self.template, questions, answers)
+        counts = vision.tokens_per_image if vision else ()
+        (first, learnt), *later = rendered_pieces(self.tokenizer, questions, answers, len(counts))
+        return [(expand_images(first, self.family.image_token, counts), learnt), *later]
+
+    def _encode(self, texts: Iterable[str]) -> list[list[int]]:
+        """Each text tokenised by itself; BOS, where the tokenizer has one, before the first."""
+        return [self.tokenizer.encode(text, add_special_tokens=k == 0) for k, text in enumerate(texts)]
+
+    def _region_counts(self, regions: Sequence[np.ndarray] | None, vision: VisionInputs | None) -> list[int]:
+        if regions is None or not self.family.visual_prompts:
+            self._no_regions(regions)
+            return []
+        if vision is None or vision.video:
+            raise ValueError("regions are parts of one picture; pass a picture with them, not a video or text alone")
+        shape = (self.cells, self.cells)
+        for region in regions:
+            if region.shape != shape or region.dtype != bool or not region.any():
+                raise ValueError(
+                    f"expected a region as bool {shape} with at least one cell set, got {region.dtype} {region.shape}; "
+                    f"make it with region_cells(mask_or_box, size, {self.cells})"
+                )
+        return [int(region.sum()) for region in regions]
+
+    def _no_regions(self, regions: Sequence[np.ndarray] | None) -> None:
+        if regions is not None and not self.family.visual_prompts:
+            raise ValueError(f"{self.family.name} models cannot describe regions; use an InternVL checkpoint")
+
+    def _checked(self, ids: list[int], vision: VisionInputs | None, regions: Sequence[np.ndarray] | None) -> list[int]:
+        """The ids, after making sure that each image feature has its place."""
+        expected = sum(vision.tokens_per_image) if vision else 0
+        expected += sum(self._region_counts(regions, vision))
+        found = ids.count(self.image_token_id)
+        if found != expected:
+            raise ValueError(
+                f"the prompt has {found} {self.family.image_token} tokens but the picture makes {expected} features; "
+                f"leave {self.family.image_token} out of the text, and pass the picture that past_text speaks of"
+            )
+        return ids
+
+    @property
+    def _needed_tokens(self) -> tuple[str, ...]:
+        return (self.family.image_start, self.family.image_token, self.family.image_end, *ADDED_TOKENS)
+
+    def _checked_vocabulary(self) -> dict[str, int]:
+        vocabulary = self.tokenizer.get_vocab()
+        missing = [token for token in self._needed_tokens if token not in vocabulary]
+        if missing or self.tokenizer.eos_token is None:
+            raise ValueError(
+                f"the tokenizer lacks {missing or 'an end-of-text token'}, which {self.family.name} models need; "
+                "Sa2VA's own are added by add_sa2va_tokens(tokenizer)"
+            )
+        if self.template is None and self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"the tokenizer has no chat template, which {self.family.name} models need: copy chat_template.json or "
+                "chat_template.jinja from the base model into the folder, or set tokenizer.chat_template"
+            )
+        return vocabulary

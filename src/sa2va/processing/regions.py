@@ -1,0 +1,87 @@
+"""A region of a picture, given as a mask or a box, as cells of the coarse grid whose features describe it.
+
+The model sees a region through cells of the picture's thumbnail: a 16 x 16 grid for tiles of 448 pixels. Numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], cells: int = 16) -> np.ndarray:
+    """The grid cells of a region.
+
+    A cell belongs to the region when the mask is set at the cell's top-left pixel: nearest sampling, as the released
+    checkpoints were trained. A region so small that it falls between those pixels gets the one cell that holds most of
+    it, so that every region can be described (the released code silently described nothing).
+
+    Args:
+        region: a mask (H, W), bool or integers 0 and not 0, or a box (x0, y0, x1, y1) in pixels.
+        size: (H, W) of the picture in pixels.
+        cells: cells per side: visual tokens per side of one tile.
+
+    Returns:
+        bool (cells, cells), at least one True.
+
+    Raises:
+        ValueError: the region is neither a mask nor a box, is empty, or does not fit the picture.
+    """
+    array = np.asarray(region)
+    mask = _box_mask(array, size) if array.shape == (4,) else _checked_mask(array, size)
+    if not mask.any():
+        raise ValueError(f"the region is empty: none of its {size[0]} x {size[1]} pixels is set; mark at least one")
+    rows, columns = (np.arange(cells) * length // cells for length in size)
+    grid = mask[np.ix_(rows, columns)]
+    return grid if grid.any() else _fullest_cell(mask, cells)
+
+
+def region_prompt(counts: Sequence[int], image_token: str) -> str:
+    """The text that announces regions, right after the image block: a format constant of the released checkpoints.
+
+    Args:
+        counts: cells of each region.
+        image_token: the token whose places the region's features take.
+    """
+    marks = [f"region{i}<vp>{image_token * count}</vp>" for i, count in enumerate(counts, start=1)]
+    return f"\nThere are {len(counts)} part regions in the picture: {', '.join(marks)}.\n"
+
+
+def _checked_mask(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if array.ndim != 2:
+        raise ValueError(f"expected a mask (H, W) or a box (x0, y0, x1, y1), got an array of shape {array.shape}")
+    if array.shape != tuple(size):
+        raise ValueError(
+            f"the mask is {array.shape[0]} x {array.shape[1]} but the picture {size[0]} x {size[1]} (height x width); "
+            "pass a mask of the picture's full size"
+        )
+    if not (array.dtype == bool or np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"expected a mask of bool or integers, got {array.dtype}; threshold it first, e.g. mask > 0.5")
+    return array != 0
+
+
+def _box_mask(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Every pixel the box touches."""
+    height, width = size
+    x0, y0, x1, y1 = (float(v) for v in box)
+    if not (np.isfinite((x0, y0, x1, y1)).all() and x0 < x1 and y0 < y1):
+        raise ValueError(f"expected a box (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {(x0, y0, x1, y1)}")
+    left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
+    right, bottom = min(width, int(np.ceil(x1))), min(height, int(np.ceil(y1)))
+    if left >= right or top >= bottom:
+        raise ValueError(
+            f"the box {(x0, y0, x1, y1)} lies outside the picture of {height} x {width} pixels (height x width); "
+            "boxes are (x0, y0, x1, y1) in pixels"
+        )
+    mask = np.zeros(size, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def _fullest_cell(mask: np.ndarray, cells: int) -> np.ndarray:
+    rows, columns = np.nonzero(mask)
+    cell = rows * cells // mask.shape[0] * cells + columns * cells // mask.shape[1]
+    grid = np.zeros(cells * cells, dtype=bool)
+    grid[np.bincount(cell).argmax()] = True
+    return grid.reshape(cells, cells)
