@@ -6,18 +6,21 @@ key-value cache and SAM 2's image features; the prompts decode as one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from sa2va import compressed
+from sa2va.asking import Asker, Reply, View, segmentation_request
 from sa2va.clip import KeyFrames, follow, key_frame_indices
-from sa2va.model.batch import Generated, VisualTokens
+from sa2va.compressed import Selection
+from sa2va.dropin import predict_forward
 from sa2va.model.families import SEG_TOKEN
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, language_tokens
@@ -25,9 +28,9 @@ from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.processing.pixels import grounding_pixels
-from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
-from sa2va.results import Answer, Segment, Track, Turn
+from sa2va.results import Answer, Frame, Segment, Track, Turn
 from sa2va.runtime import default_device, default_dtype
 from sa2va.segments import clip_segments, frame_segments
 from sa2va.tracker import Mode, VideoTracker
@@ -35,10 +38,7 @@ from sa2va.tracker import Mode, VideoTracker
 Media = Any  # what load_image and open_media take
 Region = np.ndarray | Sequence[float]  # bool mask (H, W), or box x0, y0, x1, y1
 
-#: The requests the released models were trained and measured with.
-PICTURE_REQUEST = "Please segment {phrase} in this image."
-VIDEO_REQUEST = "Please segment {phrase}."
-QUESTION_REQUEST = "{phrase} Please respond with a segmentation mask."
+#: Fixed requests of the released models' training and evaluation.
 CAPTION_REQUEST = (
     "Could you please give me a brief description of the image? "
     "Please respond with interleaved segmentation masks for the corresponding parts of the answer."
@@ -46,25 +46,6 @@ CAPTION_REQUEST = (
 REGION_REQUEST = "Please give me a short description of the region in the picture marked by region{number}."
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5
-#: A stop word is looked for in the text of this many last tokens.
-_TAIL_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class _View:
-    """Pictures as the language model sees them, computed once for all questions."""
-
-    vision: VisionInputs | None
-    visual: VisualTokens | None
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """What the model wrote to one question, and the mask prompts of its ``[SEG]`` tokens."""
-
-    question: str
-    raw: str
-    prompts_KC: Tensor
 
 
 @dataclass(frozen=True)
@@ -91,6 +72,7 @@ class Sa2VA:
     def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
         self.model = model.eval()
         self.processor = processor
+        self._asker = Asker(model, processor)
 
     @classmethod
     def from_pretrained(
@@ -152,10 +134,10 @@ class Sa2VA:
             and ``reason`` says why.
         """
         wanted = _phrases(phrases)
-        request = VIDEO_REQUEST if is_video(media) else PICTURE_REQUEST
+        video = is_video(media)
         answers = self._answer(
             media,
-            [_request(phrase, request) for phrase in wanted],
+            [segmentation_request(phrase, video=video) for phrase in wanted],
             GenerationOptions(**generation),
             _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode),
             names=wanted,
@@ -218,9 +200,9 @@ class Sa2VA:
         image = load_image(media)
         size, cells = (image.height, image.width), self.processor.cells
         grids = [region_cells(region, size, cells) for region in regions]
-        view = self._look([image], video=False, regions=grids)
+        view = self._asker.look([image], video=False, regions=grids)
         questions = [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
-        replies = self._ask(view, questions, GenerationOptions(**generation), regions=grids)
+        replies = self._asker.ask(view, questions, GenerationOptions(**generation), regions=grids)
         return [self.processor.clean(reply.raw)[0] for reply in replies]
 
     def track(
@@ -228,9 +210,10 @@ class Sa2VA:
         media: Media,
         phrases: str | Sequence[str],
         *,
-        key_frames: KeyFrames = "uniform",
+        key_frames: KeyFrames | Literal["compressed"] = "uniform",
         num_key_frames: int = KEY_FRAMES,
         mode: Mode | None = None,
+        selections: Sequence[Selection] = ("uniform",),
         threshold: float = 0.5,
         probabilities: bool = False,
         sampling: dict[str, Any] | None = None,
@@ -245,6 +228,7 @@ class Sa2VA:
             num_key_frames: how many.
             mode: ``"released"`` or ``"consistent"``, see [`sa2va.tracker`]; None takes what the checkpoint was made
                 for.
+            selections: with ``"compressed"``, how its hundred frames are chosen; several are averaged.
             threshold, probabilities, generation: as in [`segment`].
             sampling: ``stride``, ``fps``, ``start``, ``end``, ``max_frames`` of [`open_media`].
 
@@ -253,20 +237,19 @@ class Sa2VA:
         """
         wanted = _phrases(phrases)
         options = GenerationOptions(**generation)
-        tracker = _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode).tracker(self.model)
         source = open_media(media, **(sampling or {}))
-        keys = key_frame_indices(key_frames, num_key_frames, _frame_count(source))
-        requests = [_request(phrase, VIDEO_REQUEST) for phrase in wanted]
-        view = self._look([Image.fromarray(frame) for frame in source.read(keys)], video=True)
-        for phrase, reply in zip(wanted, self._ask(view, requests, options), strict=True):
-            tracker.add_prompts(reply.prompts_KC, [phrase] * len(reply.prompts_KC))
-        return Track(
-            follow(tracker, source, keys),
-            source=source.path,
-            fps=source.fps,
-            size=source.size,
-            total=source.frame_count,
-        )
+        if key_frames == "compressed":
+            frames = self._follow_clips(source, wanted, selections, options, threshold)
+        else:
+            settings = _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode)
+            tracker = settings.tracker(self.model)
+            keys = key_frame_indices(key_frames, num_key_frames, _frame_count(source))
+            requests = [segmentation_request(phrase, video=True) for phrase in wanted]
+            replies = self._asker.ask(self._asker.look_at_frames(source, keys), requests, options)
+            for phrase, reply in zip(wanted, replies, strict=True):
+                tracker.add_prompts(reply.prompts_KC, [phrase] * len(reply.prompts_KC))
+            frames = follow(tracker, source, keys)
+        return Track(frames, source=source.path, fps=source.fps, size=source.size, total=source.frame_count)
 
     def stream(
         self,
@@ -285,9 +268,9 @@ class Sa2VA:
         options = GenerationOptions(**generation)
 
         def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
-            view = self._look([load_image(pixels)], video=False)
-            requests = [_request(phrase, PICTURE_REQUEST) for phrase in wanted]
-            return [reply.prompts_KC for reply in self._ask(view, requests, options)]
+            view = self._asker.look([load_image(pixels)], video=False)
+            requests = [segmentation_request(phrase, video=False) for phrase in wanted]
+            return [reply.prompts_KC for reply in self._asker.ask(view, requests, options)]
 
         tracker = VideoTracker(self.model, mode=mode, threshold=threshold, probabilities=probabilities, ask=ask)
         for phrase in phrases:
@@ -319,73 +302,42 @@ class Sa2VA:
         """
         if text is None:
             raise ValueError("predict_forward needs text=")
-        frames = [image] if image is not None else list(video or [])
-        regions = None
-        if mask_prompts is not None and self.processor.family.visual_prompts and self.processor.cells:
-            regions = [
-                region_cells(np.asarray(m).astype(bool), np.shape(m), self.processor.cells) for m in mask_prompts[0]
-            ]
-        view = _View(None, None)
-        if frames:
-            seen = frames if image is not None else frames[:KEY_FRAMES]
-            view = self._look([load_image(frame) for frame in seen], video=image is None, regions=regions)
-        ids = self.processor.released_prompt_ids(text, vision=view.vision, past_text=past_text, regions=regions)
-        options = GenerationOptions(max_new_tokens=max_new_tokens)
-        (written,) = self.model.generate([ids], view.visual, options=options, is_finished=self._is_finished)
-        states = written.seg_states
-        if self.processor.family.prompt_seg_counts:
-            states = torch.cat([written.prompt_seg_states, states])
-        with torch.inference_mode():
-            masks = self._released_masks(frames, self.model.projection(states)) if frames and len(states) else []
-        return {"prediction": self.processor.decode(written.token_ids), "prediction_masks": masks}
+        return predict_forward(
+            self._asker,
+            [image] if image is not None else list(video or []),
+            video=image is None,
+            text=text,
+            past_text=past_text,
+            mask_prompts=mask_prompts,
+            max_new_tokens=max_new_tokens,
+        )
 
-    def _released_masks(self, frames: Sequence[Image.Image], prompts_KC: Tensor) -> list[np.ndarray]:
-        """One bool (T, H, W) per prompt, the way the released code makes them: empty masks are masks too."""
-        tracker = VideoTracker(self.model, mode="released")
-        tracker.add_prompts(prompts_KC, [""] * len(prompts_KC), frames=min(KEY_FRAMES, len(frames)))
-        size = (frames[0].height, frames[0].width)
-        steps = [tracker.step_encoded(tracker.encode([np.asarray(load_image(frame))]), size) for frame in frames]
-        return [np.stack([step.segments[row].mask.array for step in steps]) for row in range(len(prompts_KC))]
-
-    @torch.inference_mode()
-    def _look(
-        self, images: Sequence[Image.Image], *, video: bool, regions: Sequence[np.ndarray] | None = None
-    ) -> _View:
-        """Run the vision tower over pictures, once."""
-        vision = self.processor.vision(images, video=video)
-        layout = {"regions": (torch.from_numpy(np.stack(regions)),)} if regions else {}
-        return _View(vision, self.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout))
-
-    @torch.inference_mode()
-    def _ask(
+    def _follow_clips(
         self,
-        view: _View,
-        questions: Sequence[str],
+        source: FrameSource,
+        phrases: Sequence[str],
+        selections: Sequence[Selection],
         options: GenerationOptions,
-        *,
-        history: Sequence[Turn] = (),
-        regions: Sequence[np.ndarray] | None = None,
-    ) -> list[_Reply]:
-        """Put questions about one view to the language model, as one batch."""
-        prompts = [
-            self.processor.prompt_ids(question, vision=view.vision, history=history, regions=regions)
-            for question in questions
+        threshold: float,
+    ) -> Iterator[tuple[Frame, np.ndarray]]:
+        """One ``[SEG]`` per clip, under one or several ways to select the frames; see [`sa2va.compressed`]."""
+        count = _frame_count(source)
+        prompts, plans, found = [], [], set(range(len(phrases)))
+        for selection in selections:
+            shown = compressed.select_frames(selection, count)
+            view = self._asker.look(compressed.clip_pictures(source.read(shown)), video=True)
+            replies = self._asker.ask(view, [segmentation_request(phrase, video=True) for phrase in phrases], options)
+            found &= {row for row, reply in enumerate(replies) if len(reply.prompts_KC)}
+            prompts.append(replies)
+            plans.append(compressed.clips_of_frames(selection, count, shown))
+        rows = sorted(found)
+        if not rows:
+            return ((Frame(decoded.index, decoded.time, source.size), decoded.pixels) for decoded in source)
+        stacked = [
+            torch.stack([compressed.ten_prompts(replies[row].prompts_KC) for row in rows]) for replies in prompts
         ]
-        written = self.model.generate(prompts, view.visual, options=options, is_finished=self._is_finished)
-        return [self._reply(question, one) for question, one in zip(questions, written, strict=True)]
-
-    def _reply(self, question: str, written: Generated) -> _Reply:
-        raw = self.processor.decode(written.token_ids)
-        return _Reply(question, raw, self.model.projection(written.seg_states))
-
-    def _is_finished(self, ids: list[int]) -> bool:
-        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
-        if ids[-1] in self.processor.eos_ids:
-            return True
-        if not self.processor.stop_words:
-            return False
-        tail = str(self.processor.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
-        return tail.replace("\r", "").replace("\n", "").endswith(tuple(self.processor.stop_words))
+        named = [phrases[row] for row in rows]
+        return compressed.follow_clips(self.model, source, named, stacked, plans, threshold=threshold)
 
     def _answer(
         self,
@@ -399,17 +351,17 @@ class Sa2VA:
     ) -> list[Answer]:
         """Answer questions about one picture, one short video, or nothing at all."""
         if media is None:
-            replies = self._ask(_View(None, None), questions, options, history=history)
+            replies = self._asker.ask(View(), questions, options, history=history)
             return [self._assemble(reply, history, [], None, None) for reply in replies]
         if is_video(media):
             source = open_media(media)
             keys = key_frame_indices(settings.key_frames, settings.num_key_frames, _frame_count(source))
-            view = self._look([Image.fromarray(frame) for frame in source.read(keys)], video=True)
-            replies = self._ask(view, questions, options, history=history)
+            view = self._asker.look_at_frames(source, keys)
+            replies = self._asker.ask(view, questions, options, history=history)
             segments, size = self._clip_segments(source, keys, replies, settings), source.size
         else:
             image = load_image(media)
-            replies = self._ask(self._look([image], video=False), questions, options, history=history)
+            replies = self._asker.ask(self._asker.look([image], video=False), questions, options, history=history)
             segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
         answers = []
         for reply, name in zip(replies, names, strict=True):
@@ -418,9 +370,7 @@ class Sa2VA:
         return answers
 
     @torch.inference_mode()
-    def _picture_segments(
-        self, image: Image.Image, replies: Sequence[_Reply], settings: _MaskSettings
-    ) -> list[Segment]:
+    def _picture_segments(self, image: Image.Image, replies: Sequence[Reply], settings: _MaskSettings) -> list[Segment]:
         """The masks of all replies, decoded together from one encoding of the picture."""
         prompts = torch.cat([reply.prompts_KC for reply in replies])
         if not len(prompts):
@@ -439,7 +389,7 @@ class Sa2VA:
         )
 
     def _clip_segments(
-        self, source: FrameSource, keys: Sequence[int], replies: Sequence[_Reply], settings: _MaskSettings
+        self, source: FrameSource, keys: Sequence[int], replies: Sequence[Reply], settings: _MaskSettings
     ) -> list[Segment]:
         prompts = torch.cat([reply.prompts_KC for reply in replies])
         if not len(prompts):
@@ -450,7 +400,7 @@ class Sa2VA:
 
     def _assemble(
         self,
-        reply: _Reply,
+        reply: Reply,
         history: Sequence[Turn],
         segments: Sequence[Segment],
         size: tuple[int, int] | None,
@@ -482,11 +432,6 @@ def _phrases(phrases: str | Sequence[str]) -> list[str]:
     if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
         raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
     return wanted
-
-
-def _request(phrase: str, form: str) -> str:
-    """The request for one phrase; a question is asked as it is."""
-    return (QUESTION_REQUEST if "?" in phrase else form).format(phrase=phrase)
 
 
 def _frame_count(source: FrameSource) -> int:

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -53,25 +54,32 @@ def container_format(head: bytes) -> str | None:
 
 
 @contextmanager
-def open_video(path: Path, format: str) -> Iterator[tuple[InputContainer, VideoStream, VideoCodecContext]]:
+def open_video(
+    path: Path, format: str, max_pixels: int
+) -> Iterator[tuple[InputContainer, VideoStream, VideoCodecContext]]:
     """Open a local file with one demuxer, and its first video stream with a decoder of its own.
 
     Raises:
-        ValueError: not readable as that format, or no video stream that can be decoded.
+        ValueError: not readable as that format, no video stream that can be decoded, or frames above ``max_pixels``.
     """
+    # The decoder counts its padding too. This stops streams that grow after their header was checked.
+    limit = {"max_pixels": str(min(2 * max_pixels, 2**31 - 1))}
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
-        container = av.open(f"file:{path.absolute()}", format=format, options={"protocol_whitelist": "file"})
+        container = av.open(f"file:{path.absolute()}", format=format, options={"protocol_whitelist": "file", **limit})
     except FFmpegError as error:
         raise ValueError(f"{path} cannot be read as a video, it is damaged or cut short: {error.strerror}") from error
     with container:
         stream = _video_stream(container, path)
         decoder = stream.codec_context
+        if decoder.width * decoder.height > max_pixels:
+            raise ValueError(f"{path} has frames of {decoder.width}x{decoder.height}, above max_pixels={max_pixels}")
         alpha = _ALPHA_DECODERS.get(decoder.name)
         if stream.metadata.get("alpha_mode") == "1" and alpha in av.codecs_available:
             decoder = VideoCodecContext.create(alpha, "r")
             assert isinstance(decoder, VideoCodecContext)
         decoder.thread_type = "AUTO"
+        decoder.options = limit
         yield container, stream, decoder
 
 
@@ -91,8 +99,7 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     for _ in range(_DEMUX_RETRIES):
         try:
             for packet in container.demux(stream):
-                # An empty packet holds no frame, and to a decoder it means the end.
-                if packet.size:
+                if packet.size or packet.dts is not None:
                     yield packet
             return
         except FFmpegError:
@@ -113,9 +120,10 @@ def land(container: InputContainer, stream: VideoStream, pts: int) -> Iterator[P
 
 
 def shows_frame(packet: Packet) -> bool:
-    """Whether a frame should come of a packet: not of one that is cut out by an edit list or only referred to."""
-    invisible = packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
-    return not packet.is_discard and not invisible
+    """Whether a frame should come of a packet: not of an empty, a cut out (edit list) or a merely referred to one."""
+    if not packet.size or packet.is_discard:
+        return False
+    return packet.stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & 0x10)
 
 
 def frames_by_table(container: InputContainer, stream: VideoStream) -> int | None:
@@ -124,20 +132,27 @@ def frames_by_table(container: InputContainer, stream: VideoStream) -> int | Non
     if not stream.frames or len(entries) != stream.frames or not container.format.name.startswith("mov"):
         return None
     size = container.size
-    return sum(entry.pos + entry.size <= size and not entry.is_discard for entry in entries)
+    return sum(entry.size > 0 and entry.pos + entry.size <= size and not entry.is_discard for entry in entries)
 
 
-def frames_missing(stream: VideoStream, packets: int, end: float) -> int:
-    """How many frames the header promises beyond those in the file, which end at ``end`` (s); 0 if it does not say."""
+def frames_missing(stream: VideoStream, packets: int, end: int) -> int:
+    """How many frames the header promises beyond those in the file; 0 where it does not say.
+
+    Args:
+        packets: the number of packets in the file.
+        end: where the last of them ends, in stream units.
+    """
     if stream.frames:
-        return max(0, stream.frames - packets)
+        # The frames that an AVI leaves out to bridge a pause count in its header and in its times.
+        delivered = end if stream.container.format.name == "avi" else packets
+        return max(0, stream.frames - delivered)
     clock = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
-    if clock is None or not stream.average_rate:
+    if clock is None or not stream.average_rate or not stream.time_base:
         return 0
     hours, minutes, seconds = clock.groups()
-    missing = (int(hours) * 3600 + int(minutes) * 60 + float(seconds) - end) * float(stream.average_rate)
+    rest = int(hours) * 3600 + int(minutes) * 60 + float(seconds) - end * stream.time_base
     # Durations are rounded and the last frame's is often unknown: less than two frames means nothing.
-    return round(missing) if missing > 2 else 0
+    return round(rest * stream.average_rate) if rest * stream.average_rate > 2 else 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +177,9 @@ class PacketIndex:
                 keys.append(value)
             if shows_frame(packet) and (first_pts is None or value >= first_pts):
                 pts.append(value)
-        return cls(array("q", sorted(pts)), array("q", sorted(keys)), not unknown and len(set(pts)) == len(pts))
+        ordered = array("q", sorted(pts))
+        unique = all(earlier < later for earlier, later in pairwise(ordered))
+        return cls(ordered, array("q", sorted(keys)), unique and not unknown)
 
     def rank(self, pts: int) -> int:
         """The index of the frame at ``pts``."""

@@ -320,7 +320,7 @@ def _check_counts(count: int, n: int) -> None:
 _END = object()
 
 
-def prefetch(iterable: Iterable[T], depth: int = 4) -> Iterator[T]:
+def prefetch(iterable: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
     """Run ``iterable`` in a thread, at most ``depth`` items ahead, so that decoding overlaps with compute.
 
     An exception of ``iterable`` is raised here, after the items before it. When the consumer stops early, close the
@@ -356,7 +356,7 @@ def _feed(
 
 def _drain(
     worker: threading.Thread, items: queue.Queue[object], stop: threading.Event, failure: list[BaseException]
-) -> Iterator:
+) -> Generator:
     worker.start()
     try:
         while (item := items.get()) is not _END:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -151,9 +152,9 @@ class AnimatedPicture(FrameSource):
         self._path = Path(path)
         self._max_pixels = max_pixels
         self._times: list[float] | None = None
-        with open_picture(str(self._path), str(self._path), max_pixels) as image:
-            self._promised = self._count = int(getattr(image, "n_frames", 1))
+        with self._open() as image:
             self._size = image.height, image.width
+            self._promised = self._count = self._count_frames(image)
         if next(self._steps(), None) is None:
             raise ValueError(f"nothing can be decoded in {self._path}: the file is damaged or cut short")
 
@@ -191,6 +192,20 @@ class AnimatedPicture(FrameSource):
                 return
             yield DecodedFrame(wanted, step[1], np.array(to_rgb(step[2])), wanted)
 
+    def _open(self) -> Image.Image:
+        return open_picture(str(self._path), str(self._path), self._max_pixels)
+
+    def _count_frames(self, image: Image.Image) -> int:
+        with contextlib.suppress(Exception):
+            return int(getattr(image, "n_frames", 1))
+        # A GIF that is cut short cannot be counted: it promises one frame more than can be reached.
+        last = 0
+        with self._open() as again, contextlib.suppress(Exception):
+            while True:
+                again.seek(last + 1)
+                last += 1
+        return last + 2
+
     def _bound(self, purpose: str) -> int:
         # As for a video file: indices chosen before the damage was seen stay valid.
         return self._promised
@@ -198,7 +213,7 @@ class AnimatedPicture(FrameSource):
     def _steps(self) -> Iterator[tuple[int, float, Image.Image]]:
         """(index, time, loaded image) for each frame: each one builds on those before, so none can be skipped."""
         milliseconds = 0.0
-        with open_picture(str(self._path), str(self._path), self._max_pixels) as image:
+        with self._open() as image:
             for index in range(self._count):
                 try:
                     image.seek(index)
@@ -274,7 +289,7 @@ def _open(source: ImageSource | Sequence[ImageSource], max_pixels: int) -> Frame
         return Camera(source.removeprefix(CAMERA_PREFIX))
     if isinstance(source, str) and is_url(source):
         raise ValueError(f"a video is read from a local file; download it first: {source}")
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike) and os.fspath(source):
         return _open_path(Path(source), max_pixels)
     return FrameList([cast("ImageSource", source)], max_pixels=max_pixels)
 
@@ -304,7 +319,7 @@ def _file_kind(path: Path) -> Literal["video", "animation", "picture"]:
         return "picture"
     try:
         with open_picture(str(path), str(path), MAX_PIXELS) as image:
-            return "animation" if getattr(image, "n_frames", 1) > 1 else "picture"
+            return "animation" if getattr(image, "is_animated", False) else "picture"
     except Exception:
         # Whoever opens it as a picture says what is wrong with it.
         return "picture"

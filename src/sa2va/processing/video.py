@@ -70,19 +70,16 @@ class VideoFile(FrameSource):
         if format is None:
             raise ValueError(f"{self._path} is not a video that can be read: expected mp4, mov, webm, mkv or avi")
         self._format = format
+        self._max_pixels = max_pixels
         self._first_pts: int | None = None
         self._index: PacketIndex | None = None
         self._end: int | None = None
         self._lost: set[int] = set()
         self._failures = self._missing = self._reported = 0
-        self._probe(max_pixels)
+        self._probe()
 
-    def _probe(self, max_pixels: int) -> None:
-        with open_video(self._path, self._format) as (container, stream, decoder):
-            if decoder.width * decoder.height > max_pixels:
-                raise ValueError(
-                    f"{self._path} has frames of {decoder.width}x{decoder.height}, more than max_pixels={max_pixels}"
-                )
+    def _probe(self) -> None:
+        with open_video(self._path, self._format, self._max_pixels) as (container, stream, _):
             self._time_base = stream.time_base or Fraction(1, 1000)
             self._fps = stream.average_rate or stream.guessed_rate
             # AVI stores no presentation times: what FFmpeg reports there is the decoding order.
@@ -145,7 +142,7 @@ class VideoFile(FrameSource):
 
     def _packets(self) -> PacketIndex:
         if self._index is None:
-            with open_video(self._path, self._format) as (container, stream, _):
+            with open_video(self._path, self._format, self._max_pixels) as (container, stream, _):
                 self._index = PacketIndex.scan(container, stream, self._first_pts)
             self._timed = self._timed and self._index.sound
         return self._index
@@ -168,11 +165,11 @@ class VideoFile(FrameSource):
     def _chunk_start(self, earliest: int, stop: int) -> int:
         # From the first key frame in the chunk on, nothing is decoded only to be thrown away.
         packets = self._packets()
-        for key in packets.keys[max(0, packets.key_for(earliest)) :] if self._timed else ():
-            rank = packets.rank(key)
-            if rank >= earliest:
-                return rank if rank < stop else earliest
-        return earliest
+        if not self._timed:
+            return earliest
+        key = max(0, packets.key_for(earliest))
+        inside = [rank for rank in map(packets.rank, packets.keys[key : key + 2]) if earliest <= rank < stop]
+        return inside[0] if inside else earliest
 
     # Decoding
 
@@ -198,7 +195,7 @@ class VideoFile(FrameSource):
         Yields nothing when the key frame itself does not come out first: what follows would then be decoded from
         other references than in a pass from the beginning, and could differ from it.
         """
-        with open_video(self._path, self._format) as (container, stream, decoder):
+        with open_video(self._path, self._format, self._max_pixels) as (container, stream, decoder):
             packets, floor, index = demux(container, stream), self._first_pts, 0
             if key is not None:
                 packets = land(container, stream, key)
@@ -220,7 +217,7 @@ class VideoFile(FrameSource):
             if self._timed:
                 self._lost |= pending.members
             if key is None:
-                self._missing = frames_missing(stream, pending.sent, float(pending.end * self._time_base))
+                self._missing = frames_missing(stream, pending.sent, pending.end)
             self._report()
 
     def _frames(
@@ -230,6 +227,9 @@ class VideoFile(FrameSource):
         for packet in chain(packets, [None]):
             if packet is not None:
                 self._timed = pending.add(packet, floor) and self._timed
+                if not packet.size:
+                    # To a decoder this would mean the end.
+                    continue
             try:
                 frames = decoder.decode(packet)
             except FFmpegError:
@@ -241,11 +241,18 @@ class VideoFile(FrameSource):
                     yield frame
 
     def _number(self, frames: Iterable[VideoFrame], pending: Pending, index: int) -> Iterator[_Picture]:
-        """Count frames from ``index``; where one was lost between two, the earlier one stands in for it."""
-        last = None
+        """Count frames from ``index``; where one was lost between two, the earlier one stands in for it.
+
+        After damage a decoder may hand out a frame after later ones: its place has been taken then.
+        """
+        last, given_up = None, set[int]()
         for frame in frames:
-            self._timed = self._timed and frame.pts in pending.members
+            if frame.pts in given_up:
+                continue
+            in_order = last is None or (frame.pts or 0) > (last.pts or 0)
+            self._timed = self._timed and in_order and frame.pts in pending.members
             lost = pending.pop_before(frame.pts) if self._timed and frame.pts is not None else []
+            given_up.update(lost)
             self._lost.update(lost)
             if frame.is_corrupt and frame.pts is not None:
                 self._lost.add(frame.pts)

@@ -1,0 +1,292 @@
+"""Video: our tracker against the reference's schedule, built from the same modules and run in the same process.
+
+    python benchmarks/video.py                       # small sizes, CPU
+    python benchmarks/video.py --size large --device cuda --dtype bfloat16 --compile
+
+The reference segments each object in a session of its own: it encodes every frame again for every object, encodes
+each key frame a second time for its memory, keeps every frame's output, and resizes all frames' logits at once.
+Weights are random: speed and memory do not depend on them. Prints frames/s, ratios, encoder calls, peak memory, where
+the time goes, and the floor that the arithmetic alone would need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from sa2va.clip import follow
+from sa2va.model.config import Sa2VAConfig, sam2_config
+from sa2va.model.grounding import decode_masks, encode_frames, language_tokens
+from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.pixels import grounding_pixels
+from sa2va.tracker import VideoTracker
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"image_size": 128, "embed_dim": 16, "num_heads": 1, "blocks": (1, 1, 2, 1), "global_blocks": (3,)}
+    | {"windows": (8, 4, 4, 2), "width": 128, "memory_layers": 2, "memory_mlp": 256},
+    "small": {"image_size": 256, "embed_dim": 48, "num_heads": 1, "blocks": (1, 2, 7, 2), "global_blocks": (5, 7, 9)}
+    | {"windows": (8, 4, 14, 7), "width": 256},
+    "large": {"image_size": 1024, "embed_dim": 144, "num_heads": 2, "blocks": (2, 6, 36, 4)}
+    | {"global_blocks": (23, 33, 43), "windows": (8, 4, 16, 8), "width": 256},
+}
+VLM = {  # the language half is not measured here
+    "model_type": "internvl",
+    "tie_word_embeddings": False,
+    "text_config": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    | {"num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 32},
+    "vision_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32},
+}
+KEYS = 5
+FRAME = (270, 480)
+
+
+def build(size: str, device: str, dtype: torch.dtype) -> Sa2VAModel:
+    torch.manual_seed(0)
+    config = Sa2VAConfig(vlm_config=VLM, sam2_config=sam2_config(**SIZES[size]), seg_token_id=1)
+    return Sa2VAModel(config).to(device, dtype).eval()
+
+
+class Clip:
+    """A made-up clip of any length that is drawn frame by frame."""
+
+    def __init__(self, count: int):
+        self._base = np.random.default_rng(0).integers(0, 256, (*FRAME, 3), dtype=np.uint8)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if index >= self._count:
+            raise IndexError(index)
+        return np.roll(self._base, index, axis=1)
+
+
+class Source:
+    """The clip as a frame source, without files."""
+
+    def __init__(self, count: int):
+        self._clip = Clip(count)
+        self.size, self.fps, self.path, self.frame_count = FRAME, None, None, count
+
+    def __iter__(self):
+        from sa2va.processing.frames import DecodedFrame
+
+        for index in range(len(self._clip)):
+            yield DecodedFrame(index, None, self._clip[index], source_index=index)
+
+    def read(self, indices: list[int]) -> list[np.ndarray]:
+        return [self._clip[index] for index in indices]
+
+
+@torch.inference_mode()
+def ours(model: Sa2VAModel, prompts: torch.Tensor, count: int) -> int:
+    """Every frame once, all objects as one batch; returns the number of masks."""
+    tracker = VideoTracker(model, mode="released")
+    tracker.add_prompts(prompts, [""] * len(prompts))
+    keys = list(range(min(KEYS, count)))
+    return sum(len(frame.segments) for frame, _ in follow(tracker, Source(count), keys))
+
+
+@torch.inference_mode()
+def reference_schedule(model: Sa2VAModel, prompts: torch.Tensor, count: int) -> int:
+    """What the reference does with the same modules."""
+    sam2, clip, masks = model.sam2, Clip(count), []
+    frames = [_pixels(model, clip[index]) for index in range(count)]  # the whole video as float32, as it keeps it
+    for row in range(len(prompts)):
+        tokens, bank, outputs = language_tokens(sam2, prompts[row : row + 1]), MemoryBank(), {}
+        for index in range(min(KEYS, count)):
+            outputs[index] = decode_masks(sam2, sam2.mask_decoder, encode_frames(sam2, frames[index]), tokens)
+        for index, prediction in list(outputs.items()):
+            features = encode_frames(sam2, frames[index])  # its cache holds one frame: the last
+            bank = bank.add_prompted(encode_memory(sam2, features, prediction, index))
+        for index in range(len(outputs), count):
+            features = encode_frames(sam2, frames[index])
+            outputs[index] = track_frame(sam2, sam2.mask_decoder, bank, features, index)
+            bank = remember(sam2, bank, features, outputs[index], index)
+        logits = torch.cat([outputs[index].logits[:, None].float() for index in range(count)])
+        logits = F.interpolate(logits, size=(sam2.image_size, sam2.image_size), mode="bilinear")
+        masks.append((F.interpolate(logits, size=FRAME, mode="bilinear").sigmoid() > 0.5).cpu().numpy())
+    return sum(len(mask) for mask in masks)
+
+
+def _pixels(model: Sa2VAModel, frame: np.ndarray) -> torch.Tensor:
+    from PIL import Image
+
+    return grounding_pixels([Image.fromarray(frame)], model.sam2.image_size).to(model.sam2.device)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def counted(model: Sa2VAModel) -> Iterator[list[int]]:
+    """Number of frames that pass the image encoder."""
+    calls = [0]
+    handle = model.sam2.vision_encoder.backbone.register_forward_hook(
+        lambda _, args, output: calls.__setitem__(0, calls[0] + len(args[0]))
+    )
+    yield calls
+    handle.remove()
+
+
+@contextmanager
+def timed_parts(model: Sa2VAModel) -> Iterator[dict[str, float]]:
+    """Seconds spent in each part of the model."""
+    sam2, spent = model.sam2, defaultdict(float)
+    parts = {
+        "image encoder": sam2.vision_encoder.backbone,
+        "memory attention": sam2.memory_attention,
+        "mask decoder": sam2.mask_decoder,
+        "memory encoder": sam2.memory_encoder.memory_fuser,
+        "mask downsampler": sam2.memory_encoder.mask_downsampler,
+    }
+    handles, started = [], {}
+    for name, module in parts.items():
+
+        def before(_module, _args, _kwargs, name=name):
+            _synchronize(sam2.device)
+            started[name] = time.perf_counter()
+
+        def after(_module, _args, _output, name=name):
+            _synchronize(sam2.device)
+            spent[name] += time.perf_counter() - started[name]
+
+        handles += [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
+    yield spent
+    for handle in handles:
+        handle.remove()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
+    """The fastest of a few runs."""
+    best = float("inf")
+    for _ in range(repeats):
+        _synchronize(device)
+        start = time.perf_counter()
+        run()
+        _synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def compare(model: Sa2VAModel, clips: list[int], objects: list[int]) -> None:
+    print("\n| objects | frames | ours frames/s | reference frames/s | ratio | encoder passes, ours | reference |")
+    print("|---|---|---|---|---|---|---|")
+    width = model.config.sam2_config.mask_decoder_config.hidden_size
+    for count in clips:
+        for number in objects:
+            prompts = torch.randn(number, width, device=model.sam2.device, dtype=model.dtype)
+            with counted(model) as passes:
+                ours(model, prompts, count)
+            with counted(model) as reference_passes:
+                reference_schedule(model, prompts, count)
+            fast = seconds(partial(ours, model, prompts, count), model.sam2.device)
+            slow = seconds(partial(reference_schedule, model, prompts, count), model.sam2.device)
+            print(
+                f"| {number} | {count} | {count / fast:.1f} | {count / slow:.1f} | {slow / fast:.2f}x "
+                f"| {passes[0]} | {reference_passes[0]} |",
+                flush=True,
+            )
+
+
+def shares(model: Sa2VAModel, number: int, count: int) -> None:
+    width = model.config.sam2_config.mask_decoder_config.hidden_size
+    prompts = torch.randn(number, width, device=model.sam2.device, dtype=model.dtype)
+    ours(model, prompts, count)
+    with timed_parts(model) as spent:
+        start = time.perf_counter()
+        ours(model, prompts, count)
+        _synchronize(model.sam2.device)
+        total = time.perf_counter() - start
+    print(f"\nWhere the time goes ({number} objects, {count} frames, {total:.2f} s):")
+    for name, value in sorted(spent.items(), key=lambda pair: -pair[1]):
+        print(f"  {name:18} {value:7.2f} s  {value / total:5.1%}")
+    rest = total - sum(spent.values())
+    print(f"  {'everything else':18} {rest:7.2f} s  {rest / total:5.1%}  (pixels, resizing, run lengths)")
+    with FlopCounterMode(display=False) as counter:
+        ours(model, prompts, count)
+    rate = _matmul_rate(model.sam2.device, model.dtype)
+    floor = counter.get_total_flops() / rate
+    print(f"  floor: {counter.get_total_flops() / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s of a plain matrix product")
+    print(f"         = {floor:.2f} s; measured {total / floor:.1f}x the floor")
+
+
+def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(2048, 2048, device=device, dtype=dtype) for _ in range(2))
+    return 2 * 2048**3 / seconds(lambda: a @ b, device, repeats=10)
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Peak memory at two lengths, each in a process of its own."""
+    print("\n| frames | peak memory, ours | reference-style growth, computed |")
+    print("|---|---|---|")
+    peaks = {}
+    for count in (50, 2000):
+        command = [sys.executable, __file__, "--size", "tiny", "--peak-of", str(count)]
+        peaks[count] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        # float32 and bfloat16 pixels, S x S float32 logits and their full-resolution copy, for one object
+        side = SIZES["tiny"]["image_size"]
+        kept = count * (3 * side * side * 6 + side * side * 4 + FRAME[0] * FRAME[1] * 4)
+        print(f"| {count} | {peaks[count] / 2**20:.1f} MiB | +{kept / 2**20:.1f} MiB |", flush=True)
+    print(f"2000 frames peak {peaks[2000] / peaks[50] - 1:+.2%} of 50 frames")
+
+
+def peak_of(count: int) -> None:
+    torch.set_num_threads(1)
+    model = build("tiny", "cpu", torch.float32)
+    width = model.config.sam2_config.mask_decoder_config.hidden_size
+    ours(model, torch.randn(2, width), count)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["tiny", "small"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the image encoder")
+    parser.add_argument("--frames", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 3, 8])
+    parser.add_argument("--skip-memory", action="store_true")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak_of:
+        return peak_of(arguments.peak_of)
+    for size in arguments.size:
+        model = build(size, arguments.device, getattr(torch, arguments.dtype))
+        if arguments.compile:
+            model.sam2.vision_encoder.backbone.compile()
+        print(f"\n## {size}: {SIZES[size]['image_size']} px, {arguments.device}, {arguments.dtype}")
+        compare(model, arguments.frames, arguments.objects)
+        shares(model, arguments.objects[-1], arguments.frames[-1])
+    if not arguments.skip_memory:
+        memory(arguments)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Questions put to the language model about pictures, and its replies: text, and a mask prompt for each ``[SEG]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sa2va.model.batch import VisualTokens
+from sa2va.model.generation import GenerationOptions
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.frames import FrameSource
+from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.results import Turn
+
+#: The requests the released models were trained and measured with.
+PICTURE_REQUEST = "Please segment {phrase} in this image."
+VIDEO_REQUEST = "Please segment {phrase}."
+QUESTION_REQUEST = "{phrase} Please respond with a segmentation mask."
+#: A stop word is looked for in the text of this many last tokens.
+_TAIL_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class View:
+    """Pictures as the language model sees them, computed once for all questions; both None for words alone."""
+
+    vision: VisionInputs | None = None
+    visual: VisualTokens | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model wrote to one question.
+
+    Attributes:
+        question: as it was put. raw: the answer, special tokens kept.
+        prompts_KC: (K, C) mask prompts of its ``[SEG]`` tokens.
+    """
+
+    question: str
+    raw: str
+    prompts_KC: Tensor
+
+
+class Asker:
+    """A model and its processor, put to questions."""
+
+    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
+        self.model = model
+        self.processor = processor
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[Image.Image], *, video: bool, regions: Sequence[np.ndarray] | None = None) -> View:
+        """Run the vision tower over a picture, or over frames of a video, once.
+
+        Args:
+            regions: bool (cells, cells) grids of visual prompts.
+        """
+        vision = self.processor.vision(images, video=video)
+        layout = {"regions": (torch.from_numpy(np.stack(regions)),)} if regions else {}
+        return View(vision, self.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout))
+
+    def look_at_frames(self, source: FrameSource, keys: Sequence[int]) -> View:
+        """The key frames of a video."""
+        return self.look([Image.fromarray(frame) for frame in source.read(keys)], video=True)
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        view: View,
+        questions: Sequence[str],
+        options: GenerationOptions,
+        *,
+        history: Sequence[Turn] = (),
+        regions: Sequence[np.ndarray] | None = None,
+    ) -> list[Reply]:
+        """Put questions about one view to the model, as one batch."""
+        prompts = [
+            self.processor.prompt_ids(question, vision=view.vision, history=history, regions=regions)
+            for question in questions
+        ]
+        written = self.model.generate(prompts, view.visual, options=options, is_finished=self.is_finished)
+        return [
+            Reply(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
+            for question, one in zip(questions, written, strict=True)
+        ]
+
+    def is_finished(self, ids: list[int]) -> bool:
+        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
+        if ids[-1] in self.processor.eos_ids:
+            return True
+        if not self.processor.stop_words:
+            return False
+        tail = str(self.processor.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
+        return tail.replace("\r", "").replace("\n", "").endswith(tuple(self.processor.stop_words))
+
+
+def segmentation_request(phrase: str, *, video: bool) -> str:
+    """The request for one phrase; a question is asked as it is."""
+    if "?" in phrase:
+        return QUESTION_REQUEST.format(phrase=phrase)
+    return (VIDEO_REQUEST if video else PICTURE_REQUEST).format(phrase=phrase)

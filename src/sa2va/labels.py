@@ -1,0 +1,157 @@
+"""Text plates on pictures: a font that has the letters, and a place near the object that is still free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+from PIL import Image, ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]
+
+# Pillow's own font covers English. For other scripts, fonts that systems commonly have (found by name, by Pillow).
+_SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "Arial Unicode.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "wqy-zenhei.ttc",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "msyh.ttc",
+)
+_NO_CHARACTER = "\uffff"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What to write: ``text``, or ``fallback`` where no font has its letters; beside ``box`` (x0, y0, x1, y1)."""
+
+    text: str
+    fallback: str
+    color: tuple[int, int, int]
+    box: tuple[int, int, int, int]
+
+
+def draw_labels(canvas: Image.Image, labels: Sequence[Label]) -> None:
+    """Write the labels into the picture, in place. One that no place or size makes readable is left out."""
+    width, height = canvas.size
+    size = round(min(max(0.032 * (width * height) ** 0.5, 10), 44))
+    pen = ImageDraw.Draw(canvas)
+    taken: list[Box] = []
+    for label in labels:
+        text = label.text if _has_letters(label.text, size) else label.fallback
+        font = fitting_font(text, size)
+        pad = size * 0.3
+        text = shortened(text, font, min(width, 22 * size) - 2 * pad)
+        plate = (font.getlength(text) + 2 * pad, size * 1.4)
+        if not text or plate[1] > height:
+            continue
+        place = _best_place(plate, label.box, (width, height), taken, [other.box for other in labels if other != label])
+        taken.append(place)
+        pen.rounded_rectangle(place, radius=size * 0.25, fill=label.color)
+        middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
+        pen.text(middle, text, fill=_ink(label.color), font=font, anchor="mm")
+
+
+def _best_place(
+    plate: tuple[float, float], box: Box, size: tuple[int, int], taken: list[Box], others: list[Box]
+) -> Box:
+    """Above, below or beside the box, or inside it: the first of the places that cover least of what matters."""
+    (width, height), (x0, y0, x1, y1) = plate, box
+    gap = height * 0.15
+    middle_x, middle_y = (x0 + x1 - width) / 2, (y0 + y1 - height) / 2
+    corners = [
+        (x0, y0 - height - gap),
+        (middle_x, y0 - height - gap),
+        (x1 - width, y0 - height - gap),
+        (x0, y1 + gap),
+        (middle_x, y1 + gap),
+        (x1 + gap, middle_y),
+        (x0 - width - gap, middle_y),
+        (x0 + gap, y0 + gap),
+        (middle_x, middle_y),
+        (x0 + gap, y1 - height - gap),
+        # Crowds: further rows of plates above and below.
+        *((x0, y0 - row * (height + gap)) for row in (2, 3, 4)),
+        *((x0, y1 + gap + row * (height + gap)) for row in (1, 2, 3)),
+    ]
+
+    def cost(place: Box) -> float:
+        # In fractions hidden: of another plate (both become unreadable), of the object, of its neighbours. So a plate
+        # may lie on a large object but not on a small one. A little for distance keeps it by its object.
+        away = max(x0 - place[2], place[0] - x1, 0) + max(y0 - place[3], place[1] - y1, 0)
+        away = max(away - 2 * gap, 0)
+        plates = sum(_hidden(other, place) for other in taken)
+        neighbours = sum(_hidden(other, place) for other in others)
+        return 20 * plates + _hidden(box, place) + neighbours + 0.05 * away / height
+
+    places = [_inside(x, y, plate, size) for x, y in corners]
+    return min(places, key=cost)
+
+
+def _inside(x: float, y: float, plate: tuple[float, float], size: tuple[int, int]) -> Box:
+    """The plate moved into the picture, on whole pixels so that it does not shimmer in videos."""
+    left = round(min(max(x, 0), size[0] - plate[0]))
+    top = round(min(max(y, 0), size[1] - plate[1]))
+    return max(left, 0), max(top, 0), min(left + round(plate[0]), size[0]) - 1, min(top + round(plate[1]), size[1]) - 1
+
+
+def _hidden(box: Box, cover: Box) -> float:
+    """The share of a box that another one covers, 0..1."""
+    common_x = max(min(box[2], cover[2]) - max(box[0], cover[0]), 0)
+    common_y = max(min(box[3], cover[3]) - max(box[1], cover[1]), 0)
+    return common_x * common_y / max((box[2] - box[0]) * (box[3] - box[1]), 1)
+
+
+def _ink(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever stands out more (relative luminance 0.18 is where the two are equal)."""
+    linear = [(value / 255) ** 2.2 for value in color]
+    return (0, 0, 0) if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else (255, 255, 255)
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def fitting_font(text: str, size: int) -> Font:
+    """Pillow's own font, or the first of the system's that has all letters of ``text``; Pillow's when none has."""
+    return next((font for font in _fonts(size) if _covers(font, text)), _fonts(size)[0])
+
+
+def shortened(text: str, font: Font, width: float) -> str:
+    """The text on one line, cut with dots so that it is at most ``width`` pixels long; "" when nothing fits."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    for end in range(len(text), 0, -1):
+        if font.getlength(cut := text[:end].rstrip() + "...") <= width:
+            return cut
+    return ""
+
+
+def _has_letters(text: str, size: int) -> bool:
+    return any(_covers(font, text) for font in _fonts(size))
+
+
+@lru_cache(maxsize=8)
+def _fonts(size: int) -> tuple[Font, ...]:
+    fonts: list[Font] = [ImageFont.load_default(size)]
+    for name in _SYSTEM_FONTS:
+        try:
+            fonts.append(ImageFont.truetype(name, size))
+        except OSError:
+            continue
+    return tuple(fonts)
+
+
+@lru_cache(maxsize=4096)
+def _covers(font: Font, text: str) -> bool:
+    """Whether the font draws every letter as something else than its sign for "missing"."""
+    missing = _glyph(font, _NO_CHARACTER)
+    return all(character.isspace() or _glyph(font, character) != missing for character in text)
+
+
+def _glyph(font: Font, character: str) -> bytes:
+    return bytes(cast(Any, font.getmask(character)))

@@ -1,0 +1,398 @@
+"""What the model gives back: masks, segments, answers and frames, with exits to JSON, COCO, supervision and pictures.
+
+Plain frozen data: no tensors, no model. Masks are kept as COCO run-length text, so that a long video's results stay
+small; arrays are made when asked for. Coordinates are pixels, boxes (x0, y0, x1, y1) with exclusive ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sa2va.atomic import replacing
+from sa2va.mask import Mask, Size
+
+if TYPE_CHECKING:
+    import supervision
+    from PIL import Image
+
+
+@dataclass(frozen=True, repr=False)
+class Segment:
+    """One object.
+
+    Attributes:
+        id: stable within an answer or a track.
+        phrase: the words that name it; "" when there are none.
+        masks: one per frame; a picture has one.
+        score: the model's own estimate of the mask's IoU, 0..1.
+        presence: probability that the object is there at all, 0..1.
+        span: first and (exclusive) last character of the phrase in ``Answer.text``.
+        probabilities: float32 (T, H, W), 0..1, when they were asked for. Left out of JSON and of comparisons.
+    """
+
+    id: int
+    phrase: str
+    masks: tuple[Mask, ...]
+    score: float
+    presence: float
+    span: tuple[int, int] | None = None
+    probabilities: NDArray[np.float32] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.masks or any(mask.size != self.masks[0].size for mask in self.masks):
+            raise ValueError(f"expected one or more masks of one size, got {[mask.size for mask in self.masks]}")
+        if not (math.isfinite(self.score) and math.isfinite(self.presence)):
+            raise ValueError(f"expected finite scores, got score {self.score} and presence {self.presence}")
+
+    @property
+    def mask(self) -> Mask:
+        """The only mask. Raises ValueError when the segment spans several frames."""
+        if len(self.masks) != 1:
+            raise ValueError(f"expected a segment of one picture, got {len(self.masks)} frames; use .masks[frame]")
+        return self.masks[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Segment(id={self.id}, phrase={self.phrase!r}, score={self.score:.2f}, presence={self.presence:.2f}, "
+            f"masks={len(self.masks)})"
+        )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer, special tokens included: what the model must be shown to go on talking."""
+
+    question: str
+    answer: str
+
+
+class _Picture:
+    """Exits shared by everything that holds the segments of one picture."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """All masks, bool (N, H, W), in the order of ``segments``; (0, H, W), or (0, 0, 0) of unknown size, for none.
+
+        Raises:
+            ValueError: the segments span several frames.
+        """
+        if not self.segments:
+            height, width = getattr(self, "size", None) or (0, 0)
+            return np.zeros((0, height, width), np.bool_)
+        return np.stack([segment.mask.array for segment in self.segments])
+
+    def to_coco(self, image_id: int = 1, category_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
+        """COCO annotations with RLE, one per object that is seen; ``score`` and ``phrase`` as extra keys.
+
+        Args:
+            image_id, category_id: written into every annotation.
+            first_id: id of the first annotation; the others count on.
+        """
+        from sa2va.exports import coco_annotations
+
+        return coco_annotations(self.segments, image_id, category_id, first_id)
+
+    def to_supervision(self) -> supervision.Detections:
+        """``supervision.Detections`` of the objects that are seen.
+
+        ``confidence`` is the score, ``tracker_id`` the segment's id, ``class_id`` counts the distinct phrases, which
+        are in ``data["phrase"]`` and, where its label annotators look, in ``data["class_name"]``.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        from sa2va.exports import detections
+
+        return detections(self.segments)
+
+    def draw(
+        self,
+        image: Image.Image | NDArray[np.uint8],
+        *,
+        alpha: float = 0.5,
+        contour: bool = True,
+        labels: bool = True,
+    ) -> Image.Image:
+        """The picture with its segments drawn over it; see ``sa2va.draw.overlay``."""
+        from sa2va.draw import overlay
+
+        return overlay(image, self.segments, alpha=alpha, contour=contour, labels=labels)
+
+
+@dataclass(frozen=True, repr=False)
+class Answer(_Picture):
+    """What the model said, and the masks it gave.
+
+    Attributes:
+        text: the answer without special tokens.
+        raw_text: the answer as generated.
+        segments: the objects it points to, in the order of the text.
+        reason: why there is no mask, when one was asked for.
+        size: (height, width) of the picture.
+        history: the turns so far, this one last; pass it on to continue the conversation.
+    """
+
+    text: str
+    raw_text: str
+    segments: tuple[Segment, ...] = ()
+    reason: str | None = None
+    size: Size | None = None
+    history: tuple[Turn, ...] = ()
+
+    def to_json(self, path: str | Path | None = None, indent: int | None = None) -> str:
+        """The answer as JSON text, also written to ``path`` when given.
+
+        Schema::
+
+            {"text": str, "raw_text": str, "reason": str | null, "size": [h, w] | null,
+             "segments": [{"id": int, "phrase": str, "span": [start, end] | null, "score": float, "presence": float,
+                           "box": [x0, y0, x1, y1] | null, "area": int | null,
+                           "masks": [{"size": [h, w], "counts": str}, ...]}, ...],
+             "history": [{"question": str, "answer": str}, ...]}
+
+        ``box`` and ``area`` describe a picture's one mask (box null: the mask is empty); for a clip both are null.
+        """
+        record = {
+            "text": self.text,
+            "raw_text": self.raw_text,
+            "reason": self.reason,
+            "size": self.size,
+            "segments": [segment_record(segment) for segment in self.segments],
+            "history": [{"question": turn.question, "answer": turn.answer} for turn in self.history],
+        }
+        return _dump(record, path, indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Answer:
+        """The inverse of ``to_json`` (which leaves probabilities out). Raises ValueError for other text."""
+        with _reading("Answer.to_json"):
+            record = json.loads(text)
+            return cls(
+                text=record["text"],
+                raw_text=record["raw_text"],
+                segments=tuple(segment_from_record(segment) for segment in record["segments"]),
+                reason=record["reason"],
+                size=_pair(record["size"]),
+                history=tuple(Turn(turn["question"], turn["answer"]) for turn in record["history"]),
+            )
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        reason = f", reason={self.reason!r}" if self.reason else ""
+        return f"Answer({text!r}, segments={len(self.segments)}{reason})"
+
+
+@dataclass(frozen=True, repr=False)
+class Frame(_Picture):
+    """One frame of a track.
+
+    Attributes:
+        index: number of the frame in its source, from 0.
+        time: seconds since the source's first frame; None where there is no clock (a folder of pictures).
+        size: (height, width) in pixels.
+        segments: every tracked object, each with one mask; an object out of sight has an empty one.
+    """
+
+    index: int
+    time: float | None
+    size: Size
+    segments: tuple[Segment, ...] = ()
+
+    def to_json(self, path: str | Path | None = None, indent: int | None = None) -> str:
+        """``{"index": int, "time": float | null, "size": [h, w], "segments": [...]}``, segments as in ``Answer``."""
+        record = {
+            "index": self.index,
+            "time": self.time,
+            "size": self.size,
+            "segments": [segment_record(segment) for segment in self.segments],
+        }
+        return _dump(record, path, indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Frame:
+        """The inverse of ``to_json``. Raises ValueError for other text."""
+        with _reading("Frame.to_json"):
+            record = json.loads(text)
+            height, width = record["size"]
+            segments = tuple(segment_from_record(segment) for segment in record["segments"])
+            return cls(record["index"], record["time"], (height, width), segments)
+
+    def __repr__(self) -> str:
+        return f"Frame({self.index}, time={self.time}, segments={len(self.segments)})"
+
+
+class Track:
+    """The frames of a video as they are computed: a lazy iterator that can be read once and keeps nothing.
+
+    Iterate for ``Frame`` objects, ``pairs()`` for frames with their pixels, or let ``save`` write files on the way.
+    Closing it (or leaving its ``with`` block) releases what the computation holds.
+
+    Attributes:
+        source: path of the video, for its name and its sound; None when there is no file.
+        fps: frames per second of what is yielded; None where there is no clock.
+        size: (height, width) in pixels.
+        total: number of frames that will come; None when it is not known.
+    """
+
+    def __init__(
+        self,
+        frames: Iterable[tuple[Frame, NDArray[np.uint8] | None]],
+        *,
+        source: str | Path | None = None,
+        fps: float | Fraction | None = None,
+        size: Size,
+        total: int | None = None,
+    ) -> None:
+        """Args: frames: pairs of a frame and its RGB pixels, uint8 (H, W, 3), or None where nobody kept them."""
+        self.source = source
+        self.fps = fps
+        self.size = size
+        self.total = total
+        self._frames = iter(frames)
+        self._read = 0
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises RuntimeError when the track has been read to its end."""
+        self._check_open()
+        return self
+
+    def __next__(self) -> Frame:
+        return self._advance()[0]
+
+    def pairs(self) -> Iterator[tuple[Frame, NDArray[np.uint8] | None]]:
+        """Frames with their RGB pixels, uint8 (H, W, 3). Raises RuntimeError when all have been read."""
+        self._check_open()
+        return iter(self._advance, None)
+
+    def _advance(self) -> tuple[Frame, NDArray[np.uint8] | None]:
+        # A finished or failed computation ends the track; a reader who merely stops may come back for the rest.
+        try:
+            pair = next(self._frames)
+        except BaseException:
+            self._ended = True
+            raise
+        self._read += 1
+        return pair
+
+    def save(self, *paths: str | Path, on_frame: Callable[[Frame], None] | None = None) -> None:
+        """Run to the end and write every frame to every path while it is computed.
+
+        A path that ends in .mp4, .mov, .mkv, .webm or .gif gets a video with the masks drawn over it, .json the masks
+        in YouTube-VOS form, .jsonl one line per frame; a folder gets DAVIS palette PNGs. ``sa2va.writers`` has more.
+
+        Args:
+            on_frame: called after each frame is written, e.g. to show progress.
+
+        Raises:
+            RuntimeError: frames were already read, so they would be missing.
+            ValueError: a path of another kind, or a video of a track that carries no pixels.
+        """
+        from sa2va.writers import save_track
+
+        self._check_unread()
+        save_track(self, [Path(path) for path in paths], on_frame)
+
+    def to_json(self, path: str | Path) -> None:
+        """Like ``save``, as JSON whatever the name."""
+        from sa2va.writers import JsonWriter, write_track
+
+        self._check_unread()
+        write_track(self, [JsonWriter(path, size=self.size, fps=self.fps, source=self.source)])
+
+    def results(self) -> list[Frame]:
+        """Run to the end and keep every frame. Raises RuntimeError when frames were already read."""
+        self._check_unread()
+        return list(self)
+
+    def close(self) -> None:
+        """Stop computing; the frames not yet read are given up."""
+        self._ended = True
+        if (close := getattr(self._frames, "close", None)) is not None:
+            close()
+
+    def __enter__(self) -> Track:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise RuntimeError(
+                f"this track has ended after {self._read} frames and can be read only once; run the model again, "
+                "or keep the frames of the first reading with track.results()"
+            )
+
+    def _check_unread(self) -> None:
+        if self._read or self._ended:
+            raise RuntimeError(
+                f"{self._read} frames of this track have already been read and are not kept; save it before reading "
+                "it (save takes several paths), or run the model again"
+            )
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open"
+        return f"Track({self.size[0]}x{self.size[1]}, fps={self.fps}, read {self._read}/{self.total or '?'}, {state})"
+
+
+def segment_record(segment: Segment) -> dict[str, Any]:
+    """A segment as JSON-ready values; the schema is in ``Answer.to_json``."""
+    single = segment.masks[0] if len(segment.masks) == 1 else None
+    return {
+        "id": int(segment.id),
+        "phrase": segment.phrase,
+        "span": segment.span,
+        "score": float(segment.score),
+        "presence": float(segment.presence),
+        "box": single.box if single else None,
+        "area": single.area if single else None,
+        "masks": [mask.rle for mask in segment.masks],
+    }
+
+
+def segment_from_record(record: dict[str, Any]) -> Segment:
+    """The inverse of ``segment_record``; ``box`` and ``area`` are derived again, not trusted."""
+    return Segment(
+        id=record["id"],
+        phrase=record["phrase"],
+        masks=tuple(Mask.from_rle(mask) for mask in record["masks"]),
+        score=record["score"],
+        presence=record["presence"],
+        span=_pair(record["span"]),
+    )
+
+
+def _pair(values: list[int] | None) -> tuple[int, int] | None:
+    if values is None:
+        return None
+    first, second = values
+    return first, second
+
+
+@contextmanager
+def _reading(writer: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"expected JSON written by {writer}: {type(error).__name__}: {error}") from error
+
+
+def _dump(record: dict[str, Any], path: str | Path | None, indent: int | None) -> str:
+    text = json.dumps(record, indent=indent, ensure_ascii=False, allow_nan=False)
+    if path is not None:
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,246 @@
+"""One playable video file from frames as they come: H.264 for mp4, mov and mkv, VP9 (with alpha) for webm, and gif.
+
+The file is written beside its target and renamed at the end. Frames keep their times, so a source of variable frame
+rate stays in step with its sound, which is copied from the source (re-encoded where the container cannot hold it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sa2va.atomic import temporary_beside
+from sa2va.writers.audio_copy import AudioCopy
+
+if TYPE_CHECKING:
+    import av
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+DEFAULT_FPS = 24
+# Ticks per frame: fine enough for variable frame rates, a multiple of one so that steady ones come out exact.
+_TICKS = 120
+_BT709 = 1  # the code of BT.709 for matrix, primaries and transfer in every video standard
+_LIMITED_RANGE = 1
+
+
+@dataclass(frozen=True)
+class _Format:
+    container: str
+    codec: str
+    pixels: str
+    options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+    audio_kept: frozenset[str] = frozenset()
+    audio_codec: str | None = None
+
+
+_X264 = {"preset": "veryfast", "crf": "18"}
+_VP9 = {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"}
+_FASTSTART = {"movflags": "+faststart"}  # the index goes to the front, so that a browser can start at once
+_MP4_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
+_MKV_AUDIO = _MP4_AUDIO | {"vorbis", "pcm_s16le", "pcm_s24le"}
+
+_FORMATS = {
+    ".mp4": _Format("mp4", "libx264", "yuv420p", _X264, _FASTSTART, _MP4_AUDIO, "aac"),
+    ".mov": _Format("mov", "libx264", "yuv420p", _X264, _FASTSTART, _MKV_AUDIO - {"opus", "flac", "vorbis"}, "aac"),
+    ".mkv": _Format("matroska", "libx264", "yuv420p", _X264, {}, _MKV_AUDIO, "aac"),
+    ".webm": _Format("webm", "libvpx-vp9", "yuv420p", _VP9, {}, frozenset({"opus", "vorbis"}), "libopus"),
+    ".gif": _Format("gif", "gif", "pal8"),
+}
+
+VIDEO_SUFFIXES = frozenset(_FORMATS)
+
+
+class VideoFile:
+    """Encode frames into one file.
+
+    Odd heights and widths are padded by one repeated line, since yuv420p stores colour for squares of four pixels.
+
+    Args:
+        path: target; its suffix picks the format. Nothing stands or changes there before ``close``.
+        size: (height, width) of the frames.
+        fps: nominal frames per second; 24 when it is not known.
+        alpha: keep transparency (webm only): frames are RGBA.
+        audio_from: file whose first audio stream is copied; anything without one is passed over.
+
+    Raises:
+        ValueError: a suffix that is no video, alpha in a format without it, or an fps that is not positive.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        size: tuple[int, int],
+        fps: float | Fraction | None = None,
+        alpha: bool = False,
+        audio_from: str | Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in _FORMATS:
+            raise ValueError(f"expected a video name ending in {', '.join(sorted(_FORMATS))}, got {self.path.name!r}")
+        if alpha and suffix != ".webm":
+            raise ValueError(f"only .webm keeps transparency, got {self.path.name!r}; use .webm or a folder of PNGs")
+        if fps is not None and not fps > 0:
+            raise ValueError(f"expected a positive fps, got {fps}")
+        self._format = _FORMATS[suffix]
+        self._size = size
+        # Bounded below and in its digits: containers count ticks in 32 bits.
+        self._fps = max(Fraction(fps or DEFAULT_FPS).limit_denominator(10_000), Fraction(1, 10_000))
+        self._channels = 4 if alpha else 3
+        self._audio_from = audio_from
+        self._first_time: float | None = None
+        self._last_tick = -_TICKS
+        self._output: _Output | None = None  # opened by the first frame, so that a file never begun leaves no trace
+
+    def _open(self) -> _Output:
+        import av
+
+        layout = self._format
+        temporary = temporary_beside(self.path)
+        try:
+            container = av.open(
+                str(temporary), "w", format=layout.container, container_options=layout.container_options
+            )
+            stream = cast("VideoStream", container.add_stream(layout.codec, rate=self._fps, options=layout.options))
+            self._set_up(stream)
+            audio = None
+            if self._audio_from is not None and layout.audio_codec is not None:
+                audio = AudioCopy.open(self._audio_from, container, layout.audio_kept, layout.audio_codec)
+        except BaseException:
+            temporary.unlink()
+            raise
+        return _Output(temporary, container, stream, audio)
+
+    def _set_up(self, stream: VideoStream) -> None:
+        height, width = self._size
+        context = stream.codec_context
+        context.time_base = 1 / (self._fps * _TICKS)
+        stream.pix_fmt = "yuva420p" if self._channels == 4 else self._format.pixels
+        if self._format.codec == "gif":
+            stream.width, stream.height = width, height
+        else:
+            stream.width, stream.height = width + width % 2, height + height % 2
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED_RANGE
+
+    def write(self, pixels: NDArray[np.uint8], time: float | None = None) -> None:
+        """Add a frame.
+
+        Args:
+            pixels: RGB (RGBA with alpha) uint8 (H, W, 3 or 4).
+            time: seconds since the source's first frame; the file starts at its first frame's. Without a time, or with
+                one that does not grow, the frame follows the last one at the nominal rate.
+        """
+        if pixels.shape != (*self._size, self._channels) or pixels.dtype != np.uint8:
+            expected = (*self._size, self._channels)
+            raise ValueError(f"expected a uint8 frame {expected}, got {pixels.dtype} {pixels.shape}")
+        if self._output is None:
+            self._output = self._open()
+        frame = self._frame(pixels)
+        self._last_tick = frame.pts = self._tick(time)
+        frame.time_base = self._output.stream.codec_context.time_base
+        self._output.mux(frame)
+        if self._output.audio is not None:
+            self._output.audio.copy_until(self._end(), start=self._first_time or 0.0)
+
+    @property
+    def started(self) -> bool:
+        """Whether a frame has been written."""
+        return self._output is not None
+
+    def _tick(self, time: float | None) -> int:
+        following = self._last_tick + _TICKS
+        if time is None:
+            return following
+        if self._first_time is None:
+            self._first_time = time
+        exact = float((time - self._first_time) * self._fps)
+        # Times of a steady source carry rounding noise (containers count in milliseconds); take it out.
+        steady = round(exact)
+        tick = steady * _TICKS if abs(exact - steady) < 0.05 else round(exact * _TICKS)
+        return tick if tick > self._last_tick else following
+
+    def _end(self) -> float:
+        """Seconds from the start of the file to the end of the last frame."""
+        return float((self._last_tick + _TICKS) / (self._fps * _TICKS))
+
+    def _frame(self, pixels: NDArray[np.uint8]) -> av.VideoFrame:
+        import av
+        from av.video.reformatter import ColorRange, Colorspace
+
+        if self._format.codec == "gif":
+            return _palette_frame(pixels)
+        height, width = self._size
+        padded = pixels
+        if height % 2 or width % 2:
+            padded = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(padded), format="rgba" if self._channels == 4 else "rgb24"
+        )
+        target = "yuva420p" if self._channels == 4 else self._format.pixels
+        return frame.reformat(format=target, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+
+    def close(self) -> None:
+        """Finish the file and put it in its place. Raises ValueError, leaving no file, when no frame was written."""
+        if self._output is None:
+            raise ValueError(f"no frames were written to {self.path}")
+        output = self._output
+        try:
+            output.mux(None)
+            if output.audio is not None:
+                output.audio.copy_until(self._end(), start=self._first_time or 0.0)
+                output.audio.finish()
+            output.container.close()
+            output.temporary.replace(self.path)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Give the file up; what stood at its path before stays."""
+        from av.error import FFmpegError
+
+        if self._output is None:
+            return
+        if self._output.audio is not None:
+            self._output.audio.close()
+        with contextlib.suppress(FFmpegError, ValueError):
+            self._output.container.close()
+        self._output.temporary.unlink(missing_ok=True)
+
+
+@dataclass
+class _Output:
+    """The file being written."""
+
+    temporary: Path
+    container: OutputContainer
+    stream: VideoStream
+    audio: AudioCopy | None
+
+    def mux(self, frame: av.VideoFrame | None) -> None:
+        for packet in self.stream.encode(frame):
+            # The last frame of a file has no successor to tell how long it is shown.
+            packet.duration = packet.duration or _TICKS
+            self.container.mux(packet)
+
+
+def _palette_frame(pixels: NDArray[np.uint8]) -> av.VideoFrame:
+    """A gif frame with its own 256 best colours."""
+    import av
+    from PIL import Image
+
+    picture = Image.fromarray(pixels).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette = np.full((256, 4), 255, np.uint8)
+    colors = np.array(cast(Any, picture.getpalette()), np.uint8).reshape(-1, 3)
+    palette[: len(colors), 1:] = colors  # alpha, red, green, blue
+    return av.VideoFrame.from_ndarray(cast(Any, (np.asarray(picture), palette)), format="pal8")

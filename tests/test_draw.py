@@ -1,0 +1,255 @@
+"""Overlays, palette masks, cut-outs and contact sheets: what must and what must not change in the picture."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from sa2va import draw, labels
+from sa2va.results import Mask, Segment
+
+HEIGHT, WIDTH = 60, 90
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def rectangle(y0: int, y1: int, x0: int, x1: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def segment(number: int, mask: np.ndarray, phrase: str = "a thing") -> Segment:
+    return Segment(number, phrase, (Mask.from_array(mask),), 0.9, 0.9)
+
+
+def drawn(segments: list[Segment], picture: np.ndarray = PICTURE, **options) -> np.ndarray:
+    return np.asarray(draw.overlay(picture, segments, **options)).astype(int)
+
+
+@given(arrays(np.bool_, (3, 12, 15)), st.floats(0, 1), st.booleans())
+def test_the_background_is_never_touched(masks, alpha, contour):
+    picture = PICTURE[:12, :15]
+    out = drawn([segment(i, mask) for i, mask in enumerate(masks)], picture, alpha=alpha, contour=contour, labels=False)
+    outside = ~masks.any(axis=0)
+    np.testing.assert_array_equal(out[outside], picture[outside])
+
+
+def test_the_fill_is_a_blend_of_picture_and_colour():
+    mask = rectangle(10, 40, 20, 60)
+    out = drawn([segment(3, mask)], alpha=0.25, contour=False, labels=False)
+    expected = PICTURE * 0.75 + np.array(draw.color(3)) * 0.25
+    np.testing.assert_allclose(out[mask], expected[mask], atol=1.1)
+
+
+@given(st.permutations([1, 2, 3]))
+def test_overlaps_mix_evenly_whatever_the_order_and_do_not_overflow(order):
+    white = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    masks = {1: rectangle(0, 60, 0, 60), 2: rectangle(20, 60, 10, 90), 3: rectangle(30, 50, 0, 90)}
+    segments = [segment(number, masks[number]) for number in order]
+    out = drawn(segments, white, contour=False, labels=False)
+    mean = np.mean([draw.color(number) for number in (1, 2, 3)], axis=0)
+    np.testing.assert_allclose(out[40, 30], 127.5 + mean / 2, atol=2.5)
+    two = np.mean([draw.color(1), draw.color(2)], axis=0)
+    np.testing.assert_allclose(out[25, 30], 127.5 + two / 2, atol=2.5)
+
+
+def test_the_contour_runs_along_the_inside_in_the_full_colour():
+    out = drawn([segment(1, rectangle(10, 50, 20, 80))], alpha=0.0, labels=False)
+    line = (out == draw.color(1)).all(axis=2)
+    expected = rectangle(10, 50, 20, 80) & ~rectangle(11, 49, 21, 79)
+    np.testing.assert_array_equal(line, expected)
+    assert (drawn([segment(1, rectangle(10, 50, 20, 80))], alpha=0.0, contour=False, labels=False) == PICTURE).all()
+
+
+def test_the_contour_grows_with_the_picture_and_stays_open_at_its_edge():
+    big = np.zeros((1200, 1200, 3), np.uint8)
+    out = drawn([segment(1, rectangle(0, 600, 0, 600, (1200, 1200)))], big, alpha=0.0, labels=False)
+    line = (out == draw.color(1)).all(axis=2)
+    assert line[300].sum() == 4  # only the right border of the mask
+    assert not line[:590, 0].any()
+
+
+def test_a_single_pixel_is_seen():
+    out = drawn([segment(1, rectangle(7, 8, 9, 10))], labels=False)
+    assert tuple(out[7, 9]) == draw.color(1)
+    assert (out != PICTURE).any(axis=2).sum() == 1
+
+
+def test_an_empty_mask_draws_nothing_not_even_a_label():
+    assert (drawn([segment(1, np.zeros((HEIGHT, WIDTH), bool))]) == PICTURE).all()
+    assert (drawn([]) == PICTURE).all()
+
+
+def test_the_picture_given_is_not_changed_and_may_be_of_any_mode():
+    picture = Image.fromarray(PICTURE)
+    draw.overlay(picture, [segment(1, rectangle(10, 50, 20, 80))])
+    np.testing.assert_array_equal(np.asarray(picture), PICTURE)
+    for mode in ("L", "P", "RGBA"):
+        assert draw.overlay(picture.convert(mode), []).mode == "RGB"
+
+
+def test_wrong_input_is_named():
+    with pytest.raises(ValueError, match=r"\(60, 90\), got \(5, 5\)"):
+        drawn([segment(1, np.ones((5, 5), bool))])
+    with pytest.raises(ValueError, match="alpha"):
+        drawn([], alpha=2.0)
+    with pytest.raises(ValueError, match="float64"):
+        draw.overlay(PICTURE / 255, [])  # type: ignore[arg-type]
+
+
+def plates(text_of: list[labels.Label], size: tuple[int, int]) -> np.ndarray:
+    canvas = Image.new("RGB", size)
+    labels.draw_labels(canvas, text_of)
+    return np.asarray(canvas)
+
+
+def test_labels_of_crowded_objects_stay_inside_and_apart():
+    boxes = [(10, 10, 60, 60), (30, 20, 80, 70), (590, 5, 639, 60), (0, 440, 60, 479), (600, 440, 639, 479)]
+    names = ["a person", "another person", "the one at the corner", "floor", "end"]
+    colors = [draw.color(number) for number in range(1, 6)]
+    wanted = [labels.Label(name, "#", color, box) for name, color, box in zip(names, colors, boxes, strict=True)]
+    together = plates(wanted, (640, 480))
+    for label in wanted:
+        alone = (together == label.color).all(axis=2)
+        rows, columns = np.flatnonzero(alone.any(axis=1)), np.flatnonzero(alone.any(axis=0))
+        plate = together[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        # Nothing but the plate, its text and its rounded corners: no other plate's colour gets in.
+        for other in wanted:
+            assert other is label or not (plate == other.color).all(axis=2).any()
+        assert rows[-1] - rows[0] > 12 and columns[-1] - columns[0] > 12
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0, 0, 640, 480), (639, 479, 640, 480), (300, 200, 303, 203)])
+def test_a_label_is_complete_wherever_its_object_is(box):
+    out = plates([labels.Label("the object", "#1", (255, 180, 0), box)], (640, 480))
+    reference = plates([labels.Label("the object", "#1", (255, 180, 0), (300, 200, 340, 240))], (640, 480))
+    assert out.any(axis=2).sum() == reference.any(axis=2).sum()
+
+
+def test_a_label_too_long_is_cut_and_one_without_room_left_out():
+    canvas = plates([labels.Label("word " * 100, "#1", (255, 180, 0), (20, 40, 60, 60))], (160, 120))
+    assert canvas.any()
+    assert not plates([labels.Label("word", "#1", (255, 180, 0), (0, 0, 4, 4))], (8, 8)).any()
+
+
+def test_letters_no_font_has_fall_back_to_the_id():
+    unknown = "\U0010fffd\U0010fffc"  # private use: in no font
+    box, color = (20, 40, 60, 60), (255, 180, 0)
+    fallen = plates([labels.Label(unknown, "#7", color, box)], (160, 120))
+    np.testing.assert_array_equal(fallen, plates([labels.Label("#7", "#7", color, box)], (160, 120)))
+
+
+def test_plates_contrast_with_their_text():
+    for number in range(1, 20):
+        out = plates([labels.Label("MMM", "#1", draw.color(number), (200, 400, 600, 600))], (1600, 1200))
+        ink = 255 if (out == 255).all(axis=2).any() else 0
+        assert contrast(np.full(3, ink), np.array(draw.color(number))) >= 4.5
+
+
+def contrast(a: np.ndarray, b: np.ndarray) -> float:
+    """Contrast ratio of WCAG 2; 4.5 is what it asks of text."""
+    first, second = (float(linear(color) @ [0.2126, 0.7152, 0.0722]) + 0.05 for color in (a, b))
+    return max(first, second) / min(first, second)
+
+
+def linear(color: np.ndarray) -> np.ndarray:
+    color = color / 255
+    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+
+
+# Full dichromacy after Machado, Oliveira and Fernandes (2009), on linear RGB.
+EYES = {
+    "normal": np.eye(3),
+    "protan": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "deutan": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+    "tritan": np.array([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]),
+}
+
+
+def lab(color: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(eye @ linear(color), 0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_the_first_eight_colours_differ_for_every_kind_of_eye(eye):
+    seen = [lab(np.array(draw.color(number)), EYES[eye]) for number in range(1, 9)]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 20
+
+
+def test_colours_are_stable_and_defined_for_every_id():
+    assert draw.color(5) == draw.color(5)
+    assert len({draw.color(number) for number in range(100)}) > 90
+    assert all(0 <= value <= 255 for number in (-3, 0, 10**6) for value in draw.color(number))
+
+
+def test_palette_png_is_mode_p_with_the_davis_palette():
+    masks = np.stack([rectangle(0, 30, 0, 40), rectangle(20, 60, 30, 90)])
+    file = io.BytesIO()
+    draw.palette_png(masks).save(file, "PNG")
+    picture = Image.open(file)
+    assert picture.mode == "P"
+    index = np.asarray(picture)
+    np.testing.assert_array_equal(index, np.where(masks[1], 2, np.where(masks[0], 1, 0)))
+    palette = picture.getpalette()
+    assert palette is not None
+    # The first entries of the well-known table, and its last.
+    assert [tuple(palette[3 * i : 3 * i + 3]) for i in (0, 1, 2, 3, 4, 8, 255)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (128, 128, 0),
+        (0, 0, 128),
+        (64, 0, 0),
+        (224, 224, 192),
+    ]
+
+
+def test_palette_png_takes_indices_and_refuses_wrong_ones():
+    mask = rectangle(0, 10, 0, 10)
+    assert np.asarray(draw.palette_png([mask], [200])).max() == 200
+    for masks, indices in (([mask], [0]), ([mask], [256]), ([mask], [1, 2]), ([], None)):
+        with pytest.raises(ValueError, match="expected one"):
+            draw.palette_png(masks, indices)
+    with pytest.raises(ValueError, match="bool"):
+        draw.palette_png([mask.astype(np.uint8)])  # type: ignore[list-item]
+
+
+def test_cutout_is_transparent_outside_and_unchanged_inside():
+    mask = rectangle(10, 40, 20, 60)
+    out = np.asarray(draw.cutout(PICTURE, Mask.from_array(mask)))
+    assert out.shape == (HEIGHT, WIDTH, 4)
+    np.testing.assert_array_equal(out[mask][:, :3], PICTURE[mask])
+    assert (out[mask][:, 3] == 255).all()
+    assert not out[~mask].any()
+
+
+def test_cutout_keeps_soft_opacity():
+    opacity = np.full((HEIGHT, WIDTH), 0.5, np.float32)
+    out = np.asarray(draw.cutout(PICTURE, opacity))
+    assert set(np.unique(out[..., 3])) == {128}
+    with pytest.raises(ValueError, match="got"):
+        draw.cutout(PICTURE, opacity[:5])
+
+
+def test_contact_sheet_places_every_picture():
+    pictures = [np.full((40, 80, 3), value, np.uint8) for value in (10, 60, 110, 160, 210)]
+    sheet = np.asarray(draw.contact_sheet(pictures, 3))
+    counts = [(sheet == value).all(axis=2).sum() for value in (10, 60, 110, 160, 210)]
+    assert counts == [40 * 80] * 5
+    labelled = draw.contact_sheet([Image.fromarray(p) for p in pictures], 3, ["a", "b", "c", "d", "e"])
+    assert labelled.height > sheet.shape[0]
+    with pytest.raises(ValueError, match="one label per picture"):
+        draw.contact_sheet(pictures, 3, ["a"])
+    with pytest.raises(ValueError, match="at least one"):
+        draw.contact_sheet([], 3)
