@@ -125,6 +125,8 @@ class TestMask:
             {"size": [4, 4], "counts": "zzzz"},
             {"size": [4, 4], "counts": "\x00"},
             {"size": [4, 4], "counts": "é"},
+            {"size": [3, 5], "counts": "é"},
+            {"size": [4, 4], "counts": None},
             {"size": [4, 4], "counts": "P" * 50},
             {"size": [0, 4], "counts": [0]},
             {"size": [10**6, 10**6], "counts": [10**12]},

@@ -162,7 +162,9 @@ def _plain(counts: list[int]) -> NDArray[np.int64]:
 
 
 def _parse(counts: str | bytes) -> NDArray[np.int64]:
-    raw = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f"expected COCO RLE text or a list of runs, got {_shown(counts)}")
+    raw = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
     digits = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if ((digits < 0) | (digits > 63)).any() or (len(digits) and digits[-1] & 32):
         raise ValueError(f"expected COCO compressed RLE text, got {_shown(counts)}")

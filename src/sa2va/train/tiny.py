@@ -1,0 +1,137 @@
+"""The embedded ``tiny`` model before it has learned anything: its tokenizer, its sizes, and random weights.
+
+It is a member of the InternVL family like the released checkpoints, only a thousand times smaller: every line of code
+that serves a 26B model serves it too.
+"""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import InternVLConfig, PreTrainedTokenizerFast
+
+from sa2va.data.synthetic import vocabulary
+from sa2va.model.config import Sa2VAConfig, sam2_config
+from sa2va.model.families import ADDED_TOKENS, INTERNVL
+from sa2va.model.sa2va import Sa2VAModel
+
+#: Side of a picture, of a tile and of the grounding image, pixels.
+SIDE = 128
+PATCH = 8
+_BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_IMAGE_TOKENS = (INTERNVL.image_start, INTERNVL.image_end, INTERNVL.image_token)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the synthetic world's words; unknown words fall into pieces, none is lost."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words = vocabulary()
+    # Every word with and without a blank before it becomes one token.
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        min_frequency=1,
+        special_tokens=list(_BASE_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*words, *(f" {word}" for word in words)], trainer)
+    tokenizer.add_special_tokens([*_IMAGE_TOKENS, *ADDED_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
+    """About nine million parameters: ViT and language model four, SAM 2 five."""
+    vision = {
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "hidden_size": 160,
+        "intermediate_size": 480,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 5,
+        "attention_bias": True,
+        "layer_scale_init_value": 1.0,
+    }
+    text = {
+        "model_type": "qwen2",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vlm = InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids(INTERNVL.image_token),
+        tie_word_embeddings=False,
+    )
+    sam2 = sam2_config(
+        image_size=SIDE,
+        embed_dim=32,
+        num_heads=1,
+        blocks=(1, 2, 4, 1),
+        global_blocks=(4, 6),
+        windows=(8, 4, 8, 4),
+        width=128,
+        memory_layers=2,
+        memory_mlp=512,
+    )
+    seg_token_id = tokenizer.convert_tokens_to_ids(ADDED_TOKENS[0])
+    return Sa2VAConfig(vlm_config=vlm, sam2_config=sam2, seg_token_id=seg_token_id, template="qwen_chat")
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Sa2VAModel:
+    """Random weights that can learn.
+
+    transformers initialises for large models whose weights will be downloaded anyway: with a deviation of 0.02, which
+    is too small for narrow layers, and with zeros in parts of SAM 2 and for all positions. Here layers start as
+    torch's own do, and positions as plain sines.
+    """
+    torch.manual_seed(seed)
+    model = Sa2VAModel(tiny_config(tokenizer))
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.1)
+    sam2, embeddings = model.sam2, model.vlm.model.vision_tower.embeddings
+    with torch.no_grad():
+        for parameter in (
+            sam2.no_memory_embedding,
+            sam2.memory_temporal_positional_encoding,
+            sam2.no_object_pointer,
+            sam2.vision_encoder.backbone.pos_embed,
+            sam2.vision_encoder.backbone.pos_embed_window,
+            embeddings.cls_token,
+        ):
+            parameter.normal_(std=0.1)
+        for layer in sam2.memory_encoder.memory_fuser.layers:
+            layer.scale.fill_(0.1)
+        sam2.prompt_encoder.shared_embedding.positional_embedding.copy_(
+            sam2.shared_image_embedding.positional_embedding
+        )
+        embeddings.position_embeddings[0, 1:] = 0.5 * _sines(embeddings.position_embeddings.shape[-1])
+    return model
+
+
+def _sines(width: int) -> Tensor:
+    """(rows * columns, width) position code of the patches: half of it for the row, half for the column."""
+    side = SIDE // PATCH
+    frequencies = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], dim=2).flatten(0, 1)
