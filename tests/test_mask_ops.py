@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sa2va import mask_ops
-from sa2va.mask_ops import MaskOptions
+from sa2va.mask_ops import Cleanup
 
 bool_masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 radii = st.sampled_from([1, 1.5, 2, 3, 4.3])
@@ -148,47 +148,26 @@ def test_feather_of_radius_zero_is_the_mask():
     np.testing.assert_array_equal(mask_ops.feather(mask, 0), mask.astype(np.float32))
 
 
-def test_threshold_is_strict_and_takes_stacks():
-    probabilities = np.array([[[0.5, 0.6], [0.4, 0.7]]], np.float32)
-    assert mask_ops.threshold(probabilities).tolist() == [[[False, True], [False, True]]]
-    assert mask_ops.threshold(probabilities, 0.65).sum() == 1
+def test_cleanup_changes_nothing_by_default():
+    mask = np.random.default_rng(0).random((20, 20)) > 0.5
+    np.testing.assert_array_equal(Cleanup().apply(mask), mask)
 
 
-def test_threshold_refuses_what_it_would_have_to_guess():
-    with pytest.raises(ValueError, match="uint8"):
-        mask_ops.threshold(np.zeros((4, 4), np.uint8))
-    with pytest.raises(ValueError, match="shape"):
-        mask_ops.threshold(np.zeros(4, np.float32))
-
-
-def test_options_do_nothing_but_threshold_by_default():
-    probabilities = np.random.default_rng(0).random((3, 20, 20), np.float32)
-    np.testing.assert_array_equal(MaskOptions().apply(probabilities), probabilities > 0.5)
-
-
-def test_options_run_their_steps_on_each_picture():
-    probabilities = np.zeros((2, 30, 30), np.float32)
-    probabilities[0, 5:20, 5:20] = 0.9
-    probabilities[0, 10, 10] = 0.1  # a hole
-    probabilities[0, 28, 28] = 0.9  # a speck
-    probabilities[1, 3, 3] = 0.9  # only a speck
+def test_cleanup_runs_its_steps():
     solid = np.zeros((30, 30), bool)
     solid[5:20, 5:20] = True
-    cleaned = MaskOptions(fill_holes=1, remove_specks=2).apply(probabilities)
-    np.testing.assert_array_equal(cleaned[0], solid)
-    assert not cleaned[1].any()
-    grown = MaskOptions(fill_holes=1, largest_component=True, dilate=2).apply(probabilities[0])
+    mask = solid.copy()
+    mask[10, 10] = False  # a hole
+    mask[28, 28] = True  # a speck
+    np.testing.assert_array_equal(Cleanup(fill_holes=1, remove_specks=2).apply(mask), solid)
+    grown = Cleanup(fill_holes=1, largest_component=True, dilate=2).apply(mask)
     np.testing.assert_array_equal(grown, dilate_slowly(solid, 2))
 
 
-def test_options_take_an_empty_stack():
-    assert MaskOptions(fill_holes=3).apply(np.zeros((0, 4, 5), np.float32)).shape == (0, 4, 5)
-
-
-@pytest.mark.parametrize("wrong", [{"threshold": 1.5}, {"dilate": -1}, {"fill_holes": -3}])
-def test_options_refuse_impossible_values(wrong):
+@pytest.mark.parametrize("wrong", [{"dilate": -1}, {"fill_holes": -3}])
+def test_cleanup_refuses_impossible_values(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        MaskOptions(**wrong)
+        Cleanup(**wrong)
 
 
 @pytest.mark.parametrize("operation", ["fill_holes", "remove_specks", "dilate", "erode", "feather"])

@@ -21,13 +21,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sa2va.mask import Mask, Size
+from sa2va.mask import Size
 from sa2va.model.grounding import FrameFeatures, MaskPrediction, decode_masks, language_tokens, upsample_logits
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.pixels import grounding_pixels
 from sa2va.results import Frame, Segment
+from sa2va.segments import MaskOutput
 
 Selection = Literal["uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame"]
 SELECTIONS: tuple[Selection, ...] = ("uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame")
@@ -114,14 +115,14 @@ def follow_clips(
     prompts: Sequence[Tensor],
     clips: Sequence[list[tuple[int, ...]]],
     *,
-    threshold: float,
+    output: MaskOutput,
 ) -> Iterator[tuple[Frame, np.ndarray]]:
     """Every frame of a source with its pixels, decoded from the prompts of its clips.
 
     Args:
         phrases: of K objects.
         prompts: per selection mode (K, 10, C). clips: per selection mode the clips of every frame.
-        threshold: on the probability, averaged over the modes.
+        output: how probabilities, averaged over the modes, become masks.
     """
     views = [_View(own, plan, MemoryBank()) for own, plan in zip(prompts, clips, strict=True)]
     for decoded in source:
@@ -130,7 +131,7 @@ def follow_clips(
             images = [Image.fromarray(np.ascontiguousarray(pixels))]
             features = model.encode_frames(grounding_pixels(images, model.sam2.image_size))
             predictions = [_predict(model, view, features, decoded.index) for view in views]
-            segments = _averaged(model, predictions, phrases, size, threshold)
+            segments = _averaged(model, predictions, phrases, size, output)
         yield Frame(decoded.index, decoded.time, size, segments), pixels
 
 
@@ -168,7 +169,7 @@ def _mean(predictions: Sequence[MaskPrediction]) -> MaskPrediction:
 
 
 def _averaged(
-    model: Sa2VAModel, predictions: Sequence[MaskPrediction], phrases: Sequence[str], size: Size, threshold: float
+    model: Sa2VAModel, predictions: Sequence[MaskPrediction], phrases: Sequence[str], size: Size, output: MaskOutput
 ) -> tuple[Segment, ...]:
     """Segments from the mean probability over the selection modes."""
     segments = []
@@ -176,10 +177,12 @@ def _averaged(
         views = [
             upsample_logits(p.logits[row : row + 1], model.sam2.image_size, size)[0].sigmoid() for p in predictions
         ]
-        inside = torch.stack(views).mean(dim=0) > threshold
+        mean = torch.stack(views).mean(dim=0)
         score = float(torch.stack([p.iou[row] for p in predictions]).mean())
         presence = float(torch.stack([p.presence[row] for p in predictions]).sigmoid().mean())
-        segments.append(Segment(row + 1, phrase, (Mask.from_array(inside.cpu().numpy()),), score, presence))
+        mask = output.mask(mean > output.threshold)
+        kept = mean[None].cpu().numpy() if output.probabilities else None
+        segments.append(Segment(row + 1, phrase, (mask,), score, presence, probabilities=kept))
     return tuple(segments)
 
 

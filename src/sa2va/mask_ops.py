@@ -1,4 +1,4 @@
-"""Turn mask probabilities into masks that can be used: threshold, holes, specks, largest part, morphology, feather.
+"""Masks that can be used: holes, specks, largest part, morphology, feather.
 
 Pure functions over numpy arrays; nothing here is applied unless it is asked for.
 The world outside the picture is unknown, not background: an object that leaves the picture is not eaten at its edge.
@@ -7,7 +7,6 @@ The world outside the picture is unknown, not background: an object that leaves 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +15,15 @@ BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class MaskOptions:
-    """How a probability map becomes a mask. The defaults threshold and do nothing else.
+class Cleanup:
+    """What is tidied in a thresholded mask; the defaults change nothing.
 
     Steps run in the order of the fields. Areas are in pixels, radii in pixels of a Euclidean disk.
 
     Raises:
-        ValueError: a threshold outside 0..1, or a negative area or radius.
+        ValueError: a negative area or radius.
     """
 
-    threshold: float = 0.5
     fill_holes: int = 0
     remove_specks: int = 0
     largest_component: bool = False
@@ -35,25 +33,12 @@ class MaskOptions:
     erode: float = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be a probability from 0 to 1, got {self.threshold}")
-        for field in fields(self)[1:]:
+        for field in fields(self):
             if getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must not be negative (0 turns it off), got {getattr(self, field.name)}")
 
-    def apply(self, probabilities: NDArray[np.generic]) -> BoolArray:
-        """Masks, bool, of the same shape: (H, W) or any stack (..., H, W). Each picture is treated on its own.
-
-        Args:
-            probabilities: float 0..1, or bool for a mask that is already thresholded.
-        """
-        masks = threshold(probabilities, self.threshold)
-        if masks.ndim == 2:
-            return self._refine(masks)
-        flat = masks.reshape(-1, *masks.shape[-2:])
-        return np.stack([self._refine(mask) for mask in flat]).reshape(masks.shape) if len(flat) else masks
-
-    def _refine(self, mask: BoolArray) -> BoolArray:
+    def apply(self, mask: BoolArray) -> BoolArray:
+        """The tidied mask: bool (H, W) to bool (H, W)."""
         if self.fill_holes:
             mask = fill_holes(mask, self.fill_holes)
         if self.remove_specks:
@@ -64,21 +49,6 @@ class MaskOptions:
             if radius := getattr(self, name):
                 mask = operation(mask, radius)
         return mask
-
-
-def threshold(probabilities: NDArray[np.generic], value: float = 0.5) -> BoolArray:
-    """Pixels strictly above ``value``, bool, same shape (..., H, W). A bool array passes through unchanged.
-
-    Raises:
-        ValueError: fewer than two axes, or an integer array, whose scale (0..1 or 0..255) would be a guess.
-    """
-    if probabilities.ndim < 2:
-        raise ValueError(f"expected (..., H, W), got shape {probabilities.shape}")
-    if probabilities.dtype == np.bool_:
-        return cast(BoolArray, probabilities)
-    if not np.issubdtype(probabilities.dtype, np.floating):
-        raise ValueError(f"expected float probabilities 0..1 or bool, got {probabilities.dtype}; divide by its maximum")
-    return probabilities > value  # type: ignore[operator]
 
 
 def fill_holes(mask: BoolArray, max_area: int) -> BoolArray:

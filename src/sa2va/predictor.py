@@ -21,6 +21,7 @@ from sa2va.asking import Asker, Reply, View, segmentation_request
 from sa2va.clip import KeyFrames, follow, key_frame_indices
 from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
+from sa2va.mask_ops import Cleanup
 from sa2va.model.families import SEG_TOKEN
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, language_tokens
@@ -32,7 +33,7 @@ from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
 from sa2va.results import Answer, Frame, Segment, Track, Turn
 from sa2va.runtime import default_device, default_dtype
-from sa2va.segments import clip_segments, frame_segments
+from sa2va.segments import MaskOutput, clip_segments, frame_segments
 from sa2va.tracker import Mode, VideoTracker
 
 Media = Any  # what load_image and open_media take
@@ -52,14 +53,10 @@ KEY_FRAMES = 5
 class _MaskSettings:
     """How masks are made of mask prompts; see [`Sa2VA.track`]."""
 
-    threshold: float
-    probabilities: bool
+    output: MaskOutput
     key_frames: KeyFrames
     num_key_frames: int
     mode: Mode | None
-
-    def tracker(self, model: Sa2VAModel) -> VideoTracker:
-        return VideoTracker(model, mode=self.mode, threshold=self.threshold, probabilities=self.probabilities)
 
 
 class Sa2VA:
@@ -114,6 +111,7 @@ class Sa2VA:
         *,
         threshold: float = 0.5,
         probabilities: bool = False,
+        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
         key_frames: KeyFrames = "uniform",
         num_key_frames: int = KEY_FRAMES,
         mode: Mode | None = None,
@@ -126,6 +124,7 @@ class Sa2VA:
             phrases: one, or several that are answered together; a phrase with a question mark is asked as a question.
             threshold: probability above which a pixel belongs to the object.
             probabilities: keep float32 probabilities in every segment.
+            cleanup: holes to fill, specks to remove and the like; off by default.
             key_frames, num_key_frames, mode: for videos, see [`track`].
             generation: fields of [`GenerationOptions`], such as ``max_new_tokens`` or ``temperature``.
 
@@ -139,7 +138,7 @@ class Sa2VA:
             media,
             [segmentation_request(phrase, video=video) for phrase in wanted],
             GenerationOptions(**generation),
-            _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode),
+            _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
             names=wanted,
         )
         return answers[0] if isinstance(phrases, str) else answers
@@ -152,6 +151,7 @@ class Sa2VA:
         history: Sequence[Turn] = (),
         threshold: float = 0.5,
         probabilities: bool = False,
+        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
         key_frames: KeyFrames = "uniform",
         num_key_frames: int = KEY_FRAMES,
         mode: Mode | None = None,
@@ -161,13 +161,13 @@ class Sa2VA:
 
         Args:
             history: ``history`` of an earlier answer about the same media, to go on talking.
-            threshold, probabilities, key_frames, num_key_frames, mode, generation: as in [`segment`].
+            threshold, probabilities, cleanup, key_frames, num_key_frames, mode, generation: as in [`segment`].
         """
         (answer,) = self._answer(
             media,
             [question],
             GenerationOptions(**generation),
-            _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode),
+            _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
             names=[None],
             history=history,
         )
@@ -216,6 +216,7 @@ class Sa2VA:
         selections: Sequence[Selection] = ("uniform",),
         threshold: float = 0.5,
         probabilities: bool = False,
+        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
         sampling: dict[str, Any] | None = None,
         **generation: Any,
     ) -> Track:
@@ -229,7 +230,7 @@ class Sa2VA:
             mode: ``"released"`` or ``"consistent"``, see [`sa2va.tracker`]; None takes what the checkpoint was made
                 for.
             selections: with ``"compressed"``, how its hundred frames are chosen; several are averaged.
-            threshold, probabilities, generation: as in [`segment`].
+            threshold, probabilities, cleanup, generation: as in [`segment`].
             sampling: ``stride``, ``fps``, ``start``, ``end``, ``max_frames`` of [`open_media`].
 
         Returns:
@@ -237,12 +238,15 @@ class Sa2VA:
         """
         wanted = _phrases(phrases)
         options = GenerationOptions(**generation)
+        output = MaskOutput(threshold, probabilities, cleanup)
         source = open_media(media, **(sampling or {}))
         if key_frames == "compressed":
-            frames = self._follow_clips(source, wanted, selections, options, threshold)
+            frames = self._follow_clips(
+                source, wanted, selections, options, MaskOutput(threshold, probabilities, cleanup)
+            )
         else:
-            settings = _MaskSettings(threshold, probabilities, key_frames, num_key_frames, mode)
-            tracker = settings.tracker(self.model)
+            settings = _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode)
+            tracker = VideoTracker(self.model, mode=settings.mode, output=settings.output)
             keys = key_frame_indices(key_frames, num_key_frames, _frame_count(source))
             requests = [segmentation_request(phrase, video=True) for phrase in wanted]
             replies = self._asker.ask(self._asker.look_at_frames(source, keys), requests, options)
@@ -257,13 +261,14 @@ class Sa2VA:
         mode: Mode | None = None,
         threshold: float = 0.5,
         probabilities: bool = False,
+        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
         **generation: Any,
     ) -> VideoTracker:
         """A tracker for frames that arrive one by one; phrases are looked for in the first frame it is given.
 
         Args:
             phrases: what to look for; more may be added at any time with ``tracker.add``.
-            mode, threshold, probabilities, generation: as in [`track`].
+            mode, threshold, probabilities, cleanup, generation: as in [`track`].
         """
         options = GenerationOptions(**generation)
 
@@ -272,7 +277,7 @@ class Sa2VA:
             requests = [segmentation_request(phrase, video=False) for phrase in wanted]
             return [reply.prompts_KC for reply in self._asker.ask(view, requests, options)]
 
-        tracker = VideoTracker(self.model, mode=mode, threshold=threshold, probabilities=probabilities, ask=ask)
+        tracker = VideoTracker(self.model, mode=mode, output=MaskOutput(threshold, probabilities, cleanup), ask=ask)
         for phrase in phrases:
             tracker.add(phrase)
         return tracker
@@ -318,7 +323,7 @@ class Sa2VA:
         phrases: Sequence[str],
         selections: Sequence[Selection],
         options: GenerationOptions,
-        threshold: float,
+        output: MaskOutput,
     ) -> Iterator[tuple[Frame, np.ndarray]]:
         """One ``[SEG]`` per clip, under one or several ways to select the frames; see [`sa2va.compressed`]."""
         count = _frame_count(source)
@@ -337,7 +342,7 @@ class Sa2VA:
             torch.stack([compressed.ten_prompts(replies[row].prompts_KC) for row in rows]) for replies in prompts
         ]
         named = [phrases[row] for row in rows]
-        return compressed.follow_clips(self.model, source, named, stacked, plans, threshold=threshold)
+        return compressed.follow_clips(self.model, source, named, stacked, plans, output=output)
 
     def _answer(
         self,
@@ -384,8 +389,7 @@ class Sa2VA:
             [""] * len(prompts),
             side=sam2.image_size,
             size=(image.height, image.width),
-            threshold=settings.threshold,
-            probabilities=settings.probabilities,
+            output=settings.output,
         )
 
     def _clip_segments(
@@ -394,7 +398,7 @@ class Sa2VA:
         prompts = torch.cat([reply.prompts_KC for reply in replies])
         if not len(prompts):
             return []
-        tracker = settings.tracker(self.model)
+        tracker = VideoTracker(self.model, mode=settings.mode, output=settings.output)
         tracker.add_prompts(prompts, [""] * len(prompts))
         return clip_segments(frame for frame, _ in follow(tracker, source, keys))
 

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from sa2va.mask import Mask, Size
+from sa2va.mask_ops import Cleanup
 from sa2va.model.grounding import MaskPrediction, upsample_logits
 from sa2va.results import Frame, Segment
 
 
-def logit(probability: float) -> float:
-    """The logit of a probability threshold.
+@dataclass(frozen=True)
+class MaskOutput:
+    """How logits become the masks of a result.
+
+    Attributes:
+        threshold: probability above which a pixel belongs to the object.
+        probabilities: keep float32 probabilities beside the masks.
+        cleanup: what is tidied in each mask; the default changes nothing.
 
     Raises:
-        ValueError: not above 0 and below 1.
+        ValueError: a threshold that is not above 0 and below 1.
     """
-    if not 0 < probability < 1:
-        raise ValueError(f"threshold is a probability above 0 and below 1; got {probability}")
-    return math.log(probability / (1 - probability))
+
+    threshold: float = 0.5
+    probabilities: bool = False
+    cleanup: Cleanup = field(default_factory=Cleanup)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is a probability above 0 and below 1; got {self.threshold}")
+
+    @property
+    def cut(self) -> float:
+        """The logit of the threshold."""
+        return math.log(self.threshold / (1 - self.threshold))
+
+    def mask(self, inside_HW: Tensor) -> Mask:
+        """A bool tensor as a mask of a result."""
+        return Mask.from_array(self.cleanup.apply(inside_HW.cpu().numpy()))
 
 
 def frame_segments(
@@ -31,23 +53,19 @@ def frame_segments(
     *,
     side: int,
     size: Size,
-    threshold: float,
-    probabilities: bool,
+    output: MaskOutput,
 ) -> list[Segment]:
     """The objects of one frame; one mask at a time is at full resolution.
 
     Args:
         side: of the grounding image, pixels. size: (height, width) of the frame.
-        threshold: probability above which a pixel belongs to the object.
-        probabilities: keep float32 probabilities too.
     """
-    cut = logit(threshold)
     scores, presences = prediction.iou.float().tolist(), prediction.presence.float().sigmoid().tolist()
     segments = []
     for row, (number, phrase) in enumerate(zip(ids, phrases, strict=True)):
         logits: Tensor = upsample_logits(prediction.logits[row : row + 1], side, size)
-        mask = Mask.from_array((logits[0] > cut).cpu().numpy())
-        kept = logits.sigmoid().cpu().numpy() if probabilities else None
+        mask = output.mask(logits[0] > output.cut)
+        kept = logits.sigmoid().cpu().numpy() if output.probabilities else None
         segments.append(Segment(number, phrase, (mask,), scores[row], presences[row], probabilities=kept))
     return segments
 

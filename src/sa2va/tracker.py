@@ -39,7 +39,7 @@ from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.pixels import grounding_pixels
 from sa2va.results import Frame, Segment
 from sa2va.runtime import logger
-from sa2va.segments import frame_segments, logit
+from sa2va.segments import MaskOutput, frame_segments
 
 Mode = Literal["released", "consistent"]
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
@@ -66,8 +66,7 @@ class VideoTracker:
         model: a loaded [`Sa2VAModel`].
         mode: see the module; None takes ``"consistent"`` where the checkpoint has SAM 2's original decoder, else
             ``"released"``.
-        threshold: probability above which a pixel belongs to the object.
-        probabilities: keep float32 probabilities in every segment.
+        output: how logits become masks.
         ask: turns phrases and the frame they are about into mask prompts; given by [`Sa2VA.stream`].
     """
 
@@ -76,8 +75,7 @@ class VideoTracker:
         model: Sa2VAModel,
         *,
         mode: Mode | None = None,
-        threshold: float = 0.5,
-        probabilities: bool = False,
+        output: MaskOutput = MaskOutput(),  # noqa: B008 -- frozen
         ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
     ):
         original = model.original_mask_decoder
@@ -88,14 +86,12 @@ class VideoTracker:
             logger.warning(
                 "this checkpoint has no original SAM 2 decoder; mode='consistent' carries masks with the fine-tuned one"
             )
-        logit(threshold)  # rejects what is no threshold before any frame is read
         self._model = model
         self._sam2 = model.sam2
         self._tracking_decoder: Sam2VideoMaskDecoder = (
             original if self.mode == "consistent" and original is not None else self._sam2.mask_decoder
         )
-        self._threshold = threshold
-        self._probabilities = probabilities
+        self._output = output
         self._ask = ask
         self._groups: list[_Group] = []
         self._phrases_to_ask: list[tuple[int, str]] = []
@@ -324,6 +320,5 @@ class VideoTracker:
             group.phrases,
             side=self._sam2.image_size,
             size=(size[0], size[1]),
-            threshold=self._threshold,
-            probabilities=self._probabilities,
+            output=self._output,
         )
