@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.model.batch import VisualTokens
+from sa2va.model.families import SEG_TOKEN
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
@@ -105,3 +106,25 @@ def segmentation_request(phrase: str, *, video: bool) -> str:
     if "?" in phrase:
         return QUESTION_REQUEST.format(phrase=phrase)
     return (VIDEO_REQUEST if video else PICTURE_REQUEST).format(phrase=phrase)
+
+
+def why_nothing(reply: Reply, text: str, empty: int = 0) -> str:
+    """Why a reply to a segmentation request gave no mask.
+
+    Args:
+        text: the reply without special tokens. empty: how many masks it gave that are empty.
+    """
+    if empty:
+        return "the model pointed at something, but its mask is empty"
+    if SEG_TOKEN in reply.raw:
+        return f"the answer ended right at its {SEG_TOKEN}; allow more max_new_tokens"
+    return f"the model answered without pointing at anything: {text!r}"
+
+
+def unfound(asker: Asker, phrases: Sequence[str], replies: Sequence[Reply]) -> dict[str, str]:
+    """For each phrase that gave no mask prompt, why."""
+    return {
+        phrase: why_nothing(reply, asker.processor.clean(reply.raw)[0])
+        for phrase, reply in zip(phrases, replies, strict=True)
+        if not len(reply.prompts_KC)
+    }

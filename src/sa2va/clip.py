@@ -39,6 +39,18 @@ def key_frame_indices(policy: KeyFrames, number: int, count: int) -> list[int]:
     return indices
 
 
+def frame_count(source: FrameSource) -> int:
+    """How many frames a source has.
+
+    Raises:
+        ValueError: it has no end.
+    """
+    count = source.frame_count
+    if count is None:
+        raise ValueError("this source has no end (a camera?); follow objects in it with Sa2VA.stream()")
+    return count
+
+
 def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> Iterator[tuple[Frame, np.ndarray]]:
     """Every frame of a source with its pixels, in order, after the tracker's objects were prompted on the key frames.
 

@@ -21,13 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sa2va.asking import Asker, segmentation_request, unfound
+from sa2va.clip import frame_count
 from sa2va.mask import Size
+from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import FrameFeatures, MaskPrediction, decode_masks, language_tokens, upsample_logits
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.pixels import grounding_pixels
-from sa2va.results import Frame, Segment
+from sa2va.results import Frame, Segment, Track
 from sa2va.segments import MaskOutput
 
 Selection = Literal["uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame"]
@@ -106,6 +109,38 @@ class _View:
     prompts_KTC: Tensor  # (objects, ten clips, C)
     clips: list[tuple[int, ...]]
     bank: MemoryBank
+
+
+def track(
+    asker: Asker,
+    source: FrameSource,
+    phrases: Sequence[str],
+    selections: Sequence[Selection],
+    options: GenerationOptions,
+    output: MaskOutput,
+) -> Track:
+    """Follow phrases with one ``[SEG]`` per clip, averaged over one or several ways to select the frames.
+
+    A phrase is followed where every selection found it.
+    """
+    count = frame_count(source)
+    requests = [segmentation_request(phrase, video=True) for phrase in phrases]
+    replies, plans, reasons = [], [], {}
+    for selection in selections:
+        shown = select_frames(selection, count)
+        view = asker.look(clip_pictures(source.read(shown)), video=True)
+        replies.append(asker.ask(view, requests, options))
+        plans.append(clips_of_frames(selection, count, shown))
+        reasons |= unfound(asker, phrases, replies[-1])
+    rows = [row for row, phrase in enumerate(phrases) if phrase not in reasons]
+    frames: Iterator[tuple[Frame, np.ndarray]]
+    if rows:
+        prompts = [torch.stack([ten_prompts(view[row].prompts_KC) for row in rows]) for view in replies]
+        named = [phrases[row] for row in rows]
+        frames = follow_clips(asker.model, source, named, prompts, plans, output=output)
+    else:
+        frames = ((Frame(decoded.index, decoded.time, source.size), decoded.pixels) for decoded in source)
+    return Track(frames, source=source.path, fps=source.fps, size=source.size, total=count, reasons=reasons)
 
 
 def follow_clips(

@@ -6,7 +6,7 @@ key-value cache and SAM 2's image features; the prompts decode as one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import compressed
-from sa2va.asking import Asker, Reply, View, segmentation_request
-from sa2va.clip import KeyFrames, follow, key_frame_indices
+from sa2va.asking import Asker, Reply, View, segmentation_request, unfound, why_nothing
+from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
 from sa2va.mask_ops import Cleanup
-from sa2va.model.families import SEG_TOKEN
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, language_tokens
 from sa2va.model.sa2va import Sa2VAModel
@@ -31,7 +30,7 @@ from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.processing.pixels import grounding_pixels
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
-from sa2va.results import Answer, Frame, Segment, Track, Turn
+from sa2va.results import Answer, Segment, Track, Turn
 from sa2va.runtime import default_device, default_dtype
 from sa2va.segments import MaskOutput, clip_segments, frame_segments
 from sa2va.tracker import Mode, VideoTracker
@@ -240,20 +239,22 @@ class Sa2VA:
         options = GenerationOptions(**generation)
         output = MaskOutput(threshold, probabilities, cleanup)
         source = open_media(media, **(sampling or {}))
+        tracker = VideoTracker(self.model, mode=mode, output=output)
         if key_frames == "compressed":
-            frames = self._follow_clips(
-                source, wanted, selections, options, MaskOutput(threshold, probabilities, cleanup)
-            )
-        else:
-            settings = _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode)
-            tracker = VideoTracker(self.model, mode=settings.mode, output=settings.output)
-            keys = key_frame_indices(key_frames, num_key_frames, _frame_count(source))
-            requests = [segmentation_request(phrase, video=True) for phrase in wanted]
-            replies = self._asker.ask(self._asker.look_at_frames(source, keys), requests, options)
-            for phrase, reply in zip(wanted, replies, strict=True):
-                tracker.add_prompts(reply.prompts_KC, [phrase] * len(reply.prompts_KC))
-            frames = follow(tracker, source, keys)
-        return Track(frames, source=source.path, fps=source.fps, size=source.size, total=source.frame_count)
+            return compressed.track(self._asker, source, wanted, selections, options, output)
+        keys = key_frame_indices(key_frames, num_key_frames, frame_count(source))
+        requests = [segmentation_request(phrase, video=True) for phrase in wanted]
+        replies = self._asker.ask(self._asker.look_at_frames(source, keys), requests, options)
+        for phrase, reply in zip(wanted, replies, strict=True):
+            tracker.add_prompts(reply.prompts_KC, [phrase] * len(reply.prompts_KC))
+        return Track(
+            follow(tracker, source, keys),
+            source=source.path,
+            fps=source.fps,
+            size=source.size,
+            total=source.frame_count,
+            reasons=unfound(self._asker, wanted, replies),
+        )
 
     def stream(
         self,
@@ -317,33 +318,6 @@ class Sa2VA:
             max_new_tokens=max_new_tokens,
         )
 
-    def _follow_clips(
-        self,
-        source: FrameSource,
-        phrases: Sequence[str],
-        selections: Sequence[Selection],
-        options: GenerationOptions,
-        output: MaskOutput,
-    ) -> Iterator[tuple[Frame, np.ndarray]]:
-        """One ``[SEG]`` per clip, under one or several ways to select the frames; see [`sa2va.compressed`]."""
-        count = _frame_count(source)
-        prompts, plans, found = [], [], set(range(len(phrases)))
-        for selection in selections:
-            shown = compressed.select_frames(selection, count)
-            view = self._asker.look(compressed.clip_pictures(source.read(shown)), video=True)
-            replies = self._asker.ask(view, [segmentation_request(phrase, video=True) for phrase in phrases], options)
-            found &= {row for row, reply in enumerate(replies) if len(reply.prompts_KC)}
-            prompts.append(replies)
-            plans.append(compressed.clips_of_frames(selection, count, shown))
-        rows = sorted(found)
-        if not rows:
-            return ((Frame(decoded.index, decoded.time, source.size), decoded.pixels) for decoded in source)
-        stacked = [
-            torch.stack([compressed.ten_prompts(replies[row].prompts_KC) for row in rows]) for replies in prompts
-        ]
-        named = [phrases[row] for row in rows]
-        return compressed.follow_clips(self.model, source, named, stacked, plans, output=output)
-
     def _answer(
         self,
         media: Media | None,
@@ -360,7 +334,7 @@ class Sa2VA:
             return [self._assemble(reply, history, [], None, None) for reply in replies]
         if is_video(media):
             source = open_media(media)
-            keys = key_frame_indices(settings.key_frames, settings.num_key_frames, _frame_count(source))
+            keys = key_frame_indices(settings.key_frames, settings.num_key_frames, frame_count(source))
             view = self._asker.look_at_frames(source, keys)
             replies = self._asker.ask(view, questions, options, history=history)
             segments, size = self._clip_segments(source, keys, replies, settings), source.size
@@ -425,7 +399,7 @@ class Sa2VA:
             text=text,
             raw_text=reply.raw,
             segments=tuple(shown),
-            reason=None if shown or name is None else _why_nothing(reply.raw, text, len(segments)),
+            reason=None if shown or name is None else why_nothing(reply, text, len(segments)),
             size=size,
             history=(*history, Turn(reply.question, reply.raw)),
         )
@@ -436,18 +410,3 @@ def _phrases(phrases: str | Sequence[str]) -> list[str]:
     if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
         raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
     return wanted
-
-
-def _frame_count(source: FrameSource) -> int:
-    count = source.frame_count
-    if count is None:
-        raise ValueError("this source has no end (a camera?); follow objects in it with Sa2VA.stream()")
-    return count
-
-
-def _why_nothing(raw: str, text: str, empty: int) -> str:
-    if empty:
-        return "the model pointed at something, but its mask is empty"
-    if SEG_TOKEN in raw:
-        return f"the answer ended right at its {SEG_TOKEN}; allow more max_new_tokens"
-    return f"the model answered without pointing at anything: {text!r}"

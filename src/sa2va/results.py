@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -244,6 +244,7 @@ class Track:
         fps: frames per second of what is yielded; None where there is no clock.
         size: (height, width) in pixels.
         total: number of frames that will come; None when it is not known.
+        reasons: for each phrase that nothing is followed for, why.
     """
 
     def __init__(
@@ -254,12 +255,14 @@ class Track:
         fps: float | Fraction | None = None,
         size: Size,
         total: int | None = None,
+        reasons: Mapping[str, str] | None = None,
     ) -> None:
         """Args: frames: pairs of a frame and its RGB pixels, uint8 (H, W, 3), or None where nobody kept them."""
         self.source = source
         self.fps = fps
         self.size = size
         self.total = total
+        self.reasons = dict(reasons or {})
         self._frames = iter(frames)
         self._read = 0
         self._ended = False
