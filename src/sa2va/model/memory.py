@@ -4,7 +4,8 @@ A [`MemoryBank`] belongs to objects that were prompted together: they share its 
 decoder, the memory encoder and memory attention. A bank keeps every prompted frame, the spatial memory of the last
 six tracked frames and the pointers of the last fifteen, so its size does not depend on the length of the video.
 
-Shape legend: K objects, C model width, D memory width, h = w = S/16, s = S/4, M = h*w memory cells of a frame.
+Shape legend: K objects, T frames, P prompt tokens, C model width, D memory width, h = w = S/16, s = S/4, M = h*w memory
+cells of a frame.
 
 Source: SAM 2 (arXiv 2408.00714, section 4, "Memory attention", "Memory encoder and memory bank").
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder, get_1d_sine_pe
 
+from sa2va.model.attention import read_memory
 from sa2va.model.grounding import (
     FrameFeatures,
     MaskPrediction,
@@ -131,17 +133,18 @@ def track_frame(
 def attend(sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool = False) -> Tensor:
     """Image features (K, C, h, w) of one frame after memory attention, one per object of the bank."""
     memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_1Chw, index, backward=backward)
-    query_QC = top_1Chw.flatten(2).permute(2, 0, 1)
-    query_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_1Chw, sam2.hidden_dim)
-    objects_per_chunk = max(1, PAIRS_PER_CHUNK // (query_QC.shape[0] * memory_KMD.shape[1]))
+    picture_QC = top_1Chw[0].flatten(1).T
+    picture_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_1Chw, sam2.hidden_dim)
+    objects_per_chunk = max(1, PAIRS_PER_CHUNK // (len(picture_QC) * memory_KMD.shape[1]))
     conditioned = [
-        sam2.memory_attention(
-            current_vision_features=query_QC.expand(-1, len(chunk), -1),
-            current_vision_position_embeddings=query_position_QC[:, None].to(query_QC.dtype),
-            memory=chunk.transpose(0, 1),
-            memory_posision_embeddings=position_MD[:, None],
-            num_object_pointer_tokens=pointer_tokens,
-        )[0]
+        read_memory(
+            sam2.memory_attention,
+            picture_QC,
+            picture_position_QC.to(picture_QC.dtype),
+            chunk,
+            position_MD,
+            pointer_tokens,
+        )
         for chunk in memory_KMD.split(objects_per_chunk)
     ]
     height, width = top_1Chw.shape[-2:]
@@ -152,17 +155,17 @@ def propagate(
     sam2: Sam2VideoModel,
     decoder: Sam2VideoMaskDecoder,
     features: FrameFeatures,
-    prompts_KC: Tensor,
+    prompts: Tensor,
     prompted: Sequence[int],
 ) -> Iterator[MaskPrediction]:
     """Segment a clip that is already encoded: the differentiable whole, for training and for short clips.
 
-    Prompted frames are decoded with the language prompt and no memory; all others follow from memory, forward in
-    time.
+    Prompted frames are decoded with their prompt and no memory; all others follow from memory, forward in time.
 
     Args:
         features: of T frames.
-        prompts_KC: language embeddings of K objects.
+        prompts: (K, C) language embeddings of K objects, the same on every prompted frame; or (K, T, P, C) sparse
+            prompt tokens, of which those of prompted frames are read.
         prompted: frame indices that get the prompt; must hold 0, since nothing is known before the first of them.
 
     Yields:
@@ -172,7 +175,8 @@ def propagate(
         raise ValueError(f"forward propagation starts at frame 0, so it must be prompted; prompted frames: {prompted}")
     bank, given = MemoryBank(), {}
     for index in prompted:
-        given[index] = decode_masks(sam2, decoder, features[index], language_tokens(sam2, prompts_KC))
+        tokens = prompts[:, index] if prompts.ndim == 4 else language_tokens(sam2, prompts)
+        given[index] = decode_masks(sam2, decoder, features[index], tokens)
         if len(prompted) < len(features):  # otherwise nothing is left to be tracked
             bank = bank.add_prompted(encode_memory(sam2, features[index], given[index], index))
     for index in range(len(features)):

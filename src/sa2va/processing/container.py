@@ -142,17 +142,20 @@ def frames_missing(stream: VideoStream, packets: int, end: int) -> int:
         packets: the number of packets in the file.
         end: where the last of them ends, in stream units.
     """
-    if stream.frames:
-        # The frames that an AVI leaves out to bridge a pause count in its header and in its times.
-        delivered = end if stream.container.format.name == "avi" else packets
-        return max(0, stream.frames - delivered)
+    avi = stream.container.format.name == "avi"
+    if stream.frames and not avi:
+        return max(0, stream.frames - packets)
     clock = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
-    if clock is None or not stream.average_rate or not stream.time_base:
+    if avi:
+        # Counted in ticks: the header's number includes the frames left out to bridge a pause.
+        promised = stream.frames
+    elif clock and stream.time_base:
+        promised = (int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])) / stream.time_base
+    else:
         return 0
-    hours, minutes, seconds = clock.groups()
-    rest = int(hours) * 3600 + int(minutes) * 60 + float(seconds) - end * stream.time_base
-    # Durations are rounded and the last frame's is often unknown: less than two frames means nothing.
-    return round(rest * stream.average_rate) if rest * stream.average_rate > 2 else 0
+    missing = (promised - end) * packets / max(1, end)
+    # Times are rounded and the last frame's duration is often unknown: less than two frames means nothing.
+    return round(missing) if missing > 2 else 0
 
 
 @dataclass(frozen=True)

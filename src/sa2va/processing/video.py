@@ -32,6 +32,7 @@ from sa2va.processing.container import (
     open_video,
 )
 from sa2va.processing.frames import DecodedFrame, FrameSource
+from sa2va.processing.pictures import MAX_PIXELS
 from sa2va.runtime import logger
 
 # Decoding through up to this many unwanted frames is cheaper than seeking over them.
@@ -63,7 +64,7 @@ class VideoFile(FrameSource):
         ValueError: not a video, no video stream in it, nothing in it can be decoded, or the frames are too large.
     """
 
-    def __init__(self, path: str | Path, *, max_pixels: int) -> None:
+    def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
         self._path = Path(path)
         with open(self._path, "rb") as file:
             format = container_format(file.read(HEAD_BYTES))
