@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.grounding import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.frames import DecodedFrame, FrameSource
 from sa2va.processing.pixels import grounding_pixels
 from sa2va.tracker import VideoTracker
 
@@ -77,21 +78,22 @@ class Clip:
         return np.roll(self._base, index, axis=1)
 
 
-class Source:
+class Source(FrameSource):
     """The clip as a frame source, without files."""
+
+    fps = path = None
+    size = FRAME
 
     def __init__(self, count: int):
         self._clip = Clip(count)
-        self.size, self.fps, self.path, self.frame_count = FRAME, None, None, count
 
-    def __iter__(self):
-        from sa2va.processing.frames import DecodedFrame
+    @property
+    def frame_count(self) -> int:
+        return len(self._clip)
 
-        for index in range(len(self._clip)):
+    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
+        for index in indices:
             yield DecodedFrame(index, None, self._clip[index], source_index=index)
-
-    def read(self, indices: list[int]) -> list[np.ndarray]:
-        return [self._clip[index] for index in indices]
 
 
 @torch.inference_mode()
@@ -182,9 +184,11 @@ def _synchronize(device: torch.device) -> None:
 
 
 def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
-    """The fastest of a few runs."""
-    best = float("inf")
+    """The fastest of a few runs, fewer where one takes long."""
+    best, begun = float("inf"), time.perf_counter()
     for _ in range(repeats):
+        if best < float("inf") and time.perf_counter() - begun > 5:
+            break
         _synchronize(device)
         start = time.perf_counter()
         run()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import islice
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -58,26 +59,25 @@ def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> I
     masks are carried backwards, all others on the way forward. Results that come early are kept as run lengths.
     """
     size = source.size
-    for index in keys:
-        tracker.look_ahead(tracker.encode(source.read([index])), size, index)
-    if keys and keys[0] > 0:
+    if not tracker.ids:
+        for decoded in source:
+            yield Frame(decoded.index, decoded.time, size), decoded.pixels
+        return
+    for decoded in source.pick(keys):
+        tracker.look_ahead(tracker.encode([decoded.pixels]), size, decoded.index)
+    if keys[0] > 0:
         for decoded in source.iter_backward(keys[0] - 1):
             tracker.step_backward(tracker.encode([decoded.pixels]), size, decoded.index)
         tracker.turn_forward()
     # Decoding runs ahead in its own thread while the model computes.
-    frames = prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)
-    try:
+    with closing(prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)) as frames:
         while chunk := list(islice(frames, FRAMES_PER_ENCODING)):
-            waiting = [decoded for decoded in chunk if tracker.ids and not tracker.is_ready(decoded.index)]
-            rows = {decoded.index: row for row, decoded in enumerate(waiting)}
-            features = tracker.encode([decoded.pixels for decoded in waiting]) if waiting else None
+            waiting = [decoded for decoded in chunk if not tracker.is_ready(decoded.index)]
+            encoded = tracker.encode([decoded.pixels for decoded in waiting]) if waiting else None
+            features = {decoded.index: encoded[row] for row, decoded in enumerate(waiting) if encoded}
             for decoded in chunk:
-                if tracker.is_ready(decoded.index):
-                    frame = tracker.take_ready(size, time=decoded.time)
-                elif features is None:
-                    frame = Frame(decoded.index, decoded.time, size)
+                if decoded.index in features:
+                    frame = tracker.step_encoded(features[decoded.index], size, time=decoded.time)
                 else:
-                    frame = tracker.step_encoded(features[rows[decoded.index]], size, time=decoded.time)
+                    frame = tracker.take_ready(size, time=decoded.time)
                 yield frame, decoded.pixels
-    finally:
-        cast(Iterator, frames).close()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from PIL import Image, ImageDraw
 from sa2va.labels import Label, draw_labels, fitting_font, shortened
 from sa2va.mask import Mask
 from sa2va.mask_ops import erode
+from sa2va.processing.pictures import load_image
 from sa2va.results import Segment
 
 Color = tuple[int, int, int]
+Picture = str | Path | Image.Image | NDArray[np.uint8]  # all that load_image takes
 
 # Each was picked to be as far as possible from those before it, in Lab space, for the worst of normal, red-, green- and
 # blue-blind eyes; so the few colours that most pictures need are also the ones furthest apart.
@@ -49,7 +52,7 @@ def color(object_id: int) -> Color:
 
 
 def overlay(
-    image: Image.Image | NDArray[np.uint8],
+    image: Picture,
     segments: Sequence[Segment],
     *,
     alpha: float = 0.5,
@@ -74,7 +77,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"expected an alpha from 0 to 1, got {alpha}")
-    canvas = as_picture(image).copy()
+    canvas = load_image(image).copy()
     layers = [layer for segment in segments if (layer := _layer(segment, canvas.size)) is not None]
     if not layers:
         return canvas
@@ -138,15 +141,6 @@ def _fill(canvas: Image.Image, layers: Sequence[_Layer], alpha: float) -> None:
     canvas.paste(sheet, (left, top), Image.fromarray(opacity))
 
 
-def as_picture(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
-    """An RGB PIL image of a PIL image of any mode or a uint8 array (H, W, 3). Raises ValueError for other arrays."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected a PIL image or an RGB uint8 array (H, W, 3), got {image.dtype} {image.shape}")
-    return Image.fromarray(image)
-
-
 def davis_palette() -> list[int]:
     """The 256 colours of DAVIS and PASCAL VOC, flat RGB: the bits of the index, dealt to the channels from the top."""
     index = np.arange(256)
@@ -183,9 +177,7 @@ def palette_png(
     return picture
 
 
-def cutout(
-    image: Image.Image | NDArray[np.uint8], mask: Mask | NDArray[np.bool_] | NDArray[np.floating]
-) -> Image.Image:
+def cutout(image: Picture, mask: Mask | NDArray[np.bool_] | NDArray[np.floating]) -> Image.Image:
     """The object alone: RGBA, transparent (and black) outside the mask.
 
     Args:
@@ -195,7 +187,7 @@ def cutout(
     Raises:
         ValueError: another size than the picture's.
     """
-    picture = as_picture(image)
+    picture = load_image(image)
     opacity = mask.array if isinstance(mask, Mask) else mask
     if opacity.shape != (picture.height, picture.width):
         raise ValueError(f"expected a mask (h, w) {(picture.height, picture.width)}, got {opacity.shape}")
@@ -224,7 +216,7 @@ def contact_sheet(
         raise ValueError(f"expected at least one picture and one column, got {len(images)} and {columns}")
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"expected one label per picture, got {len(labels)} for {len(images)}")
-    pictures = [as_picture(image) for image in images]
+    pictures = [load_image(image) for image in images]
     width, height = pictures[0].size
     gap, text_size = max(4, width // 40), max(10, width // 22)
     line = round(text_size * 1.5) if labels is not None else 0

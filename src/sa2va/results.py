@@ -119,7 +119,7 @@ class _Picture:
 
     def draw(
         self,
-        image: Image.Image | NDArray[np.uint8],
+        image: str | Path | Image.Image | NDArray[np.uint8],
         *,
         alpha: float = 0.5,
         contour: bool = True,
