@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import sa2va.model.memory as memory_module
+import sa2va.model.sa2va as sa2va_module
+import sa2va.tracker as tracker_module
 from sa2va.clip import follow
 from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.grounding import decode_masks, encode_frames, language_tokens
@@ -92,7 +96,7 @@ class Source(FrameSource):
         return len(self._clip)
 
     def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
-        for index in indices:
+        for index in takewhile(lambda index: index < len(self._clip), indices):
             yield DecodedFrame(index, None, self._clip[index], source_index=index)
 
 
@@ -149,33 +153,38 @@ def counted(model: Sa2VAModel) -> Iterator[list[int]]:
 
 @contextmanager
 def timed_parts(model: Sa2VAModel) -> Iterator[dict[str, float]]:
-    """Seconds spent in each part of the model."""
-    sam2, spent = model.sam2, defaultdict(float)
-    parts = {
-        "image encoder": sam2.vision_encoder.backbone,
-        "memory attention": sam2.memory_attention,
-        "mask decoder": sam2.mask_decoder,
-        "memory encoder": sam2.memory_encoder.memory_fuser,
-        "mask downsampler": sam2.memory_encoder.mask_downsampler,
+    """Seconds spent in each part, by wrapping the functions that are the parts."""
+    places = {
+        "pixels": (tracker_module, "grounding_pixels"),
+        "image encoder": (sa2va_module, "encode_frames"),
+        "memory attention": (memory_module, "read_memory"),
+        "decode masks (tracked)": (memory_module, "decode_masks"),
+        "decode masks (prompted)": (tracker_module, "decode_masks"),
+        "memory encoder": (tracker_module, "encode_memory"),
+        "memory encoder (tracked)": (memory_module, "encode_memory"),
+        "resize and run lengths": (tracker_module, "frame_segments"),
     }
-    handles, started = [], {}
-    for name, module in parts.items():
+    spent: dict[str, float] = defaultdict(float)
 
-        def before(_module, _args, _kwargs, name=name):
-            _synchronize(sam2.device)
-            started[name] = time.perf_counter()
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            _synchronize(model.sam2.device)
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            _synchronize(model.sam2.device)
+            spent[name] += time.perf_counter() - start
+            return result
 
-        def after(_module, _args, _output, name=name):
-            _synchronize(sam2.device)
-            spent[name] += time.perf_counter() - started[name]
+        return run
 
-        handles += [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after),
-        ]
-    yield spent
-    for handle in handles:
-        handle.remove()
+    originals = {name: getattr(module, attribute) for name, (module, attribute) in places.items()}
+    for name, (module, attribute) in places.items():
+        setattr(module, attribute, timed(name, originals[name]))
+    try:
+        yield spent
+    finally:
+        for name, (module, attribute) in places.items():
+            setattr(module, attribute, originals[name])
 
 
 def _synchronize(device: torch.device) -> None:
@@ -228,9 +237,9 @@ def shares(model: Sa2VAModel, number: int, count: int) -> None:
         total = time.perf_counter() - start
     print(f"\nWhere the time goes ({number} objects, {count} frames, {total:.2f} s):")
     for name, value in sorted(spent.items(), key=lambda pair: -pair[1]):
-        print(f"  {name:18} {value:7.2f} s  {value / total:5.1%}")
+        print(f"  {name:24} {value:7.2f} s  {value / total:5.1%}")
     rest = total - sum(spent.values())
-    print(f"  {'everything else':18} {rest:7.2f} s  {rest / total:5.1%}  (pixels, resizing, run lengths)")
+    print(f"  {'everything else':24} {rest:7.2f} s  {rest / total:5.1%}")
     with FlopCounterMode(display=False) as counter:
         ours(model, prompts, count)
     rate = _matmul_rate(model.sam2.device, model.dtype)

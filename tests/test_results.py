@@ -16,7 +16,8 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from sa2va.mask_ops import components
-from sa2va.results import Answer, Frame, Mask, Segment, Track, Turn
+from sa2va.results import Answer, Frame, Mask, Segment, Turn
+from sa2va.track import Track
 
 # pycocotools' own decoder, which these tests compare with, is not quite up to NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -299,22 +300,44 @@ class TestFrameAndTrack:
         assert started == []
         assert next(lazy).index == 0
         assert started == [0]
-        assert [frame.index for frame in lazy] == [1, 2]
+        assert next(lazy).index == 1
+        assert [frame.index for frame in lazy] == [0, 1, 2]
+        assert started == [0, 1, 2]
 
-    def test_a_track_is_read_once(self):
+    def test_a_track_is_computed_once_and_read_as_often_as_wanted(self):
+        computed = []
+
+        def frames():
+            for pair in pairs(4):
+                computed.append(pair[0].index)
+                yield pair
+
+        read = Track(frames(), size=(HEIGHT, WIDTH))
+        first = list(read)
+        assert list(read) == first == read.results()
+        assert computed == [0, 1, 2, 3]
+
+    def test_two_readings_may_overlap(self):
         read = track()
-        assert len(list(read)) == 4
-        for again in (lambda: list(read), read.results, lambda: list(read.pairs()), lambda: read.save("x.json")):
-            with pytest.raises(RuntimeError, match="4 frames"):
-                again()
+        ahead = iter(read)
+        next(ahead), next(ahead)
+        behind = iter(read)
+        assert [next(behind).index for _ in range(3)] == [0, 1, 2]
+        assert [frame.index for frame in ahead] == [2, 3]
+        assert [frame.index for frame in behind] == [3]
 
-    def test_a_track_that_was_started_refuses_to_save_the_rest(self, tmp_path):
-        started = track()
-        next(started)
-        with pytest.raises(RuntimeError, match="1 frames of this track have already been read"):
-            started.save(tmp_path / "x.json")
-        assert list(tmp_path.iterdir()) == []
-        assert len(list(started)) == 3
+    def test_a_track_that_was_looked_at_saves_everything(self, tmp_path):
+        again = Track(pairs(4), fps=10, size=(HEIGHT, WIDTH), pixels=lambda: (pixels for _, pixels in pairs(4)))
+        assert next(again).index == 0
+        assert next(again).index == 1
+        assert [int(pixels[0, 0, 0]) for _, pixels in again.pairs()] == [0, 1, 2, 3]
+        again.save(tmp_path / "x.jsonl")
+        assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 4
+
+    def test_pixels_of_frames_read_before_may_be_gone(self):
+        read = track()
+        next(read)
+        assert [pixels is None for _, pixels in read.pairs()] == [True, False, False, False]
 
     def test_a_track_that_failed_says_so_instead_of_ending_quietly(self):
         def frames():
@@ -324,8 +347,10 @@ class TestFrameAndTrack:
         broken = Track(frames(), size=(HEIGHT, WIDTH))
         with pytest.raises(OSError, match="camera"):
             list(broken)
+        again = iter(broken)
+        assert next(again).index == 0
         with pytest.raises(RuntimeError, match="after 1 frames"):
-            list(broken)
+            next(again)
 
     def test_results_keep_everything(self):
         frames = track().results()

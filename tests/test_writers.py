@@ -14,7 +14,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sa2va.draw import color
-from sa2va.results import Frame, Mask, Segment, Track
+from sa2va.results import Frame, Mask, Segment
+from sa2va.track import Track
 from sa2va.writers import WRITERS, FrameWriter, write_track
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

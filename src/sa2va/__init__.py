@@ -19,7 +19,7 @@ _HOMES = {
     "Frame": "sa2va.results",
     "Mask": "sa2va.results",
     "Segment": "sa2va.results",
-    "Track": "sa2va.results",
+    "Track": "sa2va.track",
     "Sa2VAConfig": "sa2va.model.config",
     "Sa2VAModel": "sa2va.model.sa2va",
     "Sa2VAProcessor": "sa2va.processing.processor",
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from sa2va.model.sa2va import Sa2VAModel
     from sa2va.predictor import Sa2VA
     from sa2va.processing.processor import Sa2VAProcessor
-    from sa2va.results import Answer, Frame, Mask, Segment, Track
+    from sa2va.results import Answer, Frame, Mask, Segment
+    from sa2va.track import Track
     from sa2va.tracker import VideoTracker
 
 _auto.install()

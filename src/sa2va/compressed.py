@@ -30,8 +30,9 @@ from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.pixels import grounding_pixels
-from sa2va.results import Frame, Segment, Track
+from sa2va.results import Frame, Segment
 from sa2va.segments import MaskOutput
+from sa2va.track import Track
 
 Selection = Literal["uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame"]
 SELECTIONS: tuple[Selection, ...] = ("uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame")
@@ -140,7 +141,15 @@ def track(
         frames = follow_clips(asker.model, source, named, prompts, plans, output=output)
     else:
         frames = ((Frame(decoded.index, decoded.time, source.size), decoded.pixels) for decoded in source)
-    return Track(frames, source=source.path, fps=source.fps, size=source.size, total=count, reasons=reasons)
+    return Track(
+        frames,
+        source=source.path,
+        fps=source.fps,
+        size=source.size,
+        total=count,
+        reasons=reasons,
+        pixels=lambda: (decoded.pixels for decoded in source),
+    )
 
 
 def follow_clips(

@@ -30,9 +30,10 @@ from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.processing.pixels import grounding_pixels
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
-from sa2va.results import Answer, Segment, Track, Turn
+from sa2va.results import Answer, Segment, Turn
 from sa2va.runtime import default_device, default_dtype
 from sa2va.segments import MaskOutput, clip_segments, frame_segments
+from sa2va.track import Track
 from sa2va.tracker import Mode, VideoTracker
 
 Media = Any  # what load_image and open_media take
@@ -254,6 +255,7 @@ class Sa2VA:
             size=source.size,
             total=source.frame_count,
             reasons=unfound(self._asker, wanted, replies),
+            pixels=lambda: (decoded.pixels for decoded in source),
         )
 
     def stream(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +79,9 @@ class _Picture:
     """Exits shared by everything that holds the segments of one picture."""
 
     segments: tuple[Segment, ...]
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
 
     @property
     def masks(self) -> NDArray[np.bool_]:
@@ -231,124 +233,6 @@ class Frame(_Picture):
 
     def __repr__(self) -> str:
         return f"Frame({self.index}, time={self.time}, segments={len(self.segments)})"
-
-
-class Track:
-    """The frames of a video as they are computed: a lazy iterator that can be read once and keeps nothing.
-
-    Iterate for ``Frame`` objects, ``pairs()`` for frames with their pixels, or let ``save`` write files on the way.
-    Closing it (or leaving its ``with`` block) releases what the computation holds.
-
-    Attributes:
-        source: path of the video, for its name and its sound; None when there is no file.
-        fps: frames per second of what is yielded; None where there is no clock.
-        size: (height, width) in pixels.
-        total: number of frames that will come; None when it is not known.
-        reasons: for each phrase that nothing is followed for, why.
-    """
-
-    def __init__(
-        self,
-        frames: Iterable[tuple[Frame, NDArray[np.uint8] | None]],
-        *,
-        source: str | Path | None = None,
-        fps: float | Fraction | None = None,
-        size: Size,
-        total: int | None = None,
-        reasons: Mapping[str, str] | None = None,
-    ) -> None:
-        """Args: frames: pairs of a frame and its RGB pixels, uint8 (H, W, 3), or None where nobody kept them."""
-        self.source = source
-        self.fps = fps
-        self.size = size
-        self.total = total
-        self.reasons = dict(reasons or {})
-        self._frames = iter(frames)
-        self._read = 0
-        self._ended = False
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Raises RuntimeError when the track has been read to its end."""
-        self._check_open()
-        return self
-
-    def __next__(self) -> Frame:
-        return self._advance()[0]
-
-    def pairs(self) -> Iterator[tuple[Frame, NDArray[np.uint8] | None]]:
-        """Frames with their RGB pixels, uint8 (H, W, 3). Raises RuntimeError when all have been read."""
-        self._check_open()
-        return iter(self._advance, None)
-
-    def _advance(self) -> tuple[Frame, NDArray[np.uint8] | None]:
-        # A finished or failed computation ends the track; a reader who merely stops may come back for the rest.
-        try:
-            pair = next(self._frames)
-        except BaseException:
-            self._ended = True
-            raise
-        self._read += 1
-        return pair
-
-    def save(self, *paths: str | Path, on_frame: Callable[[Frame], None] | None = None) -> None:
-        """Run to the end and write every frame to every path while it is computed.
-
-        A path that ends in .mp4, .mov, .mkv, .webm or .gif gets a video with the masks drawn over it, .json the masks
-        in YouTube-VOS form, .jsonl one line per frame; a folder gets DAVIS palette PNGs. ``sa2va.writers`` has more.
-
-        Args:
-            on_frame: called after each frame is written, e.g. to show progress.
-
-        Raises:
-            RuntimeError: frames were already read, so they would be missing.
-            ValueError: a path of another kind, or a video of a track that carries no pixels.
-        """
-        from sa2va.writers import save_track
-
-        self._check_unread()
-        save_track(self, [Path(path) for path in paths], on_frame)
-
-    def to_json(self, path: str | Path) -> None:
-        """Like ``save``, as JSON whatever the name."""
-        from sa2va.writers import JsonWriter, write_track
-
-        self._check_unread()
-        write_track(self, [JsonWriter(path, size=self.size, fps=self.fps, source=self.source)])
-
-    def results(self) -> list[Frame]:
-        """Run to the end and keep every frame. Raises RuntimeError when frames were already read."""
-        self._check_unread()
-        return list(self)
-
-    def close(self) -> None:
-        """Stop computing; the frames not yet read are given up."""
-        self._ended = True
-        if (close := getattr(self._frames, "close", None)) is not None:
-            close()
-
-    def __enter__(self) -> Track:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _check_open(self) -> None:
-        if self._ended:
-            raise RuntimeError(
-                f"this track has ended after {self._read} frames and can be read only once; run the model again, "
-                "or keep the frames of the first reading with track.results()"
-            )
-
-    def _check_unread(self) -> None:
-        if self._read or self._ended:
-            raise RuntimeError(
-                f"{self._read} frames of this track have already been read and are not kept; save it before reading "
-                "it (save takes several paths), or run the model again"
-            )
-
-    def __repr__(self) -> str:
-        state = "ended" if self._ended else "open"
-        return f"Track({self.size[0]}x{self.size[1]}, fps={self.fps}, read {self._read}/{self.total or '?'}, {state})"
 
 
 def segment_record(segment: Segment) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from sa2va.results import Frame, Track
+from sa2va.results import Frame
+from sa2va.track import Track
 from sa2va.writers.base import FrameWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
 from sa2va.writers.records import JsonLinesWriter, JsonWriter
