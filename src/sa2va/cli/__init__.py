@@ -1,0 +1,29 @@
+"""The command line: ``sa2va VERB SOURCE ...``.
+
+Results go to standard output, everything else to standard error. Nothing heavy is imported before a command needs it,
+so that ``--help`` comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sa2va.cli.commands import app
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: as typed after ``sa2va``; None takes the process's own.
+
+    Returns:
+        the exit code: 0 when all went well, 2 for a mistake of the caller, 1 for a failure of ours, 130 after Ctrl-C.
+    """
+    try:
+        app(args=arguments, prog_name="sa2va")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    return 0

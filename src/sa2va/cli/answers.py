@@ -1,0 +1,70 @@
+"""Answers on the screen and as records: the text with its phrases in the colours of their masks, and what was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from sa2va.cli.screen import Screen, printable
+
+if TYPE_CHECKING:
+    from sa2va.results import Answer, Segment
+
+
+def answer_record(request: str, answer: Answer) -> dict[str, Any]:
+    """An answer and what was asked, as JSON-ready values; the schema of the rest is in ``Answer.to_json``."""
+    return {"request": request, **json.loads(answer.to_json())}
+
+
+def show_text(screen: Screen, answer: Answer) -> None:
+    """Print what the model said, phrases coloured like their masks."""
+    text = Text(printable(answer.text))
+    for segment in answer.segments:
+        if segment.span is not None:
+            text.stylize(f"bold {_color(segment.id)}", *segment.span)
+    screen.result(text)
+
+
+def show_found(screen: Screen, answers: Sequence[Answer], wanted: Sequence[str] | None) -> None:
+    """Print one line per object, then one per wanted phrase without any."""
+    rows = [
+        (named(segment.id, segment.phrase), f"object {segment.id}", f"score {segment.score:.2f}", _share(segment))
+        for answer in answers
+        for segment in answer.segments
+    ]
+    screen.rows(rows)
+    for phrase, answer in zip(wanted or (), answers, strict=False):
+        if not answer.segments:
+            screen.result(nothing(phrase, answer.reason or "the model pointed at nothing"))
+
+
+def nothing(phrase: str, reason: str) -> Text:
+    """A line for a phrase without an object."""
+    return Text.assemble("- ", printable(phrase), (f"   nothing: {printable(reason)}", "yellow"))
+
+
+def labelled(label: str, text: str) -> Text:
+    """A line that says first what it is about."""
+    return Text.assemble((f"{printable(label)}: ", "cyan"), printable(text))
+
+
+def named(number: int, phrase: str) -> Text:
+    """An object's phrase beside a patch of its colour in the overlays."""
+    return Text.assemble(("■ ", _color(number)), printable(phrase) or "(unnamed)")
+
+
+def _share(segment: Segment) -> str:
+    if len(segment.masks) > 1:
+        return f"in {sum(mask.area > 0 for mask in segment.masks)} of {len(segment.masks)} frames"
+    height, width = segment.mask.size
+    return f"{segment.mask.area / (height * width):.1%} of the picture"
+
+
+def _color(number: int) -> str:
+    from sa2va.draw import color
+
+    red, green, blue = color(number)
+    return f"rgb({red},{green},{blue})"

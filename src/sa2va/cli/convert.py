@@ -1,0 +1,51 @@
+"""``sa2va convert``: a checkpoint in the other layout."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sa2va import zoo
+from sa2va.cli.command import command
+from sa2va.cli.loading import quiet_libraries
+from sa2va.cli.screen import Screen
+
+
+class Target(StrEnum):
+    """The layouts a checkpoint can be in."""
+
+    NATIVE = "native"
+    RELEASED = "released"
+
+
+@command
+def convert(
+    screen: Screen,
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", show_default=False, help="Checkpoint: folder, hub id, or zoo name.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", show_default=False, help="New or empty folder.")],
+    to: Annotated[
+        Target | None, typer.Option(show_default=False, help="Layout to write; by default the one SRC is not in.")
+    ] = None,
+) -> None:
+    """Rewrite a checkpoint: released layout to this package's own, or back.
+
+    Tensors keep their values and number formats. A damaged or incomplete checkpoint
+    is refused, and nothing is written.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise ValueError(f"{destination} exists and is not an empty folder; choose another destination")
+    name = zoo.resolve(source)
+    screen.note(f"reading {name}")
+    from sa2va.checkpoint.convert import convert as rewrite
+
+    with quiet_libraries(screen):
+        layout = rewrite(name, destination, None if to is None else to.value)
+    files = sorted(path.name for path in destination.iterdir())
+    if screen.json:
+        screen.emit({"source": name, "destination": str(destination), "layout": layout, "files": files})
+    screen.note(f"wrote {destination} in the {layout} layout: {', '.join(files)}")

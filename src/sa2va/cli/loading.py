@@ -1,0 +1,87 @@
+"""From ``--model``, ``--device`` and ``--dtype`` to a loaded model, without the libraries' noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sa2va import zoo
+from sa2va.cli.options import Dtype
+from sa2va.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from sa2va.predictor import Sa2VA
+
+
+def model_name(model: str | None) -> str:
+    """The folder or hub id that ``--model`` names.
+
+    Raises:
+        ValueError: none is named, or it is known not to load.
+    """
+    if not model:
+        raise ValueError(
+            "no model is named; use --model or set SA2VA_MODEL to a hub id (ByteDance/Sa2VA-4B), a name from "
+            "`sa2va models`, or a folder"
+        )
+    return zoo.resolve(model)
+
+
+def load_model(screen: Screen, name: str, device: str, dtype: Dtype) -> Sa2VA:
+    """Load a folder or hub id.
+
+    Raises:
+        ValueError: the device is not there, or the checkpoint is damaged.
+    """
+    screen.note(f"loading {name}")
+    import torch
+
+    from sa2va.predictor import Sa2VA
+
+    with quiet_libraries(screen):
+        sa2va = Sa2VA.from_pretrained(
+            name,
+            device=None if device == "auto" else checked_device(device),
+            dtype=None if dtype is Dtype.AUTO else getattr(torch, dtype),
+        )
+    weights = sa2va.model
+    screen.note(f"on {weights.device}, {str(weights.dtype).removeprefix('torch.')}")
+    return sa2va
+
+
+def checked_device(name: str) -> str:
+    """A device that is present. Raises ValueError for any other."""
+    import torch
+
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ValueError(f"--device is auto, cpu, cuda (or cuda:1), or mps; got {name!r}") from None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, False):
+        there = [device for device, is_there in present.items() if is_there]
+        raise ValueError(f"--device {name}: torch {torch.__version__} sees only {', '.join(there)}; try `sa2va doctor`")
+    return name
+
+
+@contextmanager
+def quiet_libraries(screen: Screen) -> Iterator[None]:
+    """Keep transformers and the hub client from writing over this program's lines; bars stay where they are seen."""
+    import transformers
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    log = transformers.utils.logging
+    level, had_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    if not screen.debug:
+        log.set_verbosity_error()
+    if not screen.lively:
+        log.disable_progress_bar()
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if had_bars:
+            log.enable_progress_bar()
+            enable_progress_bars()

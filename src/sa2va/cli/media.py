@@ -1,0 +1,58 @@
+"""SOURCE, opened before a model is loaded, so that a wrong path costs nothing; and files about what was found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from sa2va.cli.outputs import Plan
+from sa2va.cli.picture_files import write_json, write_picture
+from sa2va.processing.frames import DecodedFrame, FrameSource
+from sa2va.processing.media import is_video, load_image, open_media
+from sa2va.results import Frame, Segment
+from sa2va.track import Track
+from sa2va.writers import WRITERS, write_track
+
+Media = Image.Image | FrameSource
+
+
+def open_source(source: str) -> Media:
+    """A picture, read; or a video, opened.
+
+    Raises:
+        FileNotFoundError, ValueError: there is nothing to read, or it is neither.
+    """
+    return open_media(source) if is_video(source) else load_image(source)
+
+
+def media_size(media: Media) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    return media.size if isinstance(media, FrameSource) else (media.height, media.width)
+
+
+def write_found(plan: Plan, media: Media, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
+    """Write what was found in a picture or a clip; see [`write_picture`]."""
+    if not isinstance(media, FrameSource):
+        return write_picture(plan, media, segments, record)
+    about = {"size": media.size, "fps": media.fps, "source": media.path}
+    writers = [WRITERS[kind](path, **about) for kind, path in plan.files.items() if kind != "json"]
+    if writers:
+        with Track(_clip_frames(media, segments), **about) as track:
+            write_track(track, writers)
+    outputs = [plan.shown(path) for path in plan.files.values()]
+    if (path := plan.files.get("json")) is not None:
+        write_json(path, {**record, "outputs": outputs})
+    return outputs
+
+
+def _clip_frames(media: FrameSource, segments: Sequence[Segment]) -> Iterator[tuple[Frame, Any]]:
+    """The frames of a clip again, each with its masks."""
+
+    def here(frame: DecodedFrame) -> tuple[Segment, ...]:
+        return tuple(replace(segment, masks=(segment.masks[frame.index],)) for segment in segments)
+
+    for frame in media:
+        yield Frame(frame.index, frame.time, media.size, here(frame)), frame.pixels

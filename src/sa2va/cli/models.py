@@ -1,0 +1,48 @@
+"""``sa2va models``: the published checkpoints as a table."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from sa2va import zoo
+from sa2va.cli.command import command
+from sa2va.cli.screen import Screen
+
+
+@command
+def models(screen: Screen) -> None:
+    """List the published checkpoints: base, size, scores, and which can be loaded.
+
+    Scores are their authors' own: cIoU on RefCOCO / + / g (val), J&F on MeViS
+    (val_u) and Ref-DAVIS17. The name in the first column is good for [bold]--model[/bold].
+    """
+    if screen.json:
+        screen.emit({"models": [model.record for model in zoo.ZOO], "license": zoo.LICENSE_NOTE})
+        return
+    screen.result(_table(zoo.RELEASED, "The ten Sa2VA checkpoints"))
+    screen.result(_table(zoo.OTHERS, "Others of the family"))
+    screen.note("Scores as printed in arXiv 2501.04001 v3 (tables 8, 14) and the Sa2VA-i README; - is not published.")
+    screen.note(zoo.LICENSE_NOTE)
+
+
+def _table(rows: tuple[zoo.ZooModel, ...], title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("model", style="cyan", no_wrap=True)
+    table.add_column("base", no_wrap=True)
+    table.add_column("vision", no_wrap=True)
+    for heading in ("params", "disk", "RefCOCO", "+", "g", "MeViS", "DAVIS17"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("loads", justify="center", no_wrap=True)
+    for row in rows:
+        scores = (row.refcoco, row.refcoco_plus, row.refcocog, row.mevis, row.davis17)
+        table.add_row(
+            row.name,
+            row.base,
+            row.vision,
+            "-" if row.size is None else f"{row.size:.1f} B",
+            "-" if row.disk is None else f"{row.disk:.1f} GB",
+            *("-" if score is None else f"{score:.1f}" for score in scores),
+            "yes" if row.loads else "no",
+        )
+    return table

@@ -1,0 +1,109 @@
+"""Where results go: the folder or file of ``-o``, planned and checked before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa2va.cli import options
+
+if TYPE_CHECKING:
+    from sa2va.cli.media import Media
+
+#: Kinds of output for a picture, with their names in a folder.
+PICTURE_FILES = {
+    "overlay": "overlay.png",
+    "masks": "masks.png",
+    "objects": "objects",
+    "cutout": "cutout.png",
+    "json": "result.json",
+}
+DEFAULT_KINDS = ("overlay", "masks", "json")
+_PICTURE_SUFFIXES = dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "overlay") | {".json": "json"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write where.
+
+    Attributes:
+        files: path of each kind of output. folder: what holds them all; None where ``-o`` names one file, or nothing.
+    """
+
+    files: dict[str, Path]
+    folder: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """The place, for a message."""
+        return str(self.folder or ", ".join(map(str, self.files.values())))
+
+    def shown(self, path: Path) -> str:
+        """A written file, relative to the folder where there is one."""
+        return str(path if self.folder is None else path.relative_to(self.folder))
+
+
+def plan_pictures(out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+    """The plan for results about one picture. Raises ValueError: see [`plan`]."""
+    return plan(out, save, PICTURE_FILES, _PICTURE_SUFFIXES, overwrite=overwrite)
+
+
+def plan_answers(media: Media, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+    """The plan for answers about a picture or a clip: as above, with ``json`` the answers. Raises ValueError."""
+    from sa2va.processing.frames import FrameSource
+
+    if not isinstance(media, FrameSource):
+        return plan_pictures(out, save, overwrite=overwrite)
+    names, suffixes = _video_names()
+    names = {kind: name for kind, name in names.items() if kind != "jsonl"} | {"json": PICTURE_FILES["json"]}
+    return plan(out, save, names, {key: kind for key, kind in suffixes.items() if kind != "jsonl"}, overwrite=overwrite)
+
+
+def plan_videos(out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+    """The plan for results about a video. Raises ValueError: see [`plan`]."""
+    return plan(out, save, *_video_names(), overwrite=overwrite)
+
+
+def _video_names() -> tuple[dict[str, str], dict[str, str]]:
+    from sa2va.writers import WRITERS
+    from sa2va.writers.video_file import VIDEO_SUFFIXES
+
+    names = {kind: writer.default_name for kind, writer in WRITERS.items()}
+    return names, dict.fromkeys(sorted(VIDEO_SUFFIXES), "overlay") | {".json": "json", ".jsonl": "jsonl"}
+
+
+def plan(
+    out: Path | None, save: str | None, names: dict[str, str], suffixes: dict[str, str], *, overwrite: bool
+) -> Plan:
+    """Decide what is written where.
+
+    Args:
+        out: the value of ``-o``. save: the value of ``--save``.
+        names: file or folder of each kind in a folder. suffixes: the kind that a file's ending stands for.
+        overwrite: results may be there already.
+
+    Raises:
+        ValueError: a kind or an ending that does not suit the source, or results that are there already.
+    """
+    if out is None:
+        if save is not None:
+            raise ValueError("--save says what to write; say where with -o OUT")
+        return Plan({})
+    nearest = next(parent for parent in out.parents if parent.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"-o {out}: {nearest} is a file, not a folder")
+    if out.suffix and not out.is_dir():
+        if out.suffix.lower() not in suffixes:
+            raise ValueError(f"-o {out}: expected a folder, or a file ending in {', '.join(suffixes)}")
+        if save is not None:
+            raise ValueError(f"-o {out} names one file, so there is nothing for --save to choose; name a folder")
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists; choose another name, or replace it with --overwrite")
+        return Plan({suffixes[out.suffix.lower()]: out})
+    wanted = options.kinds(save, tuple(names), DEFAULT_KINDS)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder, or give the file an ending such as {', '.join(suffixes)}")
+    if out.exists() and not overwrite and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose another folder, or replace what is there with --overwrite")
+    return Plan({kind: out / names[kind] for kind in wanted}, out)

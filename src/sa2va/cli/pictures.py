@@ -1,0 +1,160 @@
+"""``sa2va segment``, ``caption`` and ``describe``: one request about one picture (or a clip)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from sa2va.cli import options
+from sa2va.cli.command import command
+from sa2va.cli.options import Dtype
+from sa2va.cli.screen import Screen
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sa2va.results import Answer
+
+
+@command
+def segment(
+    screen: Screen,
+    source: options.Source,
+    phrases: options.Phrases,
+    out: options.Out = None,
+    save: options.Save = None,
+    overwrite: options.Overwrite = False,
+    threshold: options.Threshold = 0.5,
+    tidy: options.Tidy = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Precision = Dtype.AUTO,
+    max_new_tokens: options.MaxNewTokens = 2048,
+) -> None:
+    """Find what phrases or questions describe, as masks.
+
+    All phrases share one look at the picture. A video or a folder of frames is
+    followed as by [bold]sa2va track[/bold], with its defaults. What the model does not find is
+    said, never made up.
+    """
+    from sa2va.cli.media import open_source
+    from sa2va.cli.report import Reporter
+    from sa2va.processing.frames import FrameSource
+
+    options.check_phrases(phrases)
+    media = open_source(source)
+    if isinstance(media, FrameSource):
+        from sa2va.cli.video import Task, follow
+
+        task = Task(source, phrases, model, threshold, tidy, max_new_tokens, dtype)
+        follow(screen, task, device=device, out=out, save=save, overwrite=overwrite)
+        return
+    from sa2va.cli.loading import load_model, model_name
+    from sa2va.cli.outputs import plan_pictures
+
+    masks, name = options.mask_options(threshold, tidy), model_name(model)
+    plan = plan_pictures(out, save, overwrite=overwrite)
+    sa2va = load_model(screen, name, device, dtype)
+    started = perf_counter()
+    answers = cast("list[Answer]", sa2va.segment(media, phrases, max_new_tokens=max_new_tokens, **masks))
+    reporter = Reporter(screen, media, source, name)
+    reporter.report(answers, plan, started=started, wanted=phrases)
+
+
+@command
+def caption(
+    screen: Screen,
+    source: options.Source,
+    out: options.Out = None,
+    save: options.Save = None,
+    overwrite: options.Overwrite = False,
+    threshold: options.Threshold = 0.5,
+    tidy: options.Tidy = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Precision = Dtype.AUTO,
+    max_new_tokens: options.MaxNewTokens = 2048,
+) -> None:
+    """Describe a picture or a short clip, with a mask for each thing the text names."""
+    from sa2va.cli.loading import load_model, model_name
+    from sa2va.cli.media import open_source
+    from sa2va.cli.outputs import plan_answers
+    from sa2va.cli.report import Reporter
+
+    masks, name = options.mask_options(threshold, tidy), model_name(model)
+    media = open_source(source)
+    plan = plan_answers(media, out, save, overwrite=overwrite)
+    sa2va = load_model(screen, name, device, dtype)
+    started = perf_counter()
+    answer = sa2va.caption(media, max_new_tokens=max_new_tokens, **masks)
+    Reporter(screen, media, source, name).report([answer], plan, started=started)
+
+
+@command
+def describe(
+    screen: Screen,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", show_default=False, help="Picture.")],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X0,Y0,X1,Y1", show_default=False, help="Region as a box in pixels; may be repeated."),
+    ] = None,
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Region as a picture of the same size: white, opaque, or a palette index above 0. May be repeated.",
+        ),
+    ] = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Precision = Dtype.AUTO,
+    max_new_tokens: options.MaxNewTokens = 2048,
+) -> None:
+    """Describe marked parts of a picture, one text each: boxes first, then masks.
+
+    For models built on InternVL; the others read no regions.
+    """
+    from sa2va.cli.answers import labelled
+    from sa2va.cli.loading import load_model, model_name
+    from sa2va.processing.media import load_image
+
+    name = model_name(model)
+    named = [(f"box {text}", options.box(text)) for text in box or ()]
+    named += [(f"mask {path}", read_mask(path)) for path in mask or ()]
+    if not named:
+        raise ValueError("nothing is marked; use --box x0,y0,x1,y1 or --mask FILE, as often as you like")
+    image = load_image(source)
+    sa2va = load_model(screen, name, device, dtype)
+    texts = sa2va.describe(image, [region for _, region in named], max_new_tokens=max_new_tokens)
+    regions = [{"region": region, "text": text} for (region, _), text in zip(named, texts, strict=True)]
+    if screen.json:
+        screen.emit({"source": source, "model": name, "regions": regions})
+    for region in regions:
+        screen.result(labelled(region["region"], region["text"]))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask from a picture file: bool (H, W).
+
+    A palette picture's index above 0 is inside, a transparent picture's opaque part, any other's lighter half (from
+    half of its brightest value, so that 0/1 and 0/255 files both work).
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is no picture.
+    """
+    import numpy as np
+
+    from sa2va.processing.pictures import MAX_PIXELS, open_picture
+
+    if not path.is_file():
+        raise ValueError(f"--mask {path}: no such file")
+    with open_picture(str(path), str(path), MAX_PIXELS) as picture:
+        if picture.mode == "P":
+            return np.asarray(picture) > 0
+        grey = picture.getchannel("A") if "A" in picture.getbands() else picture.convert("L")
+    values = np.asarray(grey)
+    return values > values.max() / 2

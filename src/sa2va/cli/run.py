@@ -1,0 +1,152 @@
+"""One run over a video: its record, its writers, and what is said at its end, whichever end that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sa2va.cli.answers import named, nothing
+from sa2va.cli.frame_loop import Tally, write_frames
+from sa2va.cli.interrupts import Interrupts
+from sa2va.cli.outputs import Plan
+from sa2va.cli.report import summary
+from sa2va.cli.run_record import RECORD, RunRecord
+from sa2va.cli.screen import Screen
+from sa2va.processing.frames import FrameSource
+from sa2va.track import Track
+from sa2va.writers import WRITERS, FrameWriter
+
+
+class Run:
+    """A run over a video.
+
+    Args:
+        record: of this run, not begun.
+        resume: go on with what is in the plan's folder.
+
+    Raises:
+        ValueError: there is something else to resume, or no folder.
+    """
+
+    def __init__(self, screen: Screen, plan: Plan, record: RunRecord, *, resume: bool):
+        if resume and plan.folder is None:
+            raise ValueError("--resume completes a folder of results: use -o FOLDER")
+        self._screen, self._plan, self._resume = screen, plan, resume
+        earlier = record.earlier(plan.folder) if resume and plan.folder is not None else None
+        self._record = earlier or record
+        self._known = self._record.frames
+        self._made_folder = plan.folder is not None and not plan.folder.exists()
+
+    @property
+    def model(self) -> str:
+        """Folder or hub id of the model."""
+        return self._record.model
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an earlier run has left nothing to do."""
+        return self._record.complete and all(path.exists() for path in self._plan.files.values())
+
+    def go(self, video: FrameSource, start: Callable[[], Track]) -> None:
+        """Follow the objects and write everything.
+
+        Args:
+            start: asks the model and returns the track.
+
+        Raises:
+            typer.Exit: a signal stopped it; the code is 130 for Ctrl-C.
+        """
+        tally = Tally()
+        with Interrupts() as interrupts:
+            try:
+                track = start()
+                self._record.reasons = track.reasons
+                with self._writers(video) as writers:
+                    self._keep_record()
+                    lines = self._screen.json and not self._plan.files
+                    write_frames(self._screen, track, writers, tally, interrupts, known=self._known, lines=lines)
+            except KeyboardInterrupt:
+                self._note(tally, complete=False)
+                self._stopped(tally)
+                raise typer.Exit(interrupts.exit_code) from None
+            except BaseException:
+                self._note(tally, complete=False)
+                if tally.frames and self._plan.files:
+                    self._screen.note(f"the {tally.frames} frames before the error are in {self._plan.where}")
+                raise
+            self._note(tally, complete=True)
+        self.report(f"{tally.frames} frames in {tally.seconds:.1f} s, {tally.rate:.1f} frames/s")
+
+    def report(self, head: str) -> None:
+        """Tell what was found and written."""
+        if self._screen.json and self._plan.files:
+            self._screen.emit(vars(self._record))
+        objects, frames = self._record.objects, self._record.frames
+        rows = [
+            (
+                named(row["id"], row["phrase"]),
+                f"object {row['id']}",
+                f"score {row['score']:.2f}",
+                f"in {row['frames']} of {frames} frames",
+            )
+            for row in objects
+        ]
+        self._screen.rows(rows)
+        for phrase, reason in self._record.reasons.items():
+            self._screen.result(nothing(phrase, reason))
+        results = f"; results in {summary(self._plan, self._record.outputs)}" if self._plan.files else ""
+        self._screen.note(head + results)
+
+    @contextmanager
+    def _writers(self, video: FrameSource) -> Iterator[Sequence[FrameWriter]]:
+        about: dict[str, Any] = {"size": video.size, "fps": video.fps, "source": video.path}
+        with ExitStack() as opened:
+            writers = []
+            for name, path in self._plan.files.items():
+                kind = WRITERS[name]
+                writers.append(kind(path, **about, resume=self._resume and kind.resumable))
+                opened.callback(writers[-1].abort)  # does nothing to one that is closed
+            yield writers
+
+    def _note(self, tally: Tally, *, complete: bool) -> None:
+        """Bring the record up to date. A run that has not caught up with an earlier one leaves that one's."""
+        if tally.frames >= self._known or complete:
+            self._record.frames, self._record.objects = tally.frames, tally.records
+            self._record.complete, self._record.seconds = complete, round(tally.seconds, 3)
+        self._record.outputs = [self._plan.shown(path) for path in self._plan.files.values() if path.exists()]
+        if self._record.frames or complete:
+            self._keep_record()
+        elif self._plan.folder is not None:
+            self._leave_nothing(self._plan.folder)
+
+    def _leave_nothing(self, folder: Path) -> None:
+        """Take back the record of a run without a frame, so that the same command may simply be given again."""
+        (folder / RECORD).unlink(missing_ok=True)
+        if self._made_folder:
+            with suppress(OSError):  # something is in it after all, or it was never made
+                folder.rmdir()
+
+    def _keep_record(self) -> None:
+        if self._plan.folder is not None:
+            self._record.write(self._plan.folder)
+
+    def _stopped(self, tally: Tally) -> None:
+        if self._screen.json and self._plan.files:
+            self._screen.emit(vars(self._record))
+        total = "?" if self._record.frames_total is None else self._record.frames_total
+        if self._plan.folder is not None and self._record.frames:
+            self._screen.warn(
+                f"stopped: {self._record.frames} of {total} frames are in {self._plan.where}, in valid files; give the "
+                "same command with --resume to go on"
+            )
+        elif self._record.outputs:
+            self._screen.warn(
+                f"stopped: {self._plan.where} is a valid file with {tally.frames} of {total} frames; a folder "
+                "(-o FOLDER) could be completed with --resume"
+            )
+        else:
+            self._screen.warn(f"stopped after {tally.frames} of {total} frames")
