@@ -25,7 +25,14 @@ from sa2va.asking import Asker, segmentation_request, unfound
 from sa2va.clip import frame_count
 from sa2va.mask import Size
 from sa2va.model.generation import GenerationOptions
-from sa2va.model.grounding import FrameFeatures, MaskPrediction, decode_masks, language_tokens, upsample_logits
+from sa2va.model.grounding import (
+    FrameFeatures,
+    MaskPrediction,
+    decode_masks,
+    grounding_side,
+    language_tokens,
+    upsample_logits,
+)
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
@@ -173,7 +180,7 @@ def follow_clips(
         pixels, size = decoded.pixels, source.size
         with torch.inference_mode():
             images = [Image.fromarray(np.ascontiguousarray(pixels))]
-            features = model.encode_frames(grounding_pixels(images, model.sam2.image_size))
+            features = model.encode_frames(grounding_pixels(images, grounding_side(model.sam2)))
             predictions = [_predict(model, view, features, decoded.index) for view in views]
             segments = _averaged(model, predictions, phrases, size, output)
         yield Frame(decoded.index, decoded.time, size, segments), pixels
@@ -219,7 +226,7 @@ def _averaged(
     segments = []
     for row, phrase in enumerate(phrases):
         views = [
-            upsample_logits(p.logits[row : row + 1], model.sam2.image_size, size)[0].sigmoid() for p in predictions
+            upsample_logits(p.logits[row : row + 1], grounding_side(model.sam2), size)[0].sigmoid() for p in predictions
         ]
         mean = torch.stack(views).mean(dim=0)
         score = float(torch.stack([p.iou[row] for p in predictions]).mean())

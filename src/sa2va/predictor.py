@@ -23,7 +23,7 @@ from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
 from sa2va.mask_ops import Cleanup
 from sa2va.model.generation import GenerationOptions
-from sa2va.model.grounding import decode_masks, language_tokens
+from sa2va.model.grounding import decode_masks, grounding_side, language_tokens
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.media import is_video, load_image, open_media
@@ -97,7 +97,7 @@ class Sa2VA:
             raise ValueError("pass device= for one device, or device_map= to spread the model; not both")
         target = torch.device(device) if device is not None else default_device()
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
-        model = Sa2VAModel.from_pretrained(
+        model: Any = Sa2VAModel.from_pretrained(
             source, dtype=dtype or default_dtype(target), device_map=device_map, **kwargs
         )
         if device_map is None:
@@ -357,13 +357,13 @@ class Sa2VA:
         if not len(prompts):
             return []
         sam2 = self.model.sam2
-        features = self.model.encode_frames(grounding_pixels([image], sam2.image_size))
+        features = self.model.encode_frames(grounding_pixels([image], grounding_side(sam2)))
         prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts))
         return frame_segments(
             prediction,
             range(1, len(prompts) + 1),
             [""] * len(prompts),
-            side=sam2.image_size,
+            side=grounding_side(sam2),
             size=(image.height, image.width),
             output=settings.output,
         )

@@ -29,6 +29,7 @@ from sa2va.model.grounding import (
     FrameFeatures,
     MaskPrediction,
     decode_masks,
+    grounding_side,
     language_tokens,
     mask_as_prediction,
     point_tokens,
@@ -88,6 +89,7 @@ class VideoTracker:
             )
         self._model = model
         self._sam2 = model.sam2
+        self._side = grounding_side(model.sam2)
         self._tracking_decoder: Sam2VideoMaskDecoder = (
             original if self.mode == "consistent" and original is not None else self._sam2.mask_decoder
         )
@@ -203,7 +205,7 @@ class VideoTracker:
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
         """SAM 2's image features of frames: the one time each passes the image encoder."""
         images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-        return self._model.encode_frames(grounding_pixels(images, self._sam2.image_size))
+        return self._model.encode_frames(grounding_pixels(images, self._side))
 
     @torch.inference_mode()
     def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
@@ -273,7 +275,7 @@ class VideoTracker:
             prediction = decode_masks(self._sam2, self._sam2.mask_decoder, features, tokens)
             if self.mode == "released":
                 return prediction
-            inside = upsample_logits(prediction.logits, self._sam2.image_size, size) > 0
+            inside = upsample_logits(prediction.logits, self._side, size) > 0
             return self._drawn(features, inside, prediction)
 
         return decode
@@ -292,7 +294,7 @@ class VideoTracker:
 
     def _point_prompt(self, points: np.ndarray, labels: list[int]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
         def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
-            scale = self._sam2.image_size / np.array([size[1], size[0]], np.float32)
+            scale = self._side / np.array([size[1], size[0]], np.float32)
             device = self._sam2.device
             scaled = torch.from_numpy(points * scale)[None].to(device)
             tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
@@ -304,7 +306,7 @@ class VideoTracker:
         self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
     ) -> MaskPrediction:
         """Masks given to SAM 2 as if drawn; scores stay those of the decoder that made them."""
-        side = self._sam2.image_size
+        side = self._side
         resized = torch.nn.functional.interpolate(
             inside_KHW[:, None].float(), size=(side, side), mode="bilinear", antialias=True
         )[:, 0]
@@ -318,7 +320,7 @@ class VideoTracker:
             prediction,
             group.ids,
             group.phrases,
-            side=self._sam2.image_size,
+            side=self._side,
             size=(size[0], size[1]),
             output=self._output,
         )

@@ -57,7 +57,7 @@ def build_from_parts(
     else:
         tokenizer = tokenizer or load_tokenizer(vlm)
         language = load_vlm(vlm)
-    segmenter = sam2 if isinstance(sam2, Sam2VideoModel) else load_sam2(sam2)
+    segmenter: Any = sam2 if isinstance(sam2, Sam2VideoModel) else load_sam2(sam2)
     family = family_of(language.config.model_type)
     seg_token_id = add_sa2va_tokens(tokenizer)
     _resize_embeddings(language, len(tokenizer))
@@ -85,7 +85,7 @@ def load_vlm(source: str | Path) -> PreTrainedModel:
     if content.get("model_type") != "internvl_chat":
         return AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
     config = internvl_config(content)
-    text = config.text_config
+    text: Any = config.text_config
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     table = rules.internvl_rules(text.model_type, heads, kv_heads, text.hidden_size // heads)
     tensors = {name.removeprefix("vlm."): tensor for name, tensor in to_native(open_tensors(folder), table).items()}
@@ -142,7 +142,7 @@ def _fill(model_class: type[Any], config: Any, tensors: Mapping[str, LazyTensor]
     return model_class.from_pretrained(None, config=config, state_dict=dict(tensors), dtype=dtype)
 
 
-def _resize_embeddings(language: PreTrainedModel, size: int) -> None:
+def _resize_embeddings(language: Any, size: int) -> None:
     """Exactly as many rows as the tokenizer has tokens (padded vocabularies shrink), and a head of its own."""
     language.config.tie_word_embeddings = False
     head, embeddings = language.get_output_embeddings(), language.get_input_embeddings()

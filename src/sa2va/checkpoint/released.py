@@ -153,8 +153,8 @@ def _template(released: Mapping[str, Any]) -> str | None:
 
 def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
     """transformers' InternVL config from InternVL's own, as a released Sa2VA or a base InternVL checkpoint holds it."""
-    vision = {_VISION_FIELDS.get(key, key): value for key, value in released["vision_config"].items()}
-    text = _text_config(released["llm_config"])
+    vision: dict[str, Any] = {_VISION_FIELDS.get(key, key): value for key, value in released["vision_config"].items()}
+    text: Any = _text_config(released["llm_config"])
     return InternVLConfig(
         vision_config=InternVLVisionConfig(**_known(InternVLVisionConfig, vision)),
         text_config=text,
@@ -172,7 +172,7 @@ def _text_config(llm: Mapping[str, Any]) -> PreTrainedConfig:
         raise ValueError(
             f"config.json: llm_config.architectures[0] is {architecture!r}; expected one of {sorted(_TEXT_CONFIGS)}"
         )
-    config_class = _TEXT_CONFIGS[architecture]
+    config_class: Any = _TEXT_CONFIGS[architecture]
     return config_class(**_known(config_class, llm) | {"rope_parameters": _rope(llm), "tie_word_embeddings": False})
 
 
@@ -183,7 +183,7 @@ def _qwen_config(released: Mapping[str, Any]) -> PreTrainedConfig:
     name = next((name for name in _QWEN_CONFIGS if any(kind.startswith(name) for kind in kinds)), None)
     if name is None:
         raise ValueError(f"config.json: sub-config model types {kinds} belong to none of {sorted(_QWEN_CONFIGS)}")
-    config_class = _QWEN_CONFIGS[name]
+    config_class: Any = _QWEN_CONFIGS[name]
     parts = config_class.sub_configs_defaults
     text_class, vision_class = (_config_class(parts[key]) for key in ("text_config", "vision_config"))
     known = _known(config_class, released)
@@ -192,7 +192,7 @@ def _qwen_config(released: Mapping[str, Any]) -> PreTrainedConfig:
     return config_class(**known | {"tie_word_embeddings": False})
 
 
-def _config_class(spec: Any) -> type[PreTrainedConfig]:
+def _config_class(spec: Any) -> Any:
     return spec if isinstance(spec, type) else spec.config_class
 
 

@@ -13,6 +13,8 @@ Source: SAM 2 (arXiv 2408.00714, section 4, "Memory attention").
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +46,7 @@ def read_memory(
     """
     rotary = attention.rotary_emb(picture_QC, attention.position_ids)
     states = (picture_QC + QUERY_POSITION_SHARE * picture_position_QC)[None]
+    layer: Any
     for layer in attention.layers:
         normed = layer.layer_norm1(states)
         own, _ = layer.self_attn(normed[:, None], normed[:, None], normed[:, None], position_embeddings=rotary)
@@ -68,9 +71,7 @@ def _look_at_memory(
     """Cross-attention of one layer, (K, Q, C); the query may still be one for all objects."""
     query = attention.q_proj(states_KQC)[:, None]
     key = attention.k_proj(memory_KMD + position_MD)[:, None]
-    query, key = apply_rotary_pos_emb_2d(
-        query, key, *rotary, num_k_exclude_rope=pointer_tokens, repeat_freqs_k=True
-    )
+    query, key = apply_rotary_pos_emb_2d(query, key, *rotary, num_k_exclude_rope=pointer_tokens, repeat_freqs_k=True)
     query = query.expand(len(memory_KMD), -1, -1, -1)
     averaged = _average(query, key, memory_KMD[:, None], attention.dropout_p if attention.training else 0.0)
     return attention.o_proj(attention.v_proj(averaged[:, 0]))

@@ -1,17 +1,21 @@
 """The contract between data and model: what one forward pass takes and what it gives back.
 
 Shape legend: B samples, L tokens, D hidden width, V vocabulary, F grounding frames of all samples together, S
-grounding side, R regions of one sample, N object-frame pairs of all samples together, s = S/4.
+grounding side, R regions of one sample, N object-frame pairs of all samples together, P clicks of a pair, s = S/4.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from sa2va.model.grounding import MaskPrediction
+
+#: Label of a position that is not learnt.
+IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Batch:
 
     Attributes:
         input_ids: (B, L) int64. attention_mask: (B, L) bool, False on padding.
-        labels: (B, L) int64, -100 where nothing is learned; None at inference.
+        labels: (B, L) int64, ``IGNORED_LABEL`` where nothing is learned; None at inference.
         pixel_values: what the family's vision tower takes: (tiles, 3, side, side) for InternVL, (patches, width) for
             Qwen; of all samples in order; None for text alone.
         image_grid_thw: (images, 3) int64 patch grids (Qwen families).
@@ -30,6 +34,10 @@ class Batch:
         frames_per_sample: number of grounding frames of each sample.
         masks: per sample a bool (objects, frames, H, W) of targets, in the order of its ``[SEG]`` tokens; None at
             inference.
+        points: (N, P, 2) float (x, y) in pixels of the grounding side: clicks that prompt SAM 2 instead of ``[SEG]``,
+            one set per object-frame pair in the order of the predictions. With them the language model does not run,
+            and ``masks`` says how many objects a sample has.
+        point_labels: (N, P) int64; 1 inside, 0 outside, 2 and 3 the corners of a box, -1 padding.
         sample_ids: names for error messages.
     """
 
@@ -43,19 +51,28 @@ class Batch:
     grounding_pixels: Tensor | None = None
     frames_per_sample: tuple[int, ...] | None = None
     masks: tuple[Tensor | None, ...] | None = None
+    points: Tensor | None = None
+    point_labels: Tensor | None = None
     sample_ids: tuple[str, ...] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
 
-        def move(value):
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; torch's data loader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        def moved(value):
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
+                return move(value)
             if isinstance(value, tuple):
-                return tuple(move(item) for item in value)
+                return tuple(moved(item) for item in value)
             return value
 
-        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+        return replace(self, **{field.name: moved(getattr(self, field.name)) for field in fields(self)})
 
     def name(self, sample: int) -> str:
         """What to call a sample in an error."""
@@ -67,13 +84,14 @@ class Sa2VAOutput:
     """What one forward pass says.
 
     Attributes:
-        logits: (B, L, V) next-token logits.
+        logits: (B, L, V) next-token logits; or (M, V), those of the M positions whose next token has a label, row by
+            row; None for a batch of clicks.
         masks: predictions of all N object-frame pairs, or None without ``[SEG]``. Pairs are ordered by sample, then
             by object (in the order of its ``[SEG]``), then by frame.
-        objects_per_sample: number of ``[SEG]`` tokens of each sample.
+        objects_per_sample: number of ``[SEG]`` tokens, or of clicked objects, of each sample.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     masks: MaskPrediction | None
     objects_per_sample: tuple[int, ...]
 

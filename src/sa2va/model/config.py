@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Sam2VideoConfig
@@ -106,13 +106,13 @@ class Sa2VAConfig(PreTrainedConfig):
     """
 
     model_type = "sa2va"
-    sub_configs_defaults = {  # noqa: RUF012 -- the name and type are transformers' protocol
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
         "vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="internvl"),
         "sam2_config": Sam2VideoConfig,
     }
 
-    vlm_config: dict | PreTrainedConfig | None = None
-    sam2_config: dict | PreTrainedConfig | None = None
+    vlm_config: Any = None  # a config after construction; a dict is accepted
+    sam2_config: Any = None
     seg_token_id: int = 151674
     template: str | None = None
     original_mask_decoder: bool = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,7 +146,7 @@ def _prefill(
     shared: int,
 ) -> _Decoding:
     """Read the prompts: the shared prefix once, then what is left of each, left-padded to one length."""
-    device = vlm.get_input_embeddings().weight.device
+    device: Any = vlm.get_input_embeddings().weight.device
     cache = DynamicCache(config=vlm.config.get_text_config())
     rows = [torch.tensor([list(prompt)], device=device) for prompt in prompts]
     grid = None if visual is None else visual.image_grid_thw
@@ -216,7 +217,9 @@ def _decode(
             break
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
         position_ids = position[:, None].expand(3, -1, -1) if multimodal else position[:, None]
-        states = _read(vlm, family, tokens[:, None], position_ids, mask, state.cache, None)
+        # Embedded directly: an image token that the model itself writes is a word, not the place of a picture.
+        embedded = vlm.get_input_embeddings()(tokens[:, None])
+        states = language.run_language_model(vlm, family, embedded, position_ids, mask, cache=state.cache)
         for row in running:
             if answers[row][-1] == seg_token_id:
                 seg_states[row].append(states.seg[row, 0])
@@ -259,14 +262,15 @@ def _choose(
     sampler: torch.Generator | None,
 ) -> Tensor:
     """(B,) next tokens; rows are processed one by one only where a processor reads what was said before."""
+    process: Any = processors  # typed for LongTensor, a class that no tensor has
     if options.repetition_penalty != 1.0:
         said = [
             torch.tensor([[*prompt, *answer]], device=logits_BV.device)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        logits_BV = torch.cat([processors(ids, row[None]) for ids, row in zip(said, logits_BV, strict=True)])
+        logits_BV = torch.cat([process(ids, row[None]) for ids, row in zip(said, logits_BV, strict=True)])
     else:
-        logits_BV = processors(torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BV.device), logits_BV)
+        logits_BV = process(torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BV.device), logits_BV)
     if options.temperature == 0:
         return logits_BV.argmax(dim=-1)
     return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=sampler)[:, 0]

@@ -79,6 +79,13 @@ class MaskPrediction:
         )
 
 
+def grounding_side(sam2: Sam2VideoModel) -> int:
+    """Side of the square picture that SAM 2 sees, pixels."""
+    side = sam2.image_size
+    assert isinstance(side, int)  # the config class also allows other shapes, which no SAM 2 has
+    return side
+
+
 def encode_frames(sam2: Sam2VideoModel, pixels_F3SS: Tensor) -> FrameFeatures:
     """Run SAM 2's image encoder once over normalised frames.
 
@@ -89,7 +96,7 @@ def encode_frames(sam2: Sam2VideoModel, pixels_F3SS: Tensor) -> FrameFeatures:
         pixels_F3SS: normalised float pixels; cast to the encoder's dtype.
     """
     encoder = sam2.vision_encoder
-    side = sam2.image_size
+    side = grounding_side(sam2)
     if pixels_F3SS.ndim != 4 or pixels_F3SS.shape[1:] != (3, side, side):
         raise ValueError(f"grounding pixels must be (frames, 3, {side}, {side}); got {tuple(pixels_F3SS.shape)}")
     convs = encoder.neck.convs  # from the coarsest level to the finest
@@ -181,7 +188,7 @@ def mask_as_prediction(
     count = len(masks_NSS)
     masks = masks_NSS[:, None].to(features.top.dtype)
     logits = (2 * masks - 1) * MASK_LOGIT
-    side = sam2.image_size // 4
+    side = grounding_side(sam2) // 4
     low = F.interpolate(logits.float(), size=(side, side), mode="bilinear", antialias=True).to(logits.dtype)
     top = features.top.expand(count, -1, -1, -1)
     _, _, tokens, presence = decoder(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ def run_language_model(
     return LanguageStates(normed, before_norm[-1] if family.seg_state == "raw" else normed)
 
 
-def _reset_dynamic_rope(rotary: nn.Module) -> None:
+def _reset_dynamic_rope(rotary: Any) -> None:
     """Forget how long earlier texts were.
 
     transformers' dynamic RoPE keeps the frequencies of the longest text it has seen, so the same prompt would give

@@ -26,6 +26,7 @@ from sa2va.model.grounding import (
     FrameFeatures,
     MaskPrediction,
     decode_masks,
+    grounding_side,
     language_tokens,
     no_prompt_tokens,
 )
@@ -97,7 +98,7 @@ def encode_memory(sam2: Sam2VideoModel, features: FrameFeatures, prediction: Mas
         prediction: of K objects on this frame.
     """
     encoder, config = sam2.memory_encoder, sam2.config
-    side = sam2.image_size
+    side = grounding_side(sam2)
     # Bilinear in float32: CPU and older CUDA kernels lack or round the half-precision one.
     logits = F.interpolate(prediction.logits[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)
     masks = logits.sigmoid()
@@ -208,7 +209,8 @@ def _read(
     temporal_TD = sam2.memory_temporal_positional_encoding[:, 0, 0].float()
     spatial_MD = _sine_position(sam2.memory_encoder.position_encoding, top_1Chw, sam2.mem_dim)
 
-    memories = [memory.features for memory in bank.prompted]
+    # Prompted frames keep their spatial memory for as long as the bank lives.
+    memories = [memory.features for memory in bank.prompted if memory.features is not None]
     positions = [spatial_MD + temporal_TD[-1] for _ in bank.prompted]
     pointing = [memory for memory in bank.prompted if (memory.index >= index if backward else memory.index <= index)]
     for memory in bank.tracked:

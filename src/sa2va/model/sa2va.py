@@ -19,10 +19,17 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Pre
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.model import language
-from sa2va.model.batch import Batch, Generated, Sa2VAOutput, VisualTokens
+from sa2va.model.batch import IGNORED_LABEL, Batch, Generated, Sa2VAOutput, VisualTokens
 from sa2va.model.config import ReleasedConfig, Sa2VAConfig
 from sa2va.model.generation import GenerationOptions, generate
-from sa2va.model.grounding import FrameFeatures, MaskPrediction, decode_masks, encode_frames, language_tokens
+from sa2va.model.grounding import (
+    FrameFeatures,
+    MaskPrediction,
+    decode_masks,
+    encode_frames,
+    language_tokens,
+    point_tokens,
+)
 from sa2va.model.memory import propagate
 
 if TYPE_CHECKING:
@@ -137,6 +144,15 @@ class Sa2VAModel(PreTrainedModel):
 
         return build_from_parts(cls, vlm, sam2, tokenizer=tokenizer, template=template)
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write our layout; arguments as in transformers.
+
+        transformers would by default rename tensors of the vision-language model to the names of its own older
+        checkpoints, which are not ours.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.vlm.get_input_embeddings()
 
@@ -153,10 +169,10 @@ class Sa2VAModel(PreTrainedModel):
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **layout: Any) -> VisualTokens:
         """The vision tower over pictures, once for all prompts about them; see [`language.encode_images`]."""
-        weight = self.get_input_embeddings().weight
-        pixel_values = pixel_values.to(weight.device)
+        device: Any = self.get_input_embeddings().weight.device
+        pixel_values = pixel_values.to(device)
         if image_grid_thw is not None:
-            image_grid_thw = image_grid_thw.to(weight.device)
+            image_grid_thw = image_grid_thw.to(device)
         return language.encode_images(self.vlm, pixel_values, image_grid_thw, **layout)
 
     @torch.inference_mode()
@@ -185,19 +201,24 @@ class Sa2VAModel(PreTrainedModel):
         """SAM 2's image encoder over normalised grounding pixels (F, 3, S, S), once for all prompts and objects."""
         return encode_frames(self.sam2, pixels_F3SS.to(self.sam2.no_memory_embedding.device))
 
-    def forward(self, batch: Batch, *, prompted_frames: int | None = None) -> Sa2VAOutput:
-        """Text logits of every token and mask logits of every ``[SEG]``.
+    def forward(self, batch: Batch, *, prompted_frames: int | None = None, labelled_only: bool = False) -> Sa2VAOutput:
+        """Text logits of every token and mask logits of every ``[SEG]``; or the masks of clicks, without any text.
 
         Args:
             batch: samples; see [`Batch`].
             prompted_frames: None decodes every frame from its prompt without memory (the released training recipe). A
                 number prompts that many frames of each clip and carries the masks through the rest by memory, as
                 inference does.
+            labelled_only: compute logits only where the next token has a label, which is all that training reads.
 
         Raises:
             ValueError: image tokens and features, or ``[SEG]`` tokens and target masks, differ in number in a sample,
                 or a sample with ``[SEG]`` has no grounding frames.
         """
+        if batch.points is not None and batch.point_labels is not None:
+            objects = tuple(0 if masks is None else len(masks) for masks in batch.masks or ())
+            tokens = point_tokens(self.sam2, batch.points, batch.point_labels)
+            return Sa2VAOutput(None, self._predict_masks(batch, tokens, objects, prompted_frames), objects)
         visual = None
         if batch.pixel_values is not None:
             visual = self.encode_images(
@@ -218,32 +239,35 @@ class Sa2VAModel(PreTrainedModel):
         is_seg = (batch.input_ids == self.config.seg_token_id) & batch.attention_mask
         objects = tuple(is_seg.sum(dim=1).tolist())
         _check_objects(batch, objects)
-        masks = self._predict_masks(batch, self.projection(states.seg[is_seg]), objects, prompted_frames)
-        return Sa2VAOutput(self.vlm.lm_head(states.normed), masks, objects)
+        tokens = language_tokens(self.sam2, self.projection(states.seg[is_seg]))
+        pair_object, _ = _object_frame_pairs(objects, _frames(batch, objects), tokens.device)
+        masks = self._predict_masks(batch, tokens[pair_object], objects, prompted_frames)
+        normed = states.normed
+        if labelled_only and batch.labels is not None:
+            normed = normed[:, :-1][batch.labels[:, 1:] != IGNORED_LABEL]
+        return Sa2VAOutput(self.vlm.lm_head(normed), masks, objects)
 
     def _predict_masks(
-        self, batch: Batch, prompts_KC: Tensor, objects: tuple[int, ...], prompted_frames: int | None
+        self, batch: Batch, tokens_NPC: Tensor, objects: tuple[int, ...], prompted_frames: int | None
     ) -> MaskPrediction | None:
-        """Masks of all object-frame pairs, ordered by sample, object, frame."""
+        """Masks of all object-frame pairs, ordered by sample, object, frame, from one set of prompt tokens each."""
         if batch.grounding_pixels is None or not sum(objects):
             return None
-        frames = batch.frames_per_sample or (1,) * len(objects)
+        frames = _frames(batch, objects)
         features = self.encode_frames(batch.grounding_pixels)
-        if prompted_frames is None:
-            pair_prompt, pair_frame = _object_frame_pairs(objects, frames, prompts_KC.device)
-            tokens = language_tokens(self.sam2, prompts_KC[pair_prompt])
-            return decode_masks(
-                self.sam2, self.sam2.mask_decoder, features, tokens, frame_of_prompt_N=pair_frame.to(tokens.device)
-            )
-        parts, first_object, first_frame = [], 0, 0
+        if prompted_frames is None or max(frames) <= prompted_frames:
+            _, pair_frame = _object_frame_pairs(objects, frames, tokens_NPC.device)
+            return decode_masks(self.sam2, self.sam2.mask_decoder, features, tokens_NPC, frame_of_prompt_N=pair_frame)
+        parts, first_pair, first_frame = [], 0, 0
         for object_count, frame_count in zip(objects, frames, strict=True):
+            pairs = object_count * frame_count
             if object_count:
                 clip = features[slice(first_frame, first_frame + frame_count)]
-                prompts = prompts_KC[first_object : first_object + object_count]
+                tokens_KFPC = tokens_NPC[first_pair : first_pair + pairs].unflatten(0, (object_count, frame_count))
                 prompted = range(min(prompted_frames, frame_count))
-                steps = propagate(self.sam2, self.sam2.mask_decoder, clip, prompts, prompted)
+                steps = propagate(self.sam2, self.sam2.mask_decoder, clip, tokens_KFPC, prompted)
                 parts.append(_object_major(list(steps)))
-            first_object, first_frame = first_object + object_count, first_frame + frame_count
+            first_pair, first_frame = first_pair + pairs, first_frame + frame_count
         return _concatenate(parts)
 
 
@@ -267,17 +291,22 @@ def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
             )
 
 
+def _frames(batch: Batch, objects: tuple[int, ...]) -> tuple[int, ...]:
+    """Grounding frames of each sample."""
+    return batch.frames_per_sample or (1 if batch.grounding_pixels is not None else 0,) * len(objects)
+
+
 def _object_frame_pairs(
     objects: tuple[int, ...], frames: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """For every object-frame pair: the row of its prompt, and the row of its frame."""
+    """For every object-frame pair: the row of its object, and the row of its frame."""
     prompt, frame, first_object, first_frame = [], [], 0, 0
     for object_count, frame_count in zip(objects, frames, strict=True):
         for row in range(first_object, first_object + object_count):
             prompt += [row] * frame_count
             frame += range(first_frame, first_frame + frame_count)
         first_object, first_frame = first_object + object_count, first_frame + frame_count
-    return torch.tensor(prompt, device=device), torch.tensor(frame, device=device)
+    return torch.tensor(prompt, device=device, dtype=torch.long), torch.tensor(frame, device=device, dtype=torch.long)
 
 
 def _object_major(steps: list[MaskPrediction]) -> MaskPrediction:
