@@ -49,6 +49,7 @@ def predict_forward(
         tracker = VideoTracker(model, mode="released")
         tracker.add_prompts(model.projection(states), [""] * len(states), frames=min(FIRST_FRAMES, len(images)))
         # Empty masks are masks too, here.
-        steps = [tracker.step(image) for image in images]
+        size = (images[0].height, images[0].width)
+        steps = [tracker.step_encoded(tracker.encode([np.asarray(image)]), size) for image in images]
         predicted = [np.stack([step.segments[row].mask.array for step in steps]) for row in range(len(states))]
     return {"prediction": processor.decode(written.token_ids), "prediction_masks": predicted}

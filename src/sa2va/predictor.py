@@ -133,6 +133,8 @@ class Sa2VA:
             and ``reason`` says why.
         """
         wanted = _phrases(phrases)
+        if media is None:
+            raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
         video = is_video(media)
         answers = self._answer(
             media,

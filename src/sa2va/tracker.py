@@ -37,6 +37,7 @@ from sa2va.model.grounding import (
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.pictures import load_pixels
 from sa2va.processing.pixels import grounding_pixels
 from sa2va.results import Frame, Segment
 from sa2va.runtime import logger
@@ -142,11 +143,7 @@ class VideoTracker:
         elif mask is not None:
             self._start([self._next_id], [phrase], self._mask_prompt(np.asarray(mask)), frames=1)
         else:
-            corners = None if box is None else np.asarray(box, np.float32).reshape(2, 2)
-            clicks = corners if corners is not None else np.asarray(points, np.float32).reshape(-1, 2)
-            marks = [2, 3] if corners is not None else list(labels or [1] * len(clicks))
-            if len(marks) != len(clicks):
-                raise ValueError(f"{len(clicks)} points need as many labels; got {len(marks)}")
+            clicks, marks = _box_clicks(box) if box is not None else _clicks(points, labels)
             self._start([self._next_id], [phrase], self._point_prompt(clicks, marks), frames=1)
         self._next_id += 1
         return self._next_id - 1
@@ -170,6 +167,9 @@ class VideoTracker:
         Raises:
             ValueError: no object has this id.
         """
+        if any(number == waiting for waiting, _ in self._phrases_to_ask):
+            self._phrases_to_ask = [(other, phrase) for other, phrase in self._phrases_to_ask if other != number]
+            return
         for group in self._groups:
             if number in group.ids:
                 rows = [row for row, other in enumerate(group.ids) if other != number]
@@ -184,13 +184,13 @@ class VideoTracker:
         raise ValueError(f"no object has the id {number}; there are {self.ids}")
 
     @torch.inference_mode()
-    def step(self, pixels: Pixels | Image.Image, *, time: float | None = None) -> Frame:
+    def step(self, picture: Pixels | Image.Image, *, time: float | None = None) -> Frame:
         """Take the next frame and say where every object is.
 
         Args:
-            pixels: uint8 (H, W, 3) RGB. time: seconds, passed on to the result.
+            picture: uint8 (H, W, 3) RGB, or whatever else is a picture. time: seconds, passed on to the result.
         """
-        pixels = np.asarray(pixels)
+        pixels = load_pixels(picture)
         if self._phrases_to_ask and self._ask is not None:
             numbers, phrases = zip(*self._phrases_to_ask, strict=True)
             self._phrases_to_ask = []
@@ -324,3 +324,26 @@ class VideoTracker:
             size=(size[0], size[1]),
             output=self._output,
         )
+
+
+#: How SAM 2 marks clicks: outside, inside, and the two corners of a box.
+_OUTSIDE, _INSIDE, _BOX_CORNERS = 0, 1, [2, 3]
+
+
+def _box_clicks(box: Sequence[float]) -> tuple[np.ndarray, list[int]]:
+    corners = np.asarray(box, np.float32)
+    if corners.shape != (4,) or not np.isfinite(corners).all() or not (corners[:2] < corners[2:]).all():
+        raise ValueError(f"a box is x0, y0, x1, y1 with x0 < x1 and y0 < y1; got {list(box)}")
+    return corners.reshape(2, 2), _BOX_CORNERS
+
+
+def _clicks(points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
+    clicks = np.asarray(points, np.float32)
+    if clicks.ndim != 2 or clicks.shape[1] != 2 or not len(clicks) or not np.isfinite(clicks).all():
+        raise ValueError(f"points are one or more pairs (x, y) of numbers; got {points}")
+    marks = [_INSIDE] * len(clicks) if labels is None else [int(label) for label in labels]
+    if len(marks) != len(clicks):
+        raise ValueError(f"{len(clicks)} points need as many labels; got {len(marks)}")
+    if not set(marks) <= {_OUTSIDE, _INSIDE}:
+        raise ValueError(f"labels are 1 (inside) or 0 (outside); got {marks}")
+    return clicks, marks

@@ -98,12 +98,8 @@ OTHERS: tuple[ZooModel, ...] = (
     ZooModel(
         "ByteDance/Sa2VA-LLaVA-1.5-7B", "LLaVA-1.5-7B", "CLIP ViT-L", 7.3, 29.2, loads=False, note="LLaVA language half"
     ),
-    ZooModel(
-        "QuanzhuNiu/SaSaSa2VA-4B", "InternVL2.5-4B", _VIT_300M, None, None, loads=False, note="ten [SEG] per video"
-    ),
-    ZooModel(
-        "QuanzhuNiu/SaSaSa2VA-26B", "InternVL2.5-26B", _VIT_6B, None, None, loads=False, note="ten [SEG] per video"
-    ),
+    ZooModel("QuanzhuNiu/SaSaSa2VA-4B", "InternVL2.5-4B", _VIT_300M, None, None, note="with --key-frames compressed"),
+    ZooModel("QuanzhuNiu/SaSaSa2VA-26B", "InternVL2.5-26B", _VIT_6B, None, None, note="with --key-frames compressed"),
 )
 """Other published checkpoints of the family; ``loads`` says which of them this package reads."""
 

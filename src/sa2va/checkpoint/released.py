@@ -28,6 +28,8 @@ from sa2va.model.config import Sa2VAConfig, hiera_large_config
 from sa2va.model.families import ADDED_TOKENS, INTERNVL, QWEN2_5_VL, QWEN3_VL, SEG_TOKEN, Family
 
 RELEASED_MODEL_TYPE = "sa2va_chat"
+#: SaSaSa2VA's exports: the same tensors as an InternVL-based Sa2VA, under a model type of their own.
+SASASA2VA_MODEL_TYPE = "sasasa2va_chat"
 _TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     "Qwen2ForCausalLM": Qwen2Config,
     "Qwen3ForCausalLM": Qwen3Config,
@@ -53,7 +55,7 @@ _REMOTE_CODE = {
 
 def is_released(config: Mapping[str, Any]) -> bool:
     """Whether a parsed ``config.json`` is one of the reference's."""
-    return config.get("model_type") == RELEASED_MODEL_TYPE
+    return config.get("model_type") in (RELEASED_MODEL_TYPE, SASASA2VA_MODEL_TYPE)
 
 
 def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, int] | None = None) -> Sa2VAConfig:
@@ -68,6 +70,8 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
         ValueError: the architecture or language model is not one of the released ones.
     """
     architecture = (released.get("architectures") or [None])[0]
+    if released.get("model_type") == SASASA2VA_MODEL_TYPE:
+        architecture = INTERNVL.released_architecture
     if architecture == INTERNVL.released_architecture:
         vlm = internvl_config(released)
     elif architecture == QWEN2_5_VL.released_architecture:
@@ -80,7 +84,7 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
         vlm_config=vlm,
         sam2_config=Sam2VideoConfig.from_dict(dict(grounding)) if grounding else hiera_large_config(),
         seg_token_id=vlm.get_text_config().vocab_size - len(ADDED_TOKENS),
-        template=_template(released),
+        template=_template(released) if architecture == INTERNVL.released_architecture else None,
     )
     set_token_ids(config, token_ids or {})
     return config
@@ -145,15 +149,14 @@ def _auto_map(family: Family) -> dict[str, str]:
     return {"AutoConfig": config_class, "AutoModel": model_class, "AutoModelForCausalLM": model_class}
 
 
-def _template(released: Mapping[str, Any]) -> str | None:
-    if released["architectures"][0] != INTERNVL.released_architecture:
-        return None  # Qwen folders carry their template in the tokenizer files
+def _template(released: Mapping[str, Any]) -> str:
+    """The chat template of an InternVL model; Qwen folders carry theirs in the tokenizer files."""
     return str(released.get("template") or "qwen_chat").replace("-", "_")
 
 
 def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
     """transformers' InternVL config from InternVL's own, as a released Sa2VA or a base InternVL checkpoint holds it."""
-    vision: dict[str, Any] = {_VISION_FIELDS.get(key, key): value for key, value in released["vision_config"].items()}
+    vision = {_VISION_FIELDS.get(str(key), str(key)): value for key, value in released["vision_config"].items()}
     text: Any = _text_config(released["llm_config"])
     return InternVLConfig(
         vision_config=InternVLVisionConfig(**_known(InternVLVisionConfig, vision)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -51,10 +52,10 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         checks = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "an integer of at least 1"),
+            "max_new_tokens": (_is_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "an integer of at least 1"),
             "temperature": (self.temperature >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "top_k": (self.top_k >= 0, "at least 0"),
+            "top_k": (_is_whole(self.top_k) and self.top_k >= 0, "an integer of at least 0"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
         }
         for name, (holds, expected) in checks.items():
@@ -73,6 +74,10 @@ class GenerationOptions:
             if self.top_p < 1.0:
                 chosen.append(TopPLogitsWarper(self.top_p))
         return chosen
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,20 @@ def generate(
     """
     shared = shared_prefix(prompts)
     if len(prompts) > 1 and not _can_share(vlm, prompts, shared, options.max_new_tokens):
-        rows = [
-            generate(vlm, family, seg_token_id, [prompt], visual, options=options, is_finished=is_finished)
-            for prompt in prompts
-        ]
-        return [row for (row,) in rows]
+        answers = []
+        for row, prompt in enumerate(prompts):
+            tell = None if on_token is None else partial(_tell, on_token, row)
+            answers += generate(
+                vlm, family, seg_token_id, [prompt], visual, options=options, is_finished=is_finished, on_token=tell
+            )
+        return answers
     state = _prefill(vlm, family, seg_token_id, prompts, visual, shared if len(prompts) > 1 else 0)
     return _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token)
+
+
+def _tell(on_token: Callable[[int, int], None], row: int, _: int, token: int) -> None:
+    """Pass on a token of a prompt that ran alone as one of its own row."""
+    on_token(row, token)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
