@@ -1,0 +1,81 @@
+"""Small models for the tests: synthetic checkpoints in the released layout, written and loaded once per process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+from sa2va import Sa2VA, Sa2VAModel, Sa2VAProcessor
+from synthetic_checkpoint import SAM2_PREFIX, tensors, weight, write_checkpoint
+
+transformers.logging.disable_progress_bar()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+#: The public instruct templates of Qwen3-VL and Qwen2.5-VL, cut down to what these tests use.
+QWEN_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN2_5_SYSTEM = "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a case of the fixtures; tests only read it."""
+
+    @cache
+    def write(case: str) -> Path:
+        folder = write_checkpoint(tmp_path_factory.mktemp(case), case)
+        if case in ("q25", "q3"):
+            (folder / "chat_template.jinja").write_text((QWEN2_5_SYSTEM if case == "q25" else "") + QWEN_TEMPLATE)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def load(checkpoint: Callable[[str], Path]) -> Callable[[str], Sa2VAModel]:
+    """The float32 model of a case; tests leave it as it is."""
+    return cache(lambda case: Sa2VAModel.from_pretrained(checkpoint(case)).eval())
+
+
+@pytest.fixture(scope="session")
+def open_sa2va(checkpoint: Callable[[str], Path], load: Callable[[str], Sa2VAModel]) -> Callable[[str], Sa2VA]:
+    """The user's handle on the model of a case; tests leave it as it is."""
+
+    @cache
+    def open_case(case: str) -> Sa2VA:
+        model = load(case)
+        return Sa2VA(model, Sa2VAProcessor.from_pretrained(checkpoint(case), model.config))
+
+    return open_case
+
+
+@pytest.fixture(scope="session")
+def sa2va(open_sa2va: Callable[[str], Sa2VA]) -> Sa2VA:
+    """The user's handle on the case most tests use."""
+    return open_sa2va("iv25_qwen2")
+
+
+@pytest.fixture(scope="session")
+def two_decoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Sa2VA-i checkpoint: the fine-tuned decoder under another name, and beside it an original one."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("two_decoders"))
+    decoder = SAM2_PREFIX + "sam_mask_decoder."
+    weights = tensors("iv25_qwen2")
+    for name in [name for name in weights if name.startswith(decoder)]:
+        weights[name.replace("sam_mask_decoder.", "sam_mask_decoder_modified.")] = weights[name]
+        weights[name] = weight("another/" + name, list(weights[name].shape))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -1,0 +1,529 @@
+"""Objects through video: frame by frame equals all at once, every frame is encoded once, and memory stays bounded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sa2va import Sa2VA, Sa2VAModel, VideoTracker
+from sa2va.clip import follow, key_frame_indices
+from sa2va.mask_ops import Cleanup
+from sa2va.model.grounding import decode_masks, language_tokens
+from sa2va.model.memory import FrameMemory, MemoryBank, encode_memory, remember, track_frame
+from sa2va.processing.media import open_media
+from sa2va.results import Frame
+from sa2va.segments import MaskOutput
+from synthetic_checkpoint import noise, picture
+
+SIZE = (48, 75)
+
+
+def blocks(seed: int) -> np.ndarray:
+    """A frame of coloured blocks: half of it changes with the seed."""
+    low = 0.8 * noise("blocks", 192) + 0.6 * noise(f"blocks {seed}", 192)
+    large = low.reshape(8, 8, 3).repeat(6, axis=0).repeat(10, axis=1)[: SIZE[0], : SIZE[1]]
+    return np.clip(128 + 60 * large, 0, 255).astype(np.uint8)
+
+
+CLIP = [blocks(seed) for seed in range(9)]
+
+
+@pytest.fixture(scope="module")
+def model(load: Callable[[str], Sa2VAModel]) -> Sa2VAModel:
+    return load("iv25_qwen2")
+
+
+@pytest.fixture(scope="module")
+def two_decoder_model(two_decoders: Path) -> Sa2VAModel:
+    return Sa2VAModel.from_pretrained(two_decoders).eval()
+
+
+def prompts(*seeds: int) -> Tensor:
+    """Mask prompts (K, C), one per seed."""
+    return torch.from_numpy(np.stack([noise(f"prompt {seed}", 128) for seed in seeds]).astype(np.float32))
+
+
+def tracker_of(model: Sa2VAModel, *seeds: int, frames: int = 1, **options) -> VideoTracker:
+    tracker = VideoTracker(model, **{"output": MaskOutput(probabilities=True), **options})
+    tracker.add_prompts(prompts(*seeds), [f"object {seed}" for seed in seeds], frames=frames)
+    return tracker
+
+
+def seen_of(frames: Sequence[Frame], number: int) -> np.ndarray:
+    """An object's probabilities (T, H, W), frame after frame."""
+    segments = [segment for frame in frames for segment in frame.segments if segment.id == number]
+    assert len(segments) == len(frames)
+    return np.concatenate([segment.probabilities for segment in segments])
+
+
+def assert_agree(found: np.ndarray, expected: np.ndarray, tolerance: float = 2e-3) -> None:
+    """Equal but for what the rounding of memory to bfloat16 makes of a last digit."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the object or of what is not the object, whichever agrees less."""
+    return min((a & b).sum() / max((a | b).sum(), 1) for a, b in ((first, second), (~first, ~second)))
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[int]]:
+    seen: list[int] = []
+    hook = module.register_forward_hook(lambda *_: seen.append(1))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def encoded(model: Sa2VAModel):
+    return inputs_of(model.sam2.vision_encoder.backbone)
+
+
+def frames_of(seen: Sequence[Tensor]) -> int:
+    """How many frames were encoded; each must have been encoded once."""
+    every = torch.cat(list(seen))
+    assert len({frame.numpy().tobytes() for frame in every}) == len(every)
+    return len(every)
+
+
+# -- streaming and offline ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["released", "consistent"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_frame_by_frame_is_the_whole_clip(two_decoder_model: Sa2VAModel, mode, count: int):
+    streaming = tracker_of(two_decoder_model, 1, 2, frames=count, mode=mode)
+    stepped = [streaming.step(frame) for frame in CLIP]
+    offline = tracker_of(two_decoder_model, 1, 2, mode=mode)
+    keys = key_frame_indices("first", count, len(CLIP))
+    followed = [frame for frame, _ in follow(offline, open_media(CLIP), keys)]
+    assert [frame.index for frame in stepped] == [frame.index for frame in followed] == list(range(9))
+    for number in (1, 2):
+        assert_agree(seen_of(stepped, number), seen_of(followed, number))
+    assert np.abs(seen_of(stepped, 1) - seen_of(stepped, 2)).max() > 0.1
+    assert seen_of(stepped, 1).std() > 0.1
+
+
+def test_the_drop_in_is_a_released_track_from_the_first_frames(sa2va: Sa2VA):
+    """``predict_forward`` and ``segment`` with the released settings give the same masks."""
+    images = [Image.fromarray(frame) for frame in CLIP]
+    raw = sa2va.predict_forward(video=images, text="<image>\nPlease segment dog.", max_new_tokens=24)
+    answer = sa2va.segment(CLIP, "dog", key_frames="first", mode="released", max_new_tokens=24)
+    assert answer.raw_text == raw["prediction"]
+    assert len(raw["prediction_masks"]) > 0
+    shown = {segment.id: segment.masks for segment in answer.segments}
+    for number, expected in enumerate(raw["prediction_masks"], start=1):
+        assert number in shown or not expected.any()
+        if number in shown:
+            for mask, other in zip(shown[number], expected, strict=True):
+                assert (mask.array != other).mean() < 1e-3
+
+
+def test_the_drop_in_takes_the_size_of_the_first_frame(sa2va: Sa2VA):
+    """As the released code does, for frames that differ in size."""
+    images = [Image.fromarray(picture(75, 48)), Image.fromarray(picture(80, 40, 1))]
+    result = sa2va.predict_forward(video=images, text="<image>\nPlease segment dog.", max_new_tokens=24)
+    assert {mask.shape for mask in result["prediction_masks"]} == {(2, 48, 75)}
+
+
+def test_frames_carry_their_index_time_and_size(model: Sa2VAModel):
+    tracker = tracker_of(model, 1)
+    frames = [tracker.step(Image.fromarray(CLIP[0]), time=0.5), tracker.step(CLIP[1])]
+    assert [(frame.index, frame.time, frame.size) for frame in frames] == [(0, 0.5, SIZE), (1, None, SIZE)]
+    (segment,) = frames[0].segments
+    assert (segment.id, segment.phrase) == (1, "object 1")
+    assert 0 <= segment.score <= 1
+
+
+# -- every frame once --------------------------------------------------------------------------------------------------
+
+KEY_FRAMES = [("first", 5), ("uniform", 5), ("uniform", 2), ([4], 1), ([3, 5], 2), ([8], 1), ([0, 8], 2)]
+
+
+@pytest.mark.parametrize(("policy", "number"), KEY_FRAMES)
+def test_every_frame_is_encoded_once_and_covered(model: Sa2VAModel, policy, number: int):
+    tracker = tracker_of(model, 1, 2)
+    keys = key_frame_indices(policy, number, len(CLIP))
+    with encoded(model) as seen:
+        frames = [frame for frame, _ in follow(tracker, open_media(CLIP), keys)]
+    assert frames_of(seen) == len(CLIP)
+    assert [frame.index for frame in frames] == list(range(len(CLIP)))
+    assert all([segment.id for segment in frame.segments] == [1, 2] for frame in frames)
+
+
+def test_several_groups_share_the_frames(model: Sa2VAModel):
+    tracker = tracker_of(model, 1, 2)
+    tracker.add_prompts(prompts(3), ["another"])
+    with encoded(model) as seen:
+        frames = [frame for frame, _ in follow(tracker, open_media(CLIP), [2, 6])]
+    assert frames_of(seen) == len(CLIP)
+    assert all([segment.id for segment in frame.segments] == [1, 2, 3] for frame in frames)
+
+
+def test_frames_come_lazily_and_a_few_at_a_time(sa2va: Sa2VA):
+    with encoded(sa2va.model) as seen:
+        track = sa2va.track(CLIP, "dog", key_frames="first", num_key_frames=1, max_new_tokens=24)
+        assert seen == []
+        assert next(track).index == 0
+        assert frames_of(seen) <= 5
+        track.close()
+    assert max(map(len, seen)) <= 4
+
+
+def test_before_the_first_key_frame_time_runs_backwards(model: Sa2VAModel):
+    """From a key frame back to the start is from the start of the reversed clip on."""
+    forth = [frame for frame, _ in follow(tracker_of(model, 1, 2), open_media(CLIP), [5])]
+    back = [frame for frame, _ in follow(tracker_of(model, 1, 2), open_media(CLIP[5::-1]), [0])]
+    after = [frame for frame, _ in follow(tracker_of(model, 1, 2), open_media(CLIP[5:]), [0])]
+    for number in (1, 2):
+        assert_agree(seen_of(forth[:6], number)[::-1], seen_of(back, number))
+        assert_agree(seen_of(forth[5:], number), seen_of(after, number))
+
+
+@pytest.mark.parametrize("order", [[0, 4, 7], [7, 0, 4], [4, 7, 0]])
+def test_key_frames_may_be_looked_at_in_any_order(model: Sa2VAModel, order: list[int]):
+    expected = [frame for frame, _ in follow(tracker_of(model, 1), open_media(CLIP), [0, 4, 7])]
+    tracker = tracker_of(model, 1)
+    for index in order:
+        tracker.look_ahead(tracker.encode([CLIP[index]]), SIZE, index)
+    found = [
+        tracker.take_ready(SIZE) if tracker.is_ready(index) else tracker.step_encoded(tracker.encode([frame]), SIZE)
+        for index, frame in enumerate(CLIP)
+    ]
+    assert_agree(seen_of(found, 1), seen_of(expected, 1))
+
+
+# -- objects -----------------------------------------------------------------------------------------------------------
+
+
+def test_objects_in_a_batch_are_objects_alone(model: Sa2VAModel):
+    together = tracker_of(model, 1, 2, 3)
+    frames = [together.step(frame) for frame in CLIP]
+    for number in (1, 2, 3):
+        alone = tracker_of(model, number)
+        assert_agree(seen_of(frames, number), seen_of([alone.step(frame) for frame in CLIP], 1))
+
+
+def test_an_object_may_join_in_the_middle(model: Sa2VAModel):
+    tracker = tracker_of(model, 1)
+    frames = [tracker.step(frame) for frame in CLIP[:4]]
+    assert tracker.add_prompts(prompts(2), ["late"]) == [2]
+    frames += [tracker.step(frame) for frame in CLIP[4:]]
+    assert [len(frame.segments) for frame in frames] == [1] * 4 + [2] * 5
+
+    first, late = tracker_of(model, 1), tracker_of(model, 2)
+    assert_agree(seen_of(frames, 1), seen_of([first.step(frame) for frame in CLIP], 1))
+    assert_agree(seen_of(frames[4:], 2), seen_of([late.step(frame) for frame in CLIP[4:]], 1))
+
+
+def test_removing_an_object_leaves_the_others_alone(model: Sa2VAModel):
+    tracker = tracker_of(model, 1, 2, 3)
+    frames = [tracker.step(frame) for frame in CLIP[:4]]
+    tracker.remove(2)
+    assert tracker.ids == [1, 3]
+    frames += [tracker.step(frame) for frame in CLIP[4:]]
+    assert [segment.id for segment in frames[-1].segments] == [1, 3]
+    whole = tracker_of(model, 1, 2, 3)
+    expected = [whole.step(frame) for frame in CLIP]
+    for number in (1, 3):
+        assert_agree(seen_of(frames, number), seen_of(expected, number))
+
+    tracker.remove(1)
+    tracker.remove(3)
+    assert tracker.ids == []
+    assert tracker.step(CLIP[0]).segments == ()
+    assert tracker.add_prompts(prompts(4), ["new"]) == [4]
+
+
+def test_only_what_is_followed_can_be_removed(sa2va: Sa2VA):
+    tracker = tracker_of(sa2va.model, 1, 2)
+    with pytest.raises(ValueError, match=r"no object has the id 7; there are \[1, 2\]"):
+        tracker.remove(7)
+    with pytest.raises(ValueError, match="object 1 has not been seen yet"):
+        tracker.remove(1)
+
+
+def test_a_phrase_that_was_not_asked_yet_can_be_taken_back(sa2va: Sa2VA):
+    tracker = sa2va.stream("dog", "cat", max_new_tokens=24)
+    tracker.remove(1)
+    assert {segment.phrase for segment in tracker.step(CLIP[0]).segments} <= {"cat"}
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def size_of(bank: MemoryBank) -> int:
+    tensors = [tensor for memory in (*bank.prompted, *bank.tracked) for tensor in (memory.features, memory.pointer)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+@torch.no_grad()
+def test_memory_does_not_grow_with_the_video(model: Sa2VAModel):
+    sam2 = model.sam2
+    features = model.encode_frames(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts(1, 2)))
+    bank = MemoryBank().add_prompted(encode_memory(sam2, features, prediction, 0))
+    sizes = []
+    for index in range(1, 41):
+        bank = remember(sam2, bank, features, track_frame(sam2, sam2.mask_decoder, bank, features, index), index)
+        sizes.append(size_of(bank))
+    assert sizes[5] > sizes[0]
+    assert set(sizes[15:]) == {sizes[15]}
+    assert len(bank.prompted) == 1
+    assert [memory.index for memory in bank.tracked] == list(range(26, 41))
+    assert [memory.index for memory in bank.tracked if memory.features is not None] == list(range(35, 41))
+    assert all(memory.features.dtype == torch.bfloat16 for memory in bank.tracked[-6:])
+
+
+def test_a_bank_is_never_changed():
+    def memory(index: int) -> FrameMemory:
+        return FrameMemory(index, torch.full((2, 4, 3), float(index)), torch.full((2, 8), float(index)))
+
+    empty = MemoryBank()
+    prompted = empty.add_prompted(memory(0))
+    tracked = prompted.add_tracked(memory(1), slots=1, pointers=2).add_tracked(memory(2), slots=1, pointers=2)
+    assert (len(empty.prompted), len(prompted.tracked)) == (0, 0)
+    assert [memory.features is None for memory in tracked.tracked] == [True, False]
+    assert [m.index for m in tracked.add_tracked(memory(3), slots=1, pointers=2).tracked] == [2, 3]
+    assert tracked.without_tracked() == MemoryBank(tracked.prompted)
+    chosen = tracked.select(torch.tensor([1]))
+    assert chosen.prompted[0].features.shape == (1, 4, 3)
+    assert chosen.tracked[0].features is None
+
+
+def test_nothing_is_tracked_before_a_prompt(model: Sa2VAModel):
+    features = model.encode_frames(torch.zeros(1, 3, 128, 128))
+    with pytest.raises(ValueError, match="no frame of this clip has been prompted"):
+        track_frame(model.sam2, model.sam2.mask_decoder, MemoryBank(), features, 0)
+
+
+# -- modes -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_chooses_the_mode(model: Sa2VAModel, two_decoder_model: Sa2VAModel):
+    assert VideoTracker(model).mode == "released"
+    assert VideoTracker(two_decoder_model).mode == "consistent"
+    assert VideoTracker(two_decoder_model, mode="released").mode == "released"
+    with pytest.raises(ValueError, match="mode must be 'released' or 'consistent'; got 'other'"):
+        VideoTracker(model, mode="other")
+
+
+def test_without_an_original_decoder_consistent_warns(model: Sa2VAModel, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="sa2va"):
+        VideoTracker(model)
+        assert caplog.records == []
+        VideoTracker(model, mode="consistent")
+    (record,) = caplog.records
+    assert "no original SAM 2 decoder" in record.getMessage()
+
+
+def test_in_consistent_mode_each_decoder_does_what_it_was_trained_for(two_decoder_model: Sa2VAModel):
+    tuned, original = two_decoder_model.sam2.mask_decoder, two_decoder_model.original_mask_decoder
+    assert original is not None
+    tracker = tracker_of(two_decoder_model, 1, mode="consistent", frames=2)
+    with calls_of(tuned) as of_tuned, calls_of(original) as of_original:
+        counts = []
+        for frame in CLIP[:4]:
+            tracker.step(frame)
+            counts.append((len(of_tuned), len(of_original)))
+    # A key frame is decoded by the tuned one, and its mask is read by the original one; the rest is the original's.
+    assert counts == [(1, 1), (2, 2), (2, 3), (2, 4)]
+
+    released = tracker_of(two_decoder_model, 1, mode="released", frames=2)
+    with calls_of(original) as of_original:
+        for frame in CLIP[:4]:
+            released.step(frame)
+    assert of_original == []
+
+
+def test_in_consistent_mode_key_frames_keep_the_masks_of_the_tuned_decoder(two_decoder_model: Sa2VAModel):
+    consistent, released = (tracker_of(two_decoder_model, 1, 2, mode=mode) for mode in ("consistent", "released"))
+    first, expected = consistent.step(CLIP[0]), released.step(CLIP[0])
+    for one, other in zip(first.segments, expected.segments, strict=True):
+        # SAM 2 keeps a given mask at a quarter of its side, 32 cells here.
+        assert iou(one.mask.array, other.mask.array) > 0.7
+        np.testing.assert_allclose((one.score, one.presence), (other.score, other.presence), atol=1e-5)
+    second, other = consistent.step(CLIP[1]), released.step(CLIP[1])
+    assert np.abs(seen_of([second], 1) - seen_of([other], 1)).max() > 0.1
+
+
+# -- prompts by hand ---------------------------------------------------------------------------------------------------
+
+BOX = [20.0, 10.0, 60.0, 40.0]
+
+
+def drawn_mask() -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[10:40, 20:60] = True
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["released", "consistent"])
+def test_a_drawn_mask_is_followed(two_decoder_model: Sa2VAModel, mode):
+    tracker = VideoTracker(two_decoder_model, mode=mode)
+    assert tracker.add("thing", mask=drawn_mask()) == 1
+    first, second = tracker.step(CLIP[0]), tracker.step(CLIP[1])
+    assert iou(first.segments[0].mask.array, drawn_mask()) > 0.9
+    assert first.segments[0].presence > 0.99
+    assert second.segments[0].phrase == "thing"
+
+
+def test_an_empty_mask_is_an_absent_object(model: Sa2VAModel):
+    tracker = VideoTracker(model)
+    tracker.add(mask=np.zeros(SIZE, bool))
+    (segment,) = tracker.step(CLIP[0]).segments
+    assert segment.mask.area == 0
+    assert segment.presence < 0.01
+
+
+@pytest.mark.parametrize(
+    "given", [{"box": BOX}, {"points": [[40, 25]]}, {"points": [[40, 25], [70, 5]], "labels": [1, 0]}]
+)
+def test_boxes_and_points_prompt_the_next_frame(model: Sa2VAModel, given: dict):
+    tracker = tracker_of(model, 1)
+    tracker.step(CLIP[0])
+    assert tracker.add("by hand", **given) == 2
+    with calls_of(model.sam2.mask_decoder) as calls:
+        frames = [tracker.step(frame) for frame in CLIP[1:4]]
+    assert len(calls) == 6
+    assert all([segment.phrase for segment in frame.segments] == ["object 1", "by hand"] for frame in frames)
+    other = VideoTracker(model, output=MaskOutput(probabilities=True))
+    other.add("by hand", **given)
+    assert_agree(seen_of(frames, 2), seen_of([other.step(frame) for frame in CLIP[1:4]], 1))
+
+
+def test_points_are_pixels_of_the_frame(model: Sa2VAModel):
+    """A frame twice as wide, and points twice as far to the right: the same place."""
+    small = Image.fromarray(CLIP[0]).resize((128, 128))
+    large = small.resize((256, 128), Image.Resampling.NEAREST)
+
+    def score(frame: Image.Image, point: list[float]) -> float:
+        tracker = VideoTracker(model)
+        tracker.add(points=[point])
+        return tracker.step(frame).segments[0].score
+
+    here, there = score(small, [30, 20]), score(small, [100, 100])
+    assert abs(here - there) > 1e-3
+    assert abs(score(large, [60, 20]) - here) < abs(here - there) / 4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "an object is named by a phrase, or by one of mask, box, points; got nothing"),
+        ({"box": BOX, "points": [[1, 2]]}, r"one of mask, box, points; got \['box', 'points'\]"),
+        ({"phrase": "dog"}, "this tracker cannot read phrases"),
+        ({"mask": np.zeros(SIZE)}, r"a mask is a bool array \(H, W\); got float64"),
+        ({"mask": np.zeros((2, *SIZE), bool)}, r"a mask is a bool array \(H, W\); got bool \(2, 48, 75\)"),
+        ({"points": [[1, 2], [3, 4]], "labels": [1]}, "2 points need as many labels; got 1"),
+        ({"points": []}, "points"),
+        ({"points": [[1, 2, 3], [4, 5, 6]]}, "points"),
+        ({"points": [[1, 2]], "labels": [5]}, "labels"),
+        ({"points": [[float("nan"), 2]]}, "points"),
+        ({"box": [1, 2, 3]}, "box"),
+        ({"box": [30, 20, 10, 5]}, "box"),
+    ],
+)
+def test_prompts_are_checked(model: Sa2VAModel, given: dict, message: str):
+    tracker = VideoTracker(model)
+    with pytest.raises(ValueError, match=message):
+        tracker.add(**given)
+    assert tracker.ids == []
+
+
+def test_a_mask_must_fit_its_frame(model: Sa2VAModel):
+    tracker = VideoTracker(model)
+    tracker.add(mask=np.ones((10, 10), bool))
+    with pytest.raises(ValueError, match=r"the mask is \(10, 10\) but the frame is \(48, 75\)"):
+        tracker.step(CLIP[0])
+
+
+def test_a_frame_is_any_picture(model: Sa2VAModel):
+    grey = CLIP[0][..., 0]
+    alike = [
+        grey,
+        np.stack([grey] * 3, axis=-1),
+        Image.fromarray(grey),
+        np.stack([grey] * 3 + [255 + 0 * grey], axis=-1),
+    ]
+    found = [seen_of([tracker_of(model, 1).step(frame)], 1) for frame in alike]
+    assert all(np.array_equal(each, found[0]) for each in found)
+    with pytest.raises(ValueError, match="uint8"):
+        tracker_of(model, 1).step(CLIP[0].astype(np.float32))
+
+
+# -- phrases -----------------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """Stands in for the language model: says which prompts a phrase has, and remembers what it was asked."""
+
+    def __init__(self, **found: Tensor):
+        self.found, self.asked = found, list[tuple[str, ...]]()
+
+    def __call__(self, phrases: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
+        self.asked.append(tuple(phrases))
+        return [self.found.get(phrase, prompts(1)[:0]) for phrase in phrases]
+
+
+def test_phrases_are_looked_for_in_the_next_frame(model: Sa2VAModel):
+    told = Told(dog=prompts(1, 2), cat=prompts(3))
+    tracker = VideoTracker(model, ask=told)
+    assert [tracker.add("dog"), tracker.add("unicorn"), tracker.add("cat")] == [1, 2, 3]
+    first = tracker.step(CLIP[0])
+    assert told.asked == [("dog", "unicorn", "cat")]
+    named = [(segment.id, segment.phrase) for segment in first.segments]
+    assert named == [(1, "dog"), (4, "dog"), (3, "cat")]
+    assert tracker.add("cat") == 5
+    second = tracker.step(CLIP[1])
+    assert told.asked[1:] == [("cat",)]
+    assert [segment.id for segment in second.segments] == [1, 4, 3, 5]
+    tracker.step(CLIP[2])
+    assert len(told.asked) == 2
+
+
+def test_a_stream_finds_what_a_picture_has(sa2va: Sa2VA):
+    tracker = sa2va.stream("the dog", max_new_tokens=24)
+    frame = tracker.step(CLIP[0])
+    answer = sa2va.segment(CLIP[0], "the dog", max_new_tokens=24)
+    found = {segment.mask for segment in frame.segments if segment.mask.area}
+    assert found == {segment.mask for segment in answer.segments}
+    assert found
+
+
+def test_a_track_says_what_it_did_not_find(sa2va: Sa2VA):
+    with encoded(sa2va.model) as seen:
+        track = sa2va.track(CLIP, "nothing", max_new_tokens=1)
+        frames = track.results()
+    assert seen == []
+    assert list(track.reasons) == ["nothing"]
+    assert [(frame.index, frame.segments) for frame in frames] == [(index, ()) for index in range(9)]
+
+
+def test_settings_reach_every_mask(model: Sa2VAModel):
+    plain = tracker_of(model, 1, output=MaskOutput(probabilities=True))
+    strict = tracker_of(model, 1, output=MaskOutput(threshold=0.8, cleanup=Cleanup(largest_component=True)))
+    for frame in CLIP[:3]:
+        (one,), (other,) = plain.step(frame).segments, strict.step(frame).segments
+        expected = Cleanup(largest_component=True).apply(one.probabilities[0] > 0.8)
+        np.testing.assert_array_equal(other.mask.array, expected)
+        assert other.probabilities is None
