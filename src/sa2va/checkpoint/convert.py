@@ -52,6 +52,8 @@ def convert(
     Raises:
         ValueError: the source is damaged or incomplete, or the destination holds something; nothing is written then.
     """
+    if to not in (None, "native", "released"):
+        raise ValueError(f"a checkpoint is written as 'native' or 'released'; got {to!r}")
     destination = Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"{destination} exists and is not an empty folder; choose another destination")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
         config = config or config_from_released(content)
         set_token_ids(config, read_token_ids(folder))
         config.original_mask_decoder = any(TWO_DECODERS in name for name in tensors)
-        tensors = to_native(tensors, released_rules(config))
+        table = released_rules(config)
+        tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
+        check_tensors(tensors, _released_shapes(config, table), where=str(folder))
+        tensors = to_native(tensors, table)
     elif content.get("model_type") == Sa2VAConfig.model_type:
         config = config or Sa2VAConfig.from_dict(content)
     else:
@@ -59,9 +63,24 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
             f"{folder / 'config.json'} has model_type {content.get('model_type')!r}; expected 'sa2va_chat' (released "
             "checkpoints) or 'sa2va'. A base vision-language model becomes one with Sa2VAModel.from_parts"
         )
-    check_tensors(tensors, expected_shapes(config), where=str(folder))
-    dtype = getattr(config, "dtype", None)
-    return Checkpoint(folder, released, config, tensors, dtype if isinstance(dtype, torch.dtype) else torch.float32)
+    if not released:
+        check_tensors(tensors, expected_shapes(config), where=str(folder))
+    return Checkpoint(folder, released, config, tensors, _default_dtype(config))
+
+
+def _default_dtype(config: Sa2VAConfig) -> torch.dtype:
+    """The dtype that ``config.json`` names, else float32."""
+    dtype = getattr(torch, str(config.dtype).removeprefix("torch."), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _released_shapes(config: Sa2VAConfig, table: Sequence[rules.Rule]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a released checkpoint of this config."""
+    native = {
+        name: LazyTensor(shape, torch.float32, partial(torch.empty, shape, device="meta"))
+        for name, shape in expected_shapes(config).items()
+    }
+    return {name: tensor.shape for name, tensor in to_released(native, table).items()}
 
 
 def released_rules(config: Sa2VAConfig) -> list[rules.Rule]:
@@ -83,7 +102,6 @@ def to_native(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) ->
     Raises:
         ValueError: a name no rule knows, or a group of which one is missing.
     """
-    tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
     moves, unknown = rules.plan_to_native(table, tensors)
     if unknown:
         raise ValueError(

@@ -3,6 +3,7 @@ transformers."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="Sa2VAModel")
 
+_FIRST_LAYER = "image_encoder.trunk.patch_embed.proj.weight"
 #: Meta's four encoders, by (channels of the first stage, number of blocks): Hiera T, S, B+ and L.
 META_ENCODERS: dict[tuple[int, int], dict[str, Any]] = {
     (96, 12): {"num_heads": 1, "blocks": (1, 2, 7, 2), "global_blocks": (5, 7, 9), "windows": (8, 4, 14, 7)},
@@ -107,7 +109,7 @@ def load_sam2(source: str | Path) -> Sam2VideoModel:
 
 
 def _load_meta(path: Path) -> Sam2VideoModel:
-    weights: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
+    weights = _read_meta(path)
     # Sa2VA's exports say g_weight where Meta says gamma.
     renamed = {name.replace(".gamma", ".g_weight"): tensor for name, tensor in weights.items()}
     lazy = {
@@ -118,8 +120,20 @@ def _load_meta(path: Path) -> Sam2VideoModel:
     return _fill(Sam2VideoModel, _meta_config(renamed, path), tensors, where=str(path))
 
 
+def _read_meta(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not one of Meta's SAM 2 files, read with weights only: {reason}") from error
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or _FIRST_LAYER not in weights:
+        raise ValueError(f"{path} is not one of Meta's SAM 2 files: it has no tensor {_FIRST_LAYER!r} under 'model'")
+    return weights
+
+
 def _meta_config(weights: Mapping[str, Tensor], path: Path) -> Sam2VideoConfig:
-    channels = weights["image_encoder.trunk.patch_embed.proj.weight"].shape[0]
+    channels = weights[_FIRST_LAYER].shape[0]
     blocks = len({name.split(".")[3] for name in weights if name.startswith("image_encoder.trunk.blocks.")})
     if (channels, blocks) not in META_ENCODERS:
         raise ValueError(f"{path}: an encoder of {channels} channels and {blocks} blocks is none of Meta's SAM 2 sizes")

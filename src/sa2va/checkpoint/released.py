@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
+from sa2va.checkpoint.files import read_json_object
 from sa2va.model.config import Sa2VAConfig, hiera_large_config
 from sa2va.model.families import ADDED_TOKENS, INTERNVL, QWEN2_5_VL, QWEN3_VL, SEG_TOKEN, Family
 
@@ -80,10 +81,12 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
         expected = sorted({INTERNVL.released_architecture, QWEN2_5_VL.released_architecture})
         raise ValueError(f"config.json: architectures[0] is {architecture!r}; expected one of {expected}")
     grounding = released.get("grounding_config")
+    dtype = released.get("dtype") or released.get("torch_dtype")
     config = Sa2VAConfig(
         vlm_config=vlm,
         sam2_config=Sam2VideoConfig.from_dict(dict(grounding)) if grounding else hiera_large_config(),
         seg_token_id=vlm.get_text_config().vocab_size - len(ADDED_TOKENS),
+        dtype=dtype,
         template=_template(released) if architecture == INTERNVL.released_architecture else None,
     )
     set_token_ids(config, token_ids or {})
@@ -103,7 +106,7 @@ def read_token_ids(folder: Path) -> dict[str, int]:
         path = folder / name
         if not path.is_file():
             continue
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_object(path)
         if name == "tokenizer_config.json":
             ids |= {row["content"]: int(key) for key, row in content.get("added_tokens_decoder", {}).items()}
         elif name == "tokenizer.json":
@@ -138,6 +141,8 @@ def config_to_released(config: Sa2VAConfig) -> dict[str, Any]:
         "template": config.template or "qwen_chat",
         "tie_word_embeddings": False,
     }
+    if config.dtype is not None:
+        body["torch_dtype"] = str(config.dtype).removeprefix("torch.")
     grounding = _plain(config.sam2_config)
     if grounding != _plain(hiera_large_config()):
         body["grounding_config"] = grounding
@@ -156,8 +161,8 @@ def _template(released: Mapping[str, Any]) -> str:
 
 def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
     """transformers' InternVL config from InternVL's own, as a released Sa2VA or a base InternVL checkpoint holds it."""
-    vision = {_VISION_FIELDS.get(str(key), str(key)): value for key, value in released["vision_config"].items()}
-    text: Any = _text_config(released["llm_config"])
+    vision = {_VISION_FIELDS.get(str(key), str(key)): value for key, value in _part(released, "vision_config").items()}
+    text: Any = _text_config(_part(released, "llm_config"))
     return InternVLConfig(
         vision_config=InternVLVisionConfig(**_known(InternVLVisionConfig, vision)),
         text_config=text,
@@ -167,6 +172,13 @@ def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
         # The flag of the text config has no effect; released heads differ from the embeddings.
         tie_word_embeddings=False,
     )
+
+
+def _part(released: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = released.get(key)
+    if not isinstance(part, Mapping):
+        raise ValueError(f"config.json: {key} is {'missing' if part is None else 'not an object'}")
+    return part
 
 
 def _text_config(llm: Mapping[str, Any]) -> PreTrainedConfig:
@@ -181,7 +193,7 @@ def _text_config(llm: Mapping[str, Any]) -> PreTrainedConfig:
 
 def _qwen_config(released: Mapping[str, Any]) -> PreTrainedConfig:
     text = dict(released.get("text_config") or released)  # exports before 4.52 are flat
-    vision = dict(released["vision_config"])
+    vision = dict(_part(released, "vision_config"))
     kinds = (str(text.get("model_type")), str(vision.get("model_type")))
     name = next((name for name in _QWEN_CONFIGS if any(kind.startswith(name) for kind in kinds)), None)
     if name is None:
