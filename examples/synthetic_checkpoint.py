@@ -97,7 +97,7 @@ def tensors(case: str) -> dict[str, np.ndarray]:
     shapes = dict(configs[family][case]["tensors"])
     shapes |= {row["name"]: row["shape"] for row in json.loads((GOLDEN / "manifest_sam2_tiny.json").read_text())}
     weights = {name: weight(name, shape) for name, shape in shapes.items()}
-    # The mask prompt is as wide as the small SAM 2; the recorded projection of the fixtures was as wide as the large one.
+    # The mask prompt is as wide as the small SAM 2; the projection of the fixtures was as wide as the large one.
     hidden = shapes["text_hidden_fcs.0.weight"][0]
     for leaf, shape in (("weight", [TINY_SAM2["width"], hidden]), ("bias", [TINY_SAM2["width"]])):
         weights[f"text_hidden_fcs.2.{leaf}"] = weight(f"text_hidden_fcs.2.{leaf}", shape)
