@@ -12,16 +12,20 @@ the time goes, and the floor that the arithmetic alone would need.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sa2va.model.memory as memory_module
 import sa2va.model.sa2va as sa2va_module
+import sa2va.processing.video as container_video
 import sa2va.tracker as tracker_module
 from sa2va.clip import follow
 from sa2va.model.config import Sa2VAConfig, sam2_config
@@ -38,8 +43,11 @@ from sa2va.model.grounding import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import DecodedFrame, FrameSource
+from sa2va.processing.media import open_media
 from sa2va.processing.pixels import grounding_pixels
+from sa2va.track import Track
 from sa2va.tracker import VideoTracker
+from sa2va.writers import OverlayWriter, VideoFile
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"image_size": 128, "embed_dim": 16, "num_heads": 1, "blocks": (1, 1, 2, 1), "global_blocks": (3,)}
@@ -163,6 +171,8 @@ def timed_parts(model: Sa2VAModel) -> Iterator[dict[str, float]]:
         "memory encoder": (tracker_module, "encode_memory"),
         "memory encoder (tracked)": (memory_module, "encode_memory"),
         "resize and run lengths": (tracker_module, "frame_segments"),
+        "draw and write": (OverlayWriter, "write"),
+        "decode": (container_video, "to_rgb"),
     }
     spent: dict[str, float] = defaultdict(float)
 
@@ -206,9 +216,38 @@ def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3) -> f
     return best
 
 
+def peak_growth(run: Callable[[], Any], device: torch.device) -> int:
+    """Bytes of memory that a run takes on top of what is there: of the device, or of the process on CPU (Linux)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    before, peak, done = _resident(), [0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], _resident())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    run()
+    done.set()
+    sampler.join()
+    return max(0, peak[0] - before)
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def compare(model: Sa2VAModel, clips: list[int], objects: list[int]) -> None:
-    print("\n| objects | frames | ours frames/s | reference frames/s | ratio | encoder passes, ours | reference |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "\n| objects | frames | ours frames/s | reference | ratio | encoder passes | reference | memory | reference |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     width = model.config.sam2_config.mask_decoder_config.hidden_size
     for count in clips:
         for number in objects:
@@ -217,31 +256,48 @@ def compare(model: Sa2VAModel, clips: list[int], objects: list[int]) -> None:
                 ours(model, prompts, count)
             with counted(model) as reference_passes:
                 reference_schedule(model, prompts, count)
-            fast = seconds(partial(ours, model, prompts, count), model.sam2.device)
-            slow = seconds(partial(reference_schedule, model, prompts, count), model.sam2.device)
+            runs = [partial(schedule, model, prompts, count) for schedule in (ours, reference_schedule)]
+            fast, slow = (seconds(run, model.sam2.device) for run in runs)
+            grown, reference_grown = (peak_growth(run, model.sam2.device) for run in runs)
             print(
                 f"| {number} | {count} | {count / fast:.1f} | {count / slow:.1f} | {slow / fast:.2f}x "
-                f"| {passes[0]} | {reference_passes[0]} |",
+                f"| {passes[0]} | {reference_passes[0]} "
+                f"| +{grown / 2**20:.0f} MiB | +{reference_grown / 2**20:.0f} MiB |",
                 flush=True,
             )
 
 
 def shares(model: Sa2VAModel, number: int, count: int) -> None:
+    """Where the time goes from a video file to a video file with masks drawn over it."""
     width = model.config.sam2_config.mask_decoder_config.hidden_size
     prompts = torch.randn(number, width, device=model.sam2.device, dtype=model.dtype)
-    ours(model, prompts, count)
-    with timed_parts(model) as spent:
-        start = time.perf_counter()
-        ours(model, prompts, count)
-        _synchronize(model.sam2.device)
-        total = time.perf_counter() - start
-    print(f"\nWhere the time goes ({number} objects, {count} frames, {total:.2f} s):")
+    with tempfile.TemporaryDirectory() as scratch:
+        clip = Path(scratch) / "clip.mp4"
+        video = VideoFile(clip, size=FRAME, fps=25)
+        for frame in Source(count):
+            video.write(frame.pixels)
+        video.close()
+
+        def file_to_file() -> None:
+            tracker = VideoTracker(model, mode="released")
+            tracker.add_prompts(prompts, [""] * number)
+            source = open_media(clip)
+            frames = follow(tracker, source, list(range(min(KEYS, count))))
+            Track(frames, size=FRAME, fps=25).save(Path(scratch) / "out.mp4")
+
+        file_to_file()
+        with timed_parts(model) as spent:
+            start = time.perf_counter()
+            file_to_file()
+            _synchronize(model.sam2.device)
+            total = time.perf_counter() - start
+        with FlopCounterMode(display=False) as counter:
+            file_to_file()
+    print(f"\nWhere the time goes, file to file ({number} objects, {count} frames, {total:.2f} s):")
     for name, value in sorted(spent.items(), key=lambda pair: -pair[1]):
-        print(f"  {name:24} {value:7.2f} s  {value / total:5.1%}")
-    rest = total - sum(spent.values())
+        print(f"  {name:24} {value:7.2f} s  {value / total:5.1%}{'  (in a thread beside)' if name == 'decode' else ''}")
+    rest = total - sum(value for name, value in spent.items() if name != "decode")
     print(f"  {'everything else':24} {rest:7.2f} s  {rest / total:5.1%}")
-    with FlopCounterMode(display=False) as counter:
-        ours(model, prompts, count)
     rate = _matmul_rate(model.sam2.device, model.dtype)
     floor = counter.get_total_flops() / rate
     print(f"  floor: {counter.get_total_flops() / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s of a plain matrix product")

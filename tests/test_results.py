@@ -334,6 +334,12 @@ class TestFrameAndTrack:
         again.save(tmp_path / "x.jsonl")
         assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 4
 
+    def test_a_preview_shows_frames_of_the_whole_video(self):
+        one = track(4).preview(count=1, columns=1)
+        sheet = track(4).preview(count=4, columns=2)
+        assert sheet.width > one.width
+        assert sheet.height > one.height
+
     def test_pixels_of_frames_read_before_may_be_gone(self):
         read = track()
         next(read)

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.mask import Size
 from sa2va.results import Frame
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -95,6 +99,24 @@ class Track:
         from sa2va.writers import JsonWriter, write_track
 
         write_track(self, [JsonWriter(path, size=self.size, fps=self.fps, source=self.source)])
+
+    def preview(self, count: int = 8, columns: int = 4) -> Image.Image:
+        """A sheet of frames spread over the video with masks drawn over them, e.g. for a notebook.
+
+        Args:
+            count: how many frames; of a video of unknown length, the first ones.
+        """
+        from sa2va.draw import contact_sheet, overlay
+        from sa2va.processing.frames import first_indices, uniform_indices
+
+        wanted = uniform_indices(self.total, count) if self.total else first_indices(count, count)
+        shown = [
+            (frame, overlay(pixels, frame.segments))
+            for frame, pixels in self.pairs()
+            if frame.index in wanted and pixels is not None
+        ]
+        labels = [f"frame {frame.index}" for frame, _ in shown]
+        return contact_sheet([picture for _, picture in shown], columns, labels)
 
     def results(self) -> list[Frame]:
         """Every frame, kept in memory."""
