@@ -3,9 +3,9 @@ transformers."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -123,7 +123,7 @@ def _load_meta(path: Path) -> Sam2VideoModel:
 def _read_meta(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except (UnpicklingError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is not one of Meta's SAM 2 files, read with weights only: {reason}") from error
     weights = content.get("model") if isinstance(content, dict) else None
