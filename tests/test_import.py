@@ -53,7 +53,7 @@ def test_the_version_is_one_of_a_release():
     [
         (r"\.cuda\(", "devices come from the parameters"),
         (r"trust_remote_code\s*=\s*True", "nothing runs remote code"),
-        (r"\bpickle\b\.load|\bimport pickle\b", "pickles run code when they are read"),
+        (r"\bpickle\.loads?\(", "pickles run code when they are read"),
         (r"(?<!\.)\b(eval|exec)\(", "text is not code"),
         (r"os\.system|shell=True", "no shell"),
         (r"^\s*print\(", "a library prints nothing"),

@@ -12,6 +12,7 @@ from sa2va.cli.convert import convert
 from sa2va.cli.doctor import doctor
 from sa2va.cli.models import models
 from sa2va.cli.pictures import caption, describe, segment
+from sa2va.cli.train import train
 from sa2va.cli.video import track
 
 app = typer.Typer(
@@ -78,3 +79,4 @@ _register(
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")
 _register(doctor, "doctor", "doctor --json > report.json")
+_register(train, "train finetune model=Sa2VA-4B data=./mine", "train run.yaml steps=100 --dry-run")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sa2va import zoo
 from sa2va.cli.command import command
 from sa2va.cli.loading import quiet_libraries
 from sa2va.cli.screen import Screen
@@ -32,8 +34,9 @@ def train(
     """Train or fine-tune a model.
 
     Says first what is trained, on which data and in how much memory. A run that was stopped goes on from its last
-    checkpoint when the same command is given again. On several GPUs: [bold]torchrun --nproc-per-node 8 -m sa2va.cli
-    train ...[/bold]
+    checkpoint when the same command is given again.
+
+    On several GPUs: [bold]torchrun --nproc-per-node 8 -m sa2va.cli train ...[/bold]
     """
     from sa2va.train.config import TrainConfig
     from sa2va.train.overview import overview
@@ -46,12 +49,15 @@ def train(
     is_file = Path(recipe).suffix in (".yaml", ".yml", ".json")
     config = TrainConfig.from_file(recipe, words) if is_file else preset(recipe, words)
     first = os.environ.get("RANK", "0") == "0"
+    config = replace(config, model=zoo.resolve(config.model))
     with quiet_libraries(screen):
         run = prepare(config)
-    if first:
-        for part in overview(run, int(os.environ.get("WORLD_SIZE", "1"))):
-            screen.result(part)
-    folder = run_training(run, dry_run=dry_run, note=screen.note if first else lambda _: None)
+        if first:
+            for part in overview(run, int(os.environ.get("WORLD_SIZE", "1"))):
+                screen.result(part)
+        folder = run_training(
+            run, dry_run=dry_run, progress=not screen.quiet, note=screen.note if first else lambda _: None
+        )
     if first and dry_run:
         screen.note("two steps went well; nothing was kept")
     if first and screen.json:

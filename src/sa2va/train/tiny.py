@@ -6,6 +6,8 @@ that serves a 26B model serves it too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -73,10 +75,12 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+    image_token_id: Any = tokenizer.convert_tokens_to_ids(INTERNVL.image_token)
+    seg_token_id: Any = tokenizer.convert_tokens_to_ids(ADDED_TOKENS[0])
     vlm = InternVLConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(INTERNVL.image_token),
+        image_token_id=image_token_id,
         tie_word_embeddings=False,
     )
     sam2 = sam2_config(
@@ -90,7 +94,6 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         memory_layers=2,
         memory_mlp=512,
     )
-    seg_token_id = tokenizer.convert_tokens_to_ids(ADDED_TOKENS[0])
     return Sa2VAConfig(vlm_config=vlm, sam2_config=sam2, seg_token_id=seg_token_id, template="qwen_chat")
 
 
@@ -103,12 +106,14 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Sa2VAModel:
     """
     torch.manual_seed(seed)
     model = Sa2VAModel(tiny_config(tokenizer))
+    module: Any
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             module.reset_parameters()
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.1)
-    sam2, embeddings = model.sam2, model.vlm.model.vision_tower.embeddings
+    sam2: Any = model.sam2
+    embeddings: Any = model.vlm.model.vision_tower.embeddings
     with torch.no_grad():
         for parameter in (
             sam2.no_memory_embedding,

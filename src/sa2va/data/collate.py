@@ -1,0 +1,77 @@
+"""Encoded samples to one batch: right padding, pixels of all samples in order, and how many of them each sample has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sa2va.data.encode import Encoded
+from sa2va.model.batch import IGNORED_LABEL, Batch
+from sa2va.processing.processor import Sa2VAProcessor
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes a [`Batch`] of encoded samples; text, pictures, clips and regions may be mixed, clicks may not.
+
+    Attributes:
+        pad_id: token id of padding.
+    """
+
+    pad_id: int
+
+    @classmethod
+    def of(cls, processor: Sa2VAProcessor) -> Collator:
+        """The collator that pads as the processor's tokenizer does; with its end-of-text where it has no pad token."""
+        pad_id: Any = processor.tokenizer.pad_token_id
+        return cls(processor.eos_ids[0] if pad_id is None else pad_id)
+
+    def __call__(self, samples: Sequence[Encoded]) -> Batch:
+        """
+        Raises:
+            ValueError: no samples, or clicks beside conversations.
+        """
+        clicked = [sample.points is not None for sample in samples]
+        if not samples or any(clicked) != all(clicked):
+            raise ValueError(
+                f"expected samples that are all conversations or all clicks, got {len(samples)} samples, "
+                f"{sum(clicked)} of them clicks; encode the whole batch in one way"
+            )
+        lengths = torch.tensor([len(sample.ids) for sample in samples])
+        has_masks = any(sample.masks is not None for sample in samples)
+        has_regions = any(sample.regions is not None for sample in samples)
+        tiles = tuple(0 if sample.pixel_values is None else len(sample.pixel_values) for sample in samples)
+        grids = _joined([sample.image_grid_thw for sample in samples])
+        return Batch(
+            input_ids=_padded([sample.ids for sample in samples], self.pad_id),
+            attention_mask=torch.arange(int(lengths.max()))[None] < lengths[:, None],
+            labels=_padded([sample.labels for sample in samples], IGNORED_LABEL),
+            pixel_values=_joined([sample.pixel_values for sample in samples]),
+            image_grid_thw=grids,
+            tiles_per_sample=tiles if grids is None and any(tiles) else None,
+            regions=tuple(sample.regions for sample in samples) if has_regions else None,
+            grounding_pixels=_joined([sample.grounding for sample in samples]),
+            frames_per_sample=tuple(0 if sample.grounding is None else len(sample.grounding) for sample in samples),
+            masks=tuple(sample.masks for sample in samples) if has_masks else None,
+            points=_joined([_pairs(sample.points) for sample in samples]),
+            point_labels=_joined([_pairs(sample.point_labels) for sample in samples]),
+            sample_ids=tuple(sample.id for sample in samples),
+        )
+
+
+def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
+
+
+def _pairs(clicks_KFP: Tensor | None) -> Tensor | None:
+    return None if clicks_KFP is None else clicks_KFP.flatten(0, 1)

@@ -1,0 +1,183 @@
+"""One sample as tensors: token ids with labels, pixels of both towers, and target masks; or clicks for SAM 2 alone.
+
+Nothing is cut silently: a conversation that is too long loses whole turns from its end, and one that still does not fit
+is refused with its name. Shapes: L tokens, K objects, F frames, S grounding side, s = S/4, R regions, P clicks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sa2va.data.clicks import random_clicks
+from sa2va.data.sample import SEG, Sample
+from sa2va.processing.frames import first_indices, uniform_indices
+from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.processing.regions import region_cells
+from sa2va.results import Turn
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How samples become tensors.
+
+    Attributes:
+        max_length: most tokens of a conversation.
+        key_frames: most frames of a clip that the language model sees; SAM 2 sees all.
+        key_frame_policy: ``"uniform"`` over the clip, or the ``"first"`` ones.
+    """
+
+    max_length: int = 8192
+    key_frames: int = 5
+    key_frame_policy: Literal["uniform", "first"] = "uniform"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One sample, ready to be collated.
+
+    Attributes:
+        id: name of the sample. ids, labels: (L,) int64; none of either for clicks.
+        pixel_values, image_grid_thw: what the vision tower takes, see ``VisionInputs``.
+        regions: bool (R, cells, cells). grounding: float32 (F, 3, S, S), only where there are masks.
+        masks: bool (K, F, s, s) targets at the side of predicted masks, in the order of ``[SEG]``.
+        points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
+        turns_dropped: turns that ``max_length`` took from the end.
+    """
+
+    id: str
+    ids: Tensor
+    labels: Tensor
+    pixel_values: Tensor | None = None
+    image_grid_thw: Tensor | None = None
+    regions: Tensor | None = None
+    grounding: Tensor | None = None
+    masks: Tensor | None = None
+    points: Tensor | None = None
+    point_labels: Tensor | None = None
+    turns_dropped: int = 0
+
+
+class SampleRejected(ValueError):
+    """A valid sample that cannot be trained on; the message names it and says why. Callers count these."""
+
+
+def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions | None = None) -> Encoded:
+    """Encode a conversation with everything it is about.
+
+    Raises:
+        SampleRejected: not even its first turn fits ``max_length``.
+        ValueError: the sample is wrong, e.g. its ``[SEG]`` and masks differ in number; the message names it.
+    """
+    options = options or EncodeOptions()
+    sample.validate()
+    keys = _key_frames(len(sample.frames), options) if sample.video else range(len(sample.frames))
+    # Without masks nothing but the key frames is looked at, so nothing else is decoded.
+    needed = range(len(sample.frames)) if sample.masks else keys
+    images = {index: Image.fromarray(sample.picture(index)) for index in needed}
+    shown = [images[index] for index in keys]
+    vision = processor.vision(shown, video=sample.video) if shown else None
+    cells = processor.cells or 16
+    regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
+    ids, labels, kept = _fitting_ids(sample, processor, vision, regions, options.max_length)
+    masks = _targets(sample.masks[: _count_seg(kept)], processor.grounding_side)
+    objects = 0 if masks is None else len(masks)
+    if ids.count(processor.seg_token_id) != objects:
+        raise ValueError(
+            f"sample {sample.id!r} of source {sample.source!r}: {ids.count(processor.seg_token_id)} {SEG} tokens but "
+            f"{objects} masks; write {SEG} in answers only, once per mask"
+        )
+    return Encoded(
+        id=sample.id,
+        ids=torch.tensor(ids),
+        labels=torch.tensor(labels),
+        pixel_values=vision.pixel_values if vision else None,
+        image_grid_thw=vision.image_grid_thw if vision else None,
+        regions=torch.from_numpy(np.stack(regions)) if regions else None,
+        grounding=grounding_pixels(list(images.values()), processor.grounding_side) if objects else None,
+        masks=masks,
+        turns_dropped=len(sample.turns) - len(kept),
+    )
+
+
+def encode_clicks(sample: Sample, processor: Sa2VAProcessor, rng: np.random.Generator) -> Encoded:
+    """Encode a sample's pictures and masks with random clicks and boxes, without its text: SAM 2 is trained alone.
+
+    Equal masks count once; objects that the first frame does not show cannot be clicked on and are left out.
+
+    Raises:
+        SampleRejected: no object is left.
+    """
+    sample.validate()
+    unique = {mask.tobytes(): mask for mask in sample.masks if mask[0].any()}
+    if not unique:
+        raise SampleRejected(f"sample {sample.id!r} of source {sample.source!r}: its first frame shows no object")
+    masks = list(unique.values())
+    side = processor.grounding_side
+    clicks = [[random_clicks(frame, side, rng) for frame in mask] for mask in masks]
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Encoded(
+        id=sample.id,
+        ids=nothing,
+        labels=nothing,
+        grounding=grounding_pixels([Image.fromarray(picture) for picture in sample.pictures()], side),
+        masks=_targets(masks, side),
+        points=torch.from_numpy(np.array([[points for points, _ in row] for row in clicks], dtype=np.float32)),
+        point_labels=torch.from_numpy(np.array([[labels for _, labels in row] for row in clicks], dtype=np.int64)),
+    )
+
+
+def resize_masks(masks_KFHW: Tensor, side: int) -> Tensor:
+    """Masks (K, F, H, W) at another side, (K, F, side, side), each cell from the pixel that torch calls nearest."""
+    if masks_KFHW.shape[-2:] == (side, side):
+        return masks_KFHW
+    rows, columns = (_nearest(length, side) for length in masks_KFHW.shape[-2:])
+    return masks_KFHW[..., rows[:, None], columns]
+
+
+def _nearest(length: int, side: int) -> Tensor:
+    # As in F.interpolate(mode="nearest"), in float32; reading only these cells is much faster on bools.
+    return (torch.arange(side, dtype=torch.float32) * (length / side)).floor().long().clamp(max=length - 1)
+
+
+def _targets(masks: Sequence[np.ndarray], grounding_side: int) -> Tensor | None:
+    return resize_masks(torch.from_numpy(np.stack(masks)), grounding_side // 4) if len(masks) else None
+
+
+def _key_frames(count: int, options: EncodeOptions) -> list[int]:
+    choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
+    return choose(count, min(options.key_frames, count))
+
+
+def _fitting_ids(
+    sample: Sample,
+    processor: Sa2VAProcessor,
+    vision: VisionInputs | None,
+    regions: Sequence[np.ndarray],
+    max_length: int,
+) -> tuple[list[int], list[int], tuple[Turn, ...]]:
+    """Ids and labels of as many first turns as fit, and these turns."""
+    turns = sample.turns
+    while turns:
+        try:
+            ids, labels = processor.encode_turns(turns, vision, regions or None)
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id!r} of source {sample.source!r}: {error}") from error
+        if len(ids) <= max_length:
+            return ids, labels, turns
+        shortest, turns = len(ids), turns[:-1]
+    raise SampleRejected(
+        f"sample {sample.id!r} of source {sample.source!r}: its first turn alone has {shortest} tokens, more than "
+        f"max_length {max_length}"
+    )
+
+
+def _count_seg(turns: Sequence[Turn]) -> int:
+    return sum(turn.answer.count(SEG) for turn in turns)

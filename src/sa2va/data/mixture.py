@@ -1,0 +1,180 @@
+"""Several sources as one data set: seeded order, exact repeats, batches of like samples, encoding in the workers.
+
+The order is a function of the seed alone: which process, worker or restart asks does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from sa2va.data.encode import Encoded, SampleRejected
+from sa2va.data.sample import Sample
+
+#: A sample that is rejected is replaced by a neighbour; so many in a row mean that the source does not fit.
+_MOST_REJECTED_IN_A_ROW = 100
+
+
+class Source(Protocol):
+    """Samples by random access; ``source[i]`` is the same sample whenever it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture.
+
+    Attributes:
+        name: for messages. source: its samples.
+        repeats: how often an epoch shows each sample; of a fraction, that share of the samples is drawn anew per epoch.
+        group: samples of different groups do not share a batch, e.g. pictures and clips.
+    """
+
+    name: str
+    source: Source
+    repeats: float = 1.0
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.source) == 0 or self.count == 0:
+            raise ValueError(
+                f"data source {self.name!r} has {len(self.source)} samples, shown {self.repeats} times: that is none; "
+                "check its folder, or raise its repeats"
+            )
+
+    @property
+    def count(self) -> int:
+        """Samples that an epoch shows."""
+        return round(len(self.source) * self.repeats)
+
+
+class Visit(NamedTuple):
+    """One place in the order: the how-manieth sample of the run it is, and which one of which part."""
+
+    position: int
+    part: int
+    index: int
+
+
+class MixtureOrder(Sampler[Visit]):
+    """The order of a whole run, epoch after epoch; also torch's sampler.
+
+    In an epoch every sample comes exactly as often as its part says. Batches hold samples of one group, except for what
+    is left over at the end of an epoch.
+
+    Args:
+        parts: the sources. batch_size: samples of one micro-batch. length: samples of the whole run.
+        seed: another seed is another order.
+    """
+
+    def __init__(self, parts: Sequence[Part], *, batch_size: int, length: int, seed: int):
+        self.parts = tuple(parts)
+        self.batch_size, self.length, self.seed = batch_size, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Visit]:
+        position, epoch = 0, 0
+        while True:
+            for part, index in self.epoch(epoch).tolist():
+                if position == self.length:
+                    return
+                yield Visit(position, part, index)
+                position += 1
+            epoch += 1
+
+    def epoch(self, number: int) -> np.ndarray:
+        """int64 (samples of an epoch, 2): part and index, in order."""
+        rng = np.random.default_rng((self.seed, number))
+        groups: dict[str, list[np.ndarray]] = {}
+        for number_of_part, part in enumerate(self.parts):
+            rows = _repeated(len(part.source), part.count, rng)
+            groups.setdefault(part.group, []).append(np.stack([np.full_like(rows, number_of_part), rows], axis=1))
+        if len(groups) == 1:  # already as mixed as can be, whatever the batch size
+            (rows,) = groups.values()
+            return rng.permutation(np.concatenate(rows))
+        blocks, rest = [], []
+        for rows in (rng.permutation(np.concatenate(group)) for group in groups.values()):
+            whole = len(rows) // self.batch_size * self.batch_size
+            blocks.append(rows[:whole].reshape(-1, self.batch_size, 2))
+            rest.append(rows[whole:])
+        order = rng.permutation(np.concatenate(blocks)).reshape(-1, 2)
+        return np.concatenate([order, rng.permutation(np.concatenate(rest))])
+
+
+class EncodedDataset(Dataset[Encoded]):
+    """Samples of a mixture, encoded when they are asked for; data loader workers run this.
+
+    A rejected sample is replaced by the next one of its source that fits, and counted.
+
+    Args:
+        parts: the sources.
+        encode: makes an [`Encoded`] of a sample; its random choices come from the generator.
+        seed: of these generators: each visit of a run has its own.
+        workers: number of data loader workers.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        encode: Callable[[Sample, np.random.Generator], Encoded],
+        *,
+        seed: int,
+        workers: int = 0,
+    ):
+        self.parts, self.encode, self.seed = tuple(parts), encode, seed
+        # Shared between processes; every worker writes to its own row.
+        self._counts = torch.zeros(workers + 1, 2, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    def __getitem__(self, visit: Visit) -> Encoded:
+        part = self.parts[visit.part]
+        rng = np.random.default_rng((self.seed, visit.position))
+        worker = get_worker_info()
+        counts = self._counts[worker.id + 1 if worker else 0]
+        for attempt in range(_MOST_REJECTED_IN_A_ROW):
+            try:
+                encoded = self.encode(part.source[(visit.index + attempt) % len(part.source)], rng)
+            except SampleRejected as error:
+                reason = error
+                counts[0] += 1
+                continue
+            counts[1] += encoded.turns_dropped > 0
+            return encoded
+        raise ValueError(
+            f"data source {part.name!r}: {_MOST_REJECTED_IN_A_ROW} samples in a row cannot be trained on; the last "
+            f"one: {reason}"
+        )
+
+    @property
+    def rejected(self) -> int:
+        """Samples that were replaced so far, in this process and its workers."""
+        return int(self._counts[:, 0].sum())
+
+    @property
+    def shortened(self) -> int:
+        """Samples that lost turns to ``max_length`` so far."""
+        return int(self._counts[:, 1].sum())
+
+
+def _repeated(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` indices below ``size``: whole rounds over all, and a random subset for the rest."""
+    whole = np.tile(np.arange(size), count // size)
+    return np.concatenate([whole, rng.choice(size, count % size, replace=False)])
+
+
+def epochs_to_samples(parts: Sequence[Part], epochs: float) -> int:
+    """Samples that so many epochs show."""
+    return math.ceil(epochs * sum(part.count for part in parts))

@@ -1,0 +1,1 @@
+"""Annotation files as samples, one format per module."""

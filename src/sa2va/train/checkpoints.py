@@ -1,0 +1,49 @@
+"""The folder of a run: which checkpoint is complete, and which settings it was made with.
+
+A process may die while it writes. Trainer writes ``trainer_state.json`` after all else of a process, so a folder is
+complete when that can be read and every process has left its random state.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sa2va.train.config import CONFIG_FILE, TrainConfig
+from sa2va.train.parsing import plain
+
+#: Exactly what was trained, before LoRA is merged and dtypes are changed.
+TRAINED_FILE = "trained.safetensors"
+
+_STATE_FILE = "trainer_state.json"
+_PREFIX = "checkpoint-"
+
+
+def last_checkpoint(output: str | Path, processes: int) -> Path | None:
+    """The complete checkpoint of the highest step, or None.
+
+    Args:
+        output: folder of the run. processes: that trained; each leaves its own random state.
+    """
+    folders = [path for path in Path(output).glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    complete = [path for path in folders if _is_complete(path, processes)]
+    return max(complete, key=lambda path: int(path.name.removeprefix(_PREFIX)), default=None)
+
+
+def changed_settings(config: TrainConfig, checkpoint: Path) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from those a checkpoint was made with: name to (then, now)."""
+    path = checkpoint / CONFIG_FILE
+    then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = plain(config)
+    free = {"output", "resume", "log_every", "save_every", "keep", "report_to", "workers"}
+    return {name: (then.get(name), now[name]) for name in now if name not in free and then.get(name) != now[name]}
+
+
+def _is_complete(folder: Path, processes: int) -> bool:
+    try:
+        json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    return all((folder / name).is_file() for name in (TRAINED_FILE, *states))

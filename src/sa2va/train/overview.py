@@ -1,0 +1,65 @@
+"""What a run will do, as tables for the screen: what is trained, from which data, in how much memory."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sa2va.data.mixture import epochs_to_samples
+from sa2va.train.estimate import estimate_memory
+from sa2va.train.run import Run
+
+
+def overview(run: Run, processes: int = 1) -> list[RenderableType]:
+    """Tables and lines, in reading order."""
+    return [_plan(run), _data(run), _schedule(run, processes), _memory(run)]
+
+
+def _plan(run: Run) -> Table:
+    table = Table("part", "trained", title="What is trained", title_justify="left")
+    for column in ("parameters", "of these trained"):
+        table.add_column(column, justify="right")
+    for row in run.plan:
+        style = "dim" if row.how == "frozen" else "bold" if row.how == "full" else ""
+        table.add_row(row.part, row.how, f"{row.total:,}", f"{row.trained:,}", style=style)
+    total, trained = (sum(getattr(row, name) for row in run.plan) for name in ("total", "trained"))
+    table.add_section()
+    table.add_row("all", f"{trained / max(total, 1):.1%}", f"{total:,}", f"{trained:,}")
+    return table
+
+
+def _data(run: Run) -> Table:
+    table = Table("source", "group", title="Data", title_justify="left")
+    for column in ("samples", "repeats", "an epoch", "share"):
+        table.add_column(column, justify="right")
+    total = sum(part.count for part in run.parts)
+    for part in run.parts:
+        counts = (f"{len(part.source):,}", f"{part.repeats:g}", f"{part.count:,}", f"{part.count / total:.1%}")
+        table.add_row(part.name, part.group, *counts)
+    return table
+
+
+def _schedule(run: Run, processes: int) -> Text:
+    config = run.config
+    per_step = config.batch_size * config.accumulation * processes
+    steps = config.steps or epochs_to_samples(run.parts, config.epochs) // per_step
+    tokens = [len(probe.ids) for probe in run.probes]
+    length = f", {median(tokens):.0f} tokens each (median of {len(tokens)})" if any(tokens) else ""
+    return Text(
+        f"{steps:,} steps of {per_step} samples ({config.batch_size} x {config.accumulation} x {processes} processes)"
+        f"{length}; learning rate {config.learning_rate:g} after {round(config.warmup * steps):,} steps"
+    )
+
+
+def _memory(run: Run) -> Text:
+    estimate = estimate_memory(run.model, run.plan, run.probes, run.config)
+    parts = ("weights", "gradients", "optimizer", "activations")
+    listed = ", ".join(f"{name} {_bytes(getattr(estimate, name))}" for name in parts)
+    return Text(f"memory of a process, about {_bytes(estimate.total)}: {listed}")
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

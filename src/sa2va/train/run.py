@@ -1,0 +1,161 @@
+"""A run from its configuration: load, check, say what will happen, train, and leave a model that loads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_clicks, encode_sample
+from sa2va.data.mixture import EncodedDataset, Part
+from sa2va.data.sample import Sample
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.runtime import default_device, default_dtype
+from sa2va.train.checkpoints import changed_settings, last_checkpoint
+from sa2va.train.config import TrainConfig
+from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, make_trainable
+
+#: Samples of each source that are encoded before the first step, to find what is wrong with them.
+_PROBES = 4
+_DRY_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs, loaded and checked.
+
+    Attributes:
+        config: the configuration. model: with parameters frozen and unfrozen. processor: of the model.
+        parts: the opened sources. plan: what is trained. probes: a few encoded samples of every source.
+    """
+
+    config: TrainConfig
+    model: Sa2VAModel
+    processor: Sa2VAProcessor
+    parts: tuple[Part, ...]
+    plan: tuple[PlanRow, ...]
+    probes: tuple[Encoded, ...]
+
+
+def prepare(config: TrainConfig) -> Run:
+    """Check the configuration, load the model, open the sources, and encode a few samples of each.
+
+    Raises:
+        ValueError: what would have failed later, and the cure. ImportError: a missing package.
+    """
+    config.check()
+    _check_machine(config)
+    parts = tuple(options.open() for options in config.data)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    model = Sa2VAModel.from_pretrained(config.model, dtype=dtype)
+    processor = Sa2VAProcessor.from_pretrained(config.model, model.config)
+    _check_scales(config)
+    torch.manual_seed(config.seed)  # LoRA starts from random numbers
+    plan = tuple(make_trainable(model, config.trainable))
+    if config.checkpoint_activations:
+        checkpoint_activations(model)
+    encode = encoder(config, processor)
+    probes = tuple(encoded for part in parts for encoded in _probe(part, encode))
+    return Run(config, model, processor, parts, plan, probes)
+
+
+def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample, np.random.Generator], Encoded]:
+    """How a stage encodes a sample."""
+    if config.stage == "segmenter":
+        return partial(_clicks, processor=processor)
+    return partial(_conversation, processor=processor, options=config.encode)
+
+
+def train(
+    run: Run, *, dry_run: bool = False, progress: bool = True, note: Callable[[str], None] = lambda _: None
+) -> Path | None:
+    """Train to the end, from the last complete checkpoint where there is one.
+
+    Args:
+        dry_run: only two steps, and nothing is saved.
+        progress: show a bar and the losses on standard error. note: takes lines for the user.
+
+    Returns:
+        the folder of the trained model; None after a dry run.
+    """
+    # The tokenizers' own threads do not survive the fork of data loader workers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            short = replace(run.config, steps=_DRY_STEPS, output=folder, report_to=())
+            _train(replace(run, config=short), progress, save=False)
+        return None
+    output, checkpoint = Path(run.config.output), None
+    if run.config.resume:
+        checkpoint = last_checkpoint(output, int(os.environ.get("WORLD_SIZE", "1")))
+    if checkpoint:
+        note(f"going on from {checkpoint}")
+        for name, (then, now) in changed_settings(run.config, checkpoint).items():
+            note(f"setting {name} was {then} and is now {now}: what follows differs from an uninterrupted run")
+    elif any(output.glob("checkpoint-*")) and not run.config.resume:
+        raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
+    _train(run, progress, checkpoint=checkpoint)
+    note(f'the model is in {output}; try it with Sa2VA.from_pretrained("{output}")')
+    return output
+
+
+def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> None:
+    from sa2va.train.progress import Progress
+    from sa2va.train.trainer import Sa2VATrainer
+
+    config = run.config
+    dataset = EncodedDataset(run.parts, encoder(config, run.processor), seed=config.seed, workers=config.workers)
+    trainer = Sa2VATrainer(run.model, run.processor, config, dataset, save=save)
+    if progress:
+        trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if save:
+        trainer.save_model()
+    if save and trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(Path(config.output) / "trainer_state.json"))
+
+
+def _conversation(
+    sample: Sample, _: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions
+) -> Encoded:
+    return encode_sample(sample, processor, options)
+
+
+def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor) -> Encoded:
+    return encode_clicks(sample, processor, rng)
+
+
+def _probe(part: Part, encode: Callable[[Sample, np.random.Generator], Encoded]) -> list[Encoded]:
+    rng, probes, rejected = np.random.default_rng(0), [], ""
+    for index in range(min(len(part.source), _PROBES)):
+        try:
+            probes.append(encode(part.source[index], rng))
+        except SampleRejected as error:
+            rejected = str(error)
+    if not probes:
+        raise ValueError(f"data source {part.name!r}: none of its first samples can be trained on; {rejected}")
+    return probes
+
+
+def _check_machine(config: TrainConfig) -> None:
+    device = default_device()
+    if config.fsdp and (device.type == "cpu" or int(os.environ.get("WORLD_SIZE", "1")) < 2):
+        raise ValueError(
+            "fsdp shards the model over several accelerators; start with torchrun --nproc-per-node N on a machine that "
+            "has them, or set fsdp=false"
+        )
+    if config.precision == "bf16" and default_dtype(device) is torch.float16:
+        raise ValueError("this accelerator does not compute in bfloat16; set precision=fp32")
+
+
+def _check_scales(config: TrainConfig) -> None:
+    wrong = [part for part, scale in config.lr_scale.items() if part not in PARTS or scale < 0]
+    if wrong:
+        raise ValueError(f"lr_scale gives a factor of 0 or more to parts of {list(PARTS)}; got {config.lr_scale}")

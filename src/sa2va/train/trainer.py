@@ -1,0 +1,296 @@
+"""The training loop: transformers' Trainer over [`Batch`]es, with this package's losses, schedule and checkpoints.
+
+A step is a function of the configuration, the seed and its number: batches, random points and clicks are drawn from
+generators that the position in the run seeds, so a resumed run equals an uninterrupted one, and the number of processes
+does not matter as long as processes times accumulation stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from sa2va.data.collate import Collator
+from sa2va.data.mixture import EncodedDataset, MixtureOrder, epochs_to_samples
+from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.runtime import default_device
+from sa2va.train.checkpoints import TRAINED_FILE
+from sa2va.train.config import TrainConfig
+from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_targets, mask_losses, text_loss
+from sa2va.train.trainable import merged_tensors, parameters_of, part_of, trainable_tensors, zero_of
+
+#: The learning rate starts at this share of its peak.
+WARMUP_START = 1e-5
+
+
+class Counts(NamedTuple):
+    """What losses are averaged over, () tensors: tokens that are learnt, and frames that have objects."""
+
+    tokens: Tensor
+    frames: Tensor
+
+
+def counts_of(batch: Batch) -> Counts:
+    """What the losses of a micro-batch are sums over."""
+    labels = batch.labels
+    tokens = torch.zeros(()) if labels is None else (labels[:, 1:] != IGNORED_LABEL).sum().float()
+    masks = batch.masks or ()
+    frames = sum(f for f, sample in zip(batch.frames_per_sample or (), masks, strict=False) if sample is not None)
+    return Counts(tokens, torch.tensor(float(frames), device=tokens.device))
+
+
+def learning_rate_factor(step: int, *, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: a line from nearly 0 up to 1, then a cosine down to 0."""
+    if step < warmup:
+        return WARMUP_START + (1 - WARMUP_START) * step / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def training_arguments(config: TrainConfig, model: Sa2VAModel, *, save: bool = True) -> TrainingArguments:
+    """What transformers' Trainer is told of a configuration."""
+    # Only layers that every batch runs are sharded one by one: a process without pictures would not join the others.
+    layer: Any = model.vlm.model.language_model.layers[0]
+    arguments = TrainingArguments(
+        output_dir=config.output,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=1,  # the order runs over the whole of the run
+        max_steps=config.steps or -1,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.clip_norm,
+        bf16=config.precision == "bf16",
+        use_cpu=default_device().type == "cpu",
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        logging_first_step=True,
+        save_strategy="steps" if save else "no",
+        save_steps=config.save_every,
+        save_total_limit=config.keep,
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_num_workers=config.workers,
+        dataloader_persistent_workers=False,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=[],
+        ddp_find_unused_parameters=False,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,  # see Progress
+        fsdp=cast(Any, config.fsdp or None),
+        fsdp_config={"transformer_layer_cls_to_wrap": [type(layer).__name__]} if config.fsdp else None,
+        deepspeed=config.deepspeed,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # without a launcher Trainer would split batches by torch's DataParallel, which cannot
+    return arguments
+
+
+class Sa2VATrainer(Trainer):
+    """Trains a [`Sa2VAModel`] whose parameters were already frozen and unfrozen, see ``make_trainable``.
+
+    Args:
+        model: the model. processor: is saved beside its weights, and says how to pad.
+        config: the run. dataset: encoded samples. callbacks: as in transformers. save: write checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: Sa2VAModel,
+        processor: Sa2VAProcessor,
+        config: TrainConfig,
+        dataset: EncodedDataset,
+        *,
+        callbacks: Sequence[TrainerCallback] = (),
+        save: bool = True,
+    ):
+        self.config, self.processor, self.dataset = config, processor, dataset
+        self.model: Any  # Trainer wraps it in some kinds of distribution
+        super().__init__(
+            model=model,
+            args=training_arguments(config, model, save=save),
+            train_dataset=dataset,
+            data_collator=cast(Any, Collator.of(processor)),
+            callbacks=list(callbacks),
+        )
+        self.pop_callback(PrinterCallback)
+        vars(model.config).pop("use_cache", None)  # Trainer's own mark, which would be saved
+        self.loss_is_scaled_for_ga = False
+        self._micro_batch = 0
+        self._averages: Counts | None = None
+        self._window: dict[str, Tensor] = {}
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> MixtureOrder:
+        args = self.args
+        if self.config.steps:
+            length = self.config.steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        else:
+            length = epochs_to_samples(self.dataset.parts, self.config.epochs)
+        return MixtureOrder(self.dataset.parts, batch_size=args.train_batch_size, length=length, seed=self.config.seed)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], None]:
+        """All micro-batches of a step; with ``average="step"`` they are counted over all processes."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        self._micro_batch = 0
+        if self.config.loss.average == "step" and batches:
+            own = torch.stack([torch.stack(counts_of(batch)) for batch in batches]).sum(dim=0).to(device)
+            self._averages = Counts(*(self._sum(own) / (len(batches) * self.args.world_size)))
+        return batches, None
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # the formula of Trainer knows nothing of masks
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        return cast(Tensor, self.accelerator.reduce(values, "sum"))
+
+    # -- loss ----------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Weighted sum of all losses of one micro-batch; the single losses are kept for the log."""
+        output: Sa2VAOutput = model(inputs, prompted_frames=self.config.prompted_frames, labelled_only=True)
+        terms = self.losses(inputs, output)
+        weights = self.config.loss.weights
+        total = zero_of(parameters_of(self.model, text=output.logits is not None))
+        for name, term in terms.items():
+            average = None
+            if self._averages is not None:
+                average = self._averages.tokens if name == "text" else self._averages.frames
+            total = total + getattr(weights, name) * term.mean(average)
+            self._remember(name, term)
+        return (total, output) if return_outputs else total
+
+    def losses(self, batch: Batch, output: Sa2VAOutput) -> dict[str, Term]:
+        """The losses of one micro-batch whose weights are not 0 and for which it has targets."""
+        options, terms = self.config.loss, {}
+        if output.logits is not None and batch.labels is not None and options.weights.text:
+            terms["text"] = text_loss(output.logits, batch.labels)
+        if output.masks is not None and batch.masks is not None and batch.frames_per_sample is not None:
+            prediction = output.masks
+            targets = low_resolution_targets(batch.masks, prediction.candidates.shape[-1]).to(prediction.ious.device)
+            shares = targets.new_tensor(frame_shares(output.objects_per_sample, batch.frames_per_sample))
+            terms |= mask_losses(prediction, targets, shares, options, self._point_generator(targets.device))
+        self._micro_batch += 1
+        return terms
+
+    def _point_generator(self, device: torch.device) -> torch.Generator:
+        """Of this micro-batch, whichever process computes it: they take turns, see accelerate's BatchSamplerShard."""
+        number = self.state.global_step * self.args.gradient_accumulation_steps + self._micro_batch
+        number = number * self.args.world_size + self.args.process_index
+        return torch.Generator(device=device).manual_seed(self.config.seed * 2**40 + number)
+
+    # -- log -----------------------------------------------------------------------------------------------------------
+
+    def _remember(self, name: str, term: Term) -> None:
+        pair = torch.stack([term.total.detach().float(), term.count.float()])
+        self._window[name] = self._window[name] + pair if name in self._window else pair
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every loss since the last log, over all micro-batches and processes, unweighted."""
+        if "loss" in logs:
+            logs |= self._loss_means()
+            if not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step} ({logs}); lower learning_rate or "
+                    "raise warmup, and go on from the last checkpoint"
+                )
+        super().log(logs, start_time)
+
+    def _loss_means(self) -> dict[str, float]:
+        names = [name for name in LossWeights.__dataclass_fields__ if getattr(self.config.loss.weights, name)]
+        nothing = torch.zeros(2, device=self.args.device)
+        counted = torch.tensor([[self.dataset.rejected, self.dataset.shortened]], device=self.args.device)
+        rows = torch.cat([torch.stack([self._window.get(name, nothing) for name in names]), counted])
+        *losses, (rejected, shortened) = self._sum(rows).tolist()
+        self._window = {}
+        means = {name: total / count for name, (total, count) in zip(names, losses, strict=True) if count}
+        dropped = {"rejected_samples": rejected, "shortened_samples": shortened}
+        return means | {name: number for name, number in dropped.items() if number}
+
+    # -- optimizer -----------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with one group per learning rate and weight decay."""
+        if self.optimizer is None:
+            matrices = set(self.get_decay_parameter_names(self.model)) if self.config.decay == "matrices" else None
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            for name, parameter in (model or self.model).named_parameters():
+                if parameter.requires_grad:
+                    scale = self.config.lr_scale.get(part_of(name), 1.0)
+                    decay = self.config.weight_decay if matrices is None or name in matrices else 0.0
+                    groups.setdefault((scale, decay), []).append(parameter)
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(
+                [
+                    {"params": parameters, "lr": self.config.learning_rate * scale, "weight_decay": decay}
+                    for (scale, decay), parameters in groups.items()
+                ],
+                **settings,
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear warm-up, then a cosine to 0."""
+        if self.lr_scheduler is None:
+            warmup = round(self.config.warmup * num_training_steps)
+            factor = partial(learning_rate_factor, steps=num_training_steps, warmup=warmup)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: Any = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A complete model that ``Sa2VA.from_pretrained`` loads, and, to resume from, exactly what was trained."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.config.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        tensors = model.state_dict() if state_dict is None else state_dict
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        model.save_pretrained(folder, state_dict=merged_tensors(tensors, self.config.trainable.lora, dtype))
+        model.config.dtype = dtype  # of the file; the model in memory has two
+        model.config.save_pretrained(folder)
+        if folder != Path(self.config.output):  # the finished model is not resumed from
+            trained = {name: tensor.contiguous() for name, tensor in trainable_tensors(tensors, model).items()}
+            save_file(trained, folder / TRAINED_FILE, metadata={"format": "pt"})
+        self.processor.save_pretrained(folder)
+        self.config.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # its own sharded files
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        tensors = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)
+        target = self.model if model is None else model
+        missing = target.load_state_dict(tensors, strict=False)
+        forgotten = [name for name, p in target.named_parameters() if p.requires_grad and name not in tensors]
+        if forgotten or missing.unexpected_keys:
+            raise ValueError(
+                f"{resume_from_checkpoint} does not fit this run: it lacks {forgotten[:3]} and adds "
+                f"{missing.unexpected_keys[:3]}; resume with the settings it was made with, or set another output"
+            )
