@@ -1,4 +1,4 @@
-"""Write a small checkpoint in the released layout, with synthetic weights: every byte follows from a rule, none is trained.
+"""Write a small checkpoint in the released layout, with synthetic weights that follow from a rule and are not trained.
 
 It is what the parity tests load, and a way to try the loading code without a download:
 
@@ -24,8 +24,9 @@ SAM2_PREFIX = "grounding_encoder.sam2_model."
 SALT = "190:"
 QWEN_CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 #: The small SAM 2 of the fixtures, in the words of ``sa2va.model.config.sam2_config``.
