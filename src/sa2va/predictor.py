@@ -227,7 +227,7 @@ class Sa2VA:
         Args:
             media: video file, folder of frames, or list of frames; frames are decoded when they are needed.
             key_frames: which frames the language model sees: ``"uniform"`` over the video (measured better),
-                ``"first"`` (the reference), or a list of indices.
+                ``"first"`` (the reference), a list of indices, or ``"compressed"`` (SaSaSa2VA checkpoints).
             num_key_frames: how many.
             mode: ``"released"`` or ``"consistent"``, see [`sa2va.tracker`]; None takes what the checkpoint was made
                 for.
