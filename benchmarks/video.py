@@ -308,8 +308,8 @@ def shares(model: Sa2VAModel, number: int, count: int) -> None:
             _synchronize(model.sam2.device)
             total = time.perf_counter() - start
         spent["decode"] = decoding[0]
-        with FlopCounterMode(display=False) as counter:
-            file_to_file()
+    with FlopCounterMode(display=False) as counter:  # it sees its own thread only
+        ours(model, prompts, count)
     print(f"\nWhere the time goes, file to file ({number} objects, {count} frames, {total:.2f} s):")
     for name, value in sorted(spent.items(), key=lambda pair: -pair[1]):
         beside = "  (in a thread beside)" if name in BESIDE else ""
