@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.mask import Size
-from sa2va.processing.frames import first_indices, prefetch, uniform_indices
+from sa2va.processing.frames import first_indices, uniform_indices
 from sa2va.results import Frame
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
-#: Computed frames that may wait for a slow writer.
-_FRAMES_AHEAD = 2
 
 
 class Track:
@@ -80,10 +78,6 @@ class Track:
     def pairs(self) -> Iterator[tuple[Frame, Pixels | None]]:
         """All frames from the first, each with its pixels; None for frames read before, where they are gone."""
         return self._read(with_pixels=True)
-
-    def pairs_ahead(self) -> Generator[tuple[Frame, Pixels | None], None, None]:
-        """Like [`pairs`], computed in a thread of its own a little ahead, so that writing overlaps with computing."""
-        return prefetch(self.pairs(), depth=_FRAMES_AHEAD)
 
     def save(self, *paths: str | Path, on_frame: Callable[[Frame], None] | None = None) -> None:
         """Write every frame to every path, in one pass.

@@ -78,8 +78,8 @@ def write_frames(
     started = perf_counter()
     finished = False
     try:
-        with _Bar(screen, track.total, known) as bar, contextlib.closing(track.pairs_ahead()) as pairs:
-            for frame, pixels in pairs:
+        with _Bar(screen, track.total, known) as bar:
+            for frame, pixels in track.pairs():
                 with interrupts.held():
                     for writer in writers:
                         writer.write(frame, pixels)

@@ -11,7 +11,7 @@ complete, and ``write`` passes over those, so a run may simply start again from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from sa2va.results import Frame
@@ -77,12 +77,11 @@ def write_track(track: Track, writers: Sequence[FrameWriter], on_frame: Callable
 
 
 def _drain(track: Track, writers: Sequence[FrameWriter], on_frame: Callable[[Frame], None] | None) -> None:
-    with closing(track.pairs_ahead()) as pairs:
-        for frame, pixels in pairs:
-            for writer in writers:
-                writer.write(frame, pixels)
-            if on_frame is not None:
-                on_frame(frame)
+    for frame, pixels in track.pairs():
+        for writer in writers:
+            writer.write(frame, pixels)
+        if on_frame is not None:
+            on_frame(frame)
 
 
 def _kind_of(path: Path) -> type[FrameWriter]:
