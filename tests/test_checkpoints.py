@@ -99,6 +99,19 @@ def test_ids_of_the_added_tokens_follow_from_the_vocabulary():
     assert (config.seg_token_id, config.vlm_config.image_token_id) == (151674, 151667)
 
 
+def test_ids_are_read_from_the_tokenizer_where_there_is_one(checkpoint: Callable[[str], Path], tmp_path: Path):
+    folder = copy_of(checkpoint("iv25_qwen2"), tmp_path)
+    content = read_json(folder / "tokenizer.json")
+    swapped = {"[SEG]": "<p>", "<p>": "[SEG]", "<IMG_CONTEXT>": "<ref>", "<ref>": "<IMG_CONTEXT>"}
+    for token in content["added_tokens"]:
+        token["content"] = swapped.get(token["content"], token["content"])
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+    config = Sa2VAModel.from_pretrained(folder).config
+    assert (config.seg_token_id, config.vlm_config.image_token_id) == (ids["[SEG]"], ids["<IMG_CONTEXT>"])
+    assert (ids["[SEG]"], ids["<IMG_CONTEXT>"]) != (457, 450)
+
+
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 

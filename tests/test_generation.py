@@ -158,12 +158,28 @@ def test_within_the_window_of_dynamic_rope_prompts_are_a_batch(open_sa2va: Calla
 
 
 def test_a_longer_text_before_changes_nothing(open_sa2va: Callable[[str], Sa2VA]):
-    """transformers' dynamic RoPE would remember the longest text it has seen."""
+    """transformers' dynamic RoPE would remember the longest text it has seen, and give a shorter one its angles."""
     sa2va = open_sa2va("iv25_internlm2_dyn")
-    short, long = Prompts(sa2va, ["hi"], image=False), Prompts(sa2va, [QUESTIONS[2] * 3])
+    short, long = Prompts(sa2va, QUESTIONS[2:3]), Prompts(sa2va, [QUESTIONS[2] * 3])
+    window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
+    assert window < len(short.ids[0]) < len(long.ids[0])
     before = together(sa2va, short)
     together(sa2va, long)
     assert_same(together(sa2va, short), before)
+
+
+def test_a_row_that_ends_on_seg_has_no_state_while_others_go_on(sa2va: Sa2VA):
+    prompts, seg = Prompts(sa2va, QUESTIONS), sa2va.model.config.seg_token_id
+    limits = iter(range(100))
+
+    def ends_the_first_row(new_tokens: list[int]) -> bool:
+        return next(limits) == 0  # asked for the rows of each step in turn
+
+    hook = always(sa2va, seg)
+    found = together(sa2va, prompts, ends_the_first_row, max_new_tokens=4)
+    hook.remove()
+    assert [answer.token_ids for answer in found] == [[seg], *[[seg] * 4] * 3]
+    assert [len(answer.seg_states) for answer in found] == [0, 3, 3, 3]
 
 
 def test_finished_rows_leave_the_others_alone(sa2va: Sa2VA):
