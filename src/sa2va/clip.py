@@ -68,7 +68,6 @@ def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> I
     if keys[0] > 0:
         for decoded in source.iter_backward(keys[0] - 1):
             tracker.step_backward(tracker.encode([decoded.pixels]), size, decoded.index)
-        tracker.turn_forward()
     # Decoding runs ahead in its own thread while the model computes.
     with closing(prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)) as frames:
         while chunk := list(islice(frames, FRAMES_PER_ENCODING)):

@@ -249,9 +249,9 @@ class VideoTracker:
             segments += self._segments(group, prediction, size)
         self._ready[index] = tuple(segments)
         if index == 0:
-            self.turn_forward()
+            self._turn_forward()
 
-    def turn_forward(self) -> None:
+    def _turn_forward(self) -> None:
         """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
         for group in self._groups:
             group.bank = group.bank.without_tracked()
