@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sa2va.model.batch import VisualTokens
+from sa2va.model.batch import Generated, VisualTokens
 from sa2va.model.families import SEG_TOKEN
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.sa2va import Sa2VAModel
@@ -32,6 +32,18 @@ class View:
 
     vision: VisionInputs | None = None
     visual: VisualTokens | None = None
+
+    def with_region(self, cells: Sequence[int], number: int) -> View:
+        """What remains when the picture was looked at with regions and only one of them is shown.
+
+        Args:
+            cells: cells of each region the picture was looked at with. number: of the region that stays, from 0.
+        """
+        if self.visual is None:
+            raise ValueError("words alone have no regions")
+        features = self.visual.embeddings
+        picture, *parts = features.split([len(features) - sum(cells), *cells])
+        return View(self.vision, replace(self.visual, embeddings=torch.cat([picture, parts[number]])))
 
 
 @dataclass(frozen=True)
@@ -79,13 +91,18 @@ class Asker:
         *,
         history: Sequence[Turn] = (),
         regions: Sequence[np.ndarray] | None = None,
+        at_once: int | None = None,
     ) -> list[Reply]:
-        """Put questions about one view to the model, as one batch."""
+        """Put questions about one view to the model, as one batch, or as batches of at most ``at_once``."""
         prompts = [
             self.processor.prompt_ids(question, vision=view.vision, history=history, regions=regions)
             for question in questions
         ]
-        written = self.model.generate(prompts, view.visual, options=options, is_finished=self.is_finished)
+        step = at_once or max(len(prompts), 1)
+        written: list[Generated] = []
+        for first in range(0, len(prompts), step):
+            batch = prompts[first : first + step]
+            written += self.model.generate(batch, view.visual, options=options, is_finished=self.is_finished)
         return [
             Reply(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
             for question, one in zip(questions, written, strict=True)

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sa2va import compressed
+from sa2va import compressed, zoo
 from sa2va.asking import Asker, Reply, View, segmentation_request, unfound, why_nothing
+from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adapter
 from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
@@ -57,6 +58,7 @@ class _MaskSettings:
     key_frames: KeyFrames
     num_key_frames: int
     mode: Mode | None
+    keep_empty: bool = False
 
 
 class Sa2VA:
@@ -79,20 +81,28 @@ class Sa2VA:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         device_map: Any = None,
+        adapter: str | Path | None = None,
         **kwargs: Any,
     ) -> Sa2VA:
         """Load a checkpoint, released or ours, without remote code.
 
         Args:
-            source: local folder or hub id.
+            source: ``"tiny"``, the checkpoint in this package; a local folder, a hub id, or a name that
+                ``sa2va models`` lists; or the folder of an adapter, which names the model it belongs to.
             device: where to put the model; None takes the best device present. Not together with ``device_map``.
             dtype: of the weights; None takes float32 on CPU and half precision on accelerators.
             device_map: ``"auto"`` or a dict spreads the model over devices (needs accelerate).
+            adapter: folder or hub id of what a LoRA run has learnt on this model; it stays apart from the weights
+                (needs peft). ``sa2va merge`` puts it into them.
             kwargs: as in [`Sa2VAModel.from_pretrained`].
 
         Raises:
-            ValueError: the source is no checkpoint, or a tensor is missing, left over or misshapen.
+            ValueError: the source is no checkpoint, or a tensor is missing, left over or misshapen; or the adapter
+                belongs to another model.
         """
+        source = zoo.resolve(str(source))
+        if adapter is None and is_adapter(source):
+            source, adapter = adapter_base(source), source
         if device is not None and device_map is not None:
             raise ValueError("pass device= for one device, or device_map= to spread the model; not both")
         target = torch.device(device) if device is not None else default_device()
@@ -100,6 +110,8 @@ class Sa2VA:
         model: Any = Sa2VAModel.from_pretrained(
             source, dtype=dtype or default_dtype(target), device_map=device_map, **kwargs
         )
+        if adapter is not None:
+            attach(model, open_adapter(adapter, **hub))
         if device_map is None:
             model.to(target)
         return cls(model, Sa2VAProcessor.from_pretrained(source, model.config, **hub))
@@ -175,6 +187,39 @@ class Sa2VA:
         )
         return answer
 
+    def ask(
+        self,
+        media: Media | None,
+        questions: Sequence[str],
+        *,
+        at_once: int | None = None,
+        empty_masks: bool = False,
+        threshold: float = 0.5,
+        key_frames: KeyFrames = "uniform",
+        num_key_frames: int = KEY_FRAMES,
+        mode: Mode | None = None,
+        **generation: Any,
+    ) -> list[Answer]:
+        """Many unrelated questions about one picture or short video, which is encoded once for all of them.
+
+        Args:
+            questions: each is put as it is, as if it were the first.
+            at_once: how many are answered together; None for all. Fewer need less memory.
+            empty_masks: keep a segment for every ``[SEG]``, also where its mask is empty.
+            threshold, key_frames, num_key_frames, mode, generation: as in [`segment`].
+
+        Returns:
+            an [`Answer`] for each, as [`chat`] would give.
+        """
+        return self._answer(
+            media,
+            list(questions),
+            GenerationOptions(**generation),
+            _MaskSettings(MaskOutput(threshold), key_frames, num_key_frames, mode, empty_masks),
+            names=[None] * len(questions),
+            at_once=at_once,
+        )
+
     def caption(self, media: Media, **options: Any) -> Answer:
         """Describe a picture and point at what is named: segments carry their phrase and its characters in the text.
 
@@ -183,11 +228,22 @@ class Sa2VA:
         """
         return self.chat(media, CAPTION_REQUEST, **options)
 
-    def describe(self, media: Media, regions: Sequence[Region], **generation: Any) -> list[str]:
+    def describe(
+        self,
+        media: Media,
+        regions: Sequence[Region],
+        *,
+        requests: Sequence[str] | None = None,
+        together: bool = True,
+        **generation: Any,
+    ) -> list[str]:
         """Describe marked parts of a picture, one text each.
 
         Args:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture.
+            requests: what to ask about each region; None for the released models' own wording.
+            together: every request sees all regions, called region1, region2, ...; False shows it its own one only,
+                which is then region1.
 
         Raises:
             ValueError: the model's family reads no regions, or a region is empty or outside the picture.
@@ -199,12 +255,24 @@ class Sa2VA:
             )
         if len(regions) == 0:
             raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
+        if requests is not None and len(requests) != len(regions):
+            raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(regions)}")
         image = load_image(media)
         size, cells = (image.height, image.width), self.processor.cells
         grids = [region_cells(region, size, cells) for region in regions]
         view = self._asker.look([image], video=False, regions=grids)
-        questions = [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
-        replies = self._asker.ask(view, questions, GenerationOptions(**generation), regions=grids)
+        options = GenerationOptions(**generation)
+        if together:
+            numbers = range(1, len(grids) + 1)
+            questions = requests or [REGION_REQUEST.format(number=number) for number in numbers]
+            replies = self._asker.ask(view, questions, options, regions=grids)
+        else:
+            questions = requests or [REGION_REQUEST.format(number=1)] * len(grids)
+            counts = [int(grid.sum()) for grid in grids]
+            replies = [
+                self._asker.ask(view.with_region(counts, k), [question], options, regions=[grids[k]])[0]
+                for k, question in enumerate(questions)
+            ]
         return [self.processor.clean(reply.raw)[0] for reply in replies]
 
     def track(
@@ -331,25 +399,27 @@ class Sa2VA:
         *,
         names: Sequence[str | None],
         history: Sequence[Turn] = (),
+        at_once: int | None = None,
     ) -> list[Answer]:
         """Answer questions about one picture, one short video, or nothing at all."""
         if media is None:
-            replies = self._asker.ask(View(), questions, options, history=history)
+            replies = self._asker.ask(View(), questions, options, history=history, at_once=at_once)
             return [self._assemble(reply, history, [], None, None) for reply in replies]
         if is_video(media):
             source = open_media(media)
             keys = key_frame_indices(settings.key_frames, settings.num_key_frames, frame_count(source))
             view = self._asker.look_at_frames(source, keys)
-            replies = self._asker.ask(view, questions, options, history=history)
+            replies = self._asker.ask(view, questions, options, history=history, at_once=at_once)
             segments, size = self._clip_segments(source, keys, replies, settings), source.size
         else:
             image = load_image(media)
-            replies = self._asker.ask(self._asker.look([image], video=False), questions, options, history=history)
+            view = self._asker.look([image], video=False)
+            replies = self._asker.ask(view, questions, options, history=history, at_once=at_once)
             segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
         answers = []
         for reply, name in zip(replies, names, strict=True):
             own, segments = segments[: len(reply.prompts_KC)], segments[len(reply.prompts_KC) :]
-            answers.append(self._assemble(reply, history, own, size, name))
+            answers.append(self._assemble(reply, history, own, size, name, keep_empty=settings.keep_empty))
         return answers
 
     @torch.inference_mode()
@@ -387,8 +457,10 @@ class Sa2VA:
         segments: Sequence[Segment],
         size: tuple[int, int] | None,
         name: str | None,
+        *,
+        keep_empty: bool = False,
     ) -> Answer:
-        """An answer with phrases put to its masks; empty masks are left out and accounted for.
+        """An answer with phrases put to its masks; empty masks are left out and accounted for, or kept.
 
         Args:
             name: what was asked for, when a mask was; None in free conversation.
@@ -397,7 +469,7 @@ class Sa2VA:
         shown = []
         for segment, found in zip(segments, phrases, strict=False):
             phrase, span = found or (name or "", None)
-            if any(mask.area for mask in segment.masks):
+            if keep_empty or any(mask.area for mask in segment.masks):
                 shown.append(replace(segment, phrase=name or phrase, span=span))
         return Answer(
             text=text,

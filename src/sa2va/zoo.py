@@ -106,14 +106,20 @@ OTHERS: tuple[ZooModel, ...] = (
 ZOO: tuple[ZooModel, ...] = RELEASED + OTHERS
 
 
+#: The checkpoint that comes with the package, by the name ``"tiny"``: it learnt a drawn world and needs no download.
+TINY = Path(__file__).parent / "assets" / "tiny"
+
+
 def resolve(name: str) -> str:
-    """The hub id of a model of the zoo named without its owner; anything else (a folder, a full id) as it is.
+    """The folder of ``"tiny"``, or the hub id of a model of the zoo named without its owner; else the name itself.
 
     Raises:
         ValueError: the model is known, but cannot be loaded.
     """
     if Path(name).exists():
         return name
+    if name.lower() == TINY.name:
+        return str(TINY)
     for model in ZOO:
         if name.lower() in (model.name.lower(), model.hub_id.lower()):
             if not model.loads:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import save_file
 
+from sa2va.checkpoint.adapter import adapter_base, is_adapter, merged, open_adapter
+from sa2va.checkpoint.companions import copy_companions
 from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor
-from sa2va.checkpoint.loading import HUB_OPTIONS, open_checkpoint, released_rules, to_released
+from sa2va.checkpoint.loading import HUB_OPTIONS, Checkpoint, open_checkpoint, released_rules, to_released
 from sa2va.checkpoint.released import config_to_released
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.families import INTERNVL
 
 Layout = Literal["native", "released"]
+Dtypes = Literal["kept", "released"]
 MAX_SHARD_BYTES = 5 * 2**30
-#: What a converted folder takes over as it is: tokenizer and processor files.
-_COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.*",
-    "*processor_config.json",
-    "generation_config.json",
-)
 
 
 def convert(
@@ -35,15 +30,19 @@ def convert(
     destination: str | Path,
     to: Layout | None = None,
     *,
+    dtypes: Dtypes = "kept",
+    base: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     **hub: Any,
 ) -> Layout:
-    """Write a checkpoint in the other layout; tensors keep their values and dtypes.
+    """Write a checkpoint in the other layout; or an adapter, merged into its base model, as a checkpoint.
 
     Args:
-        source: folder or hub id in either layout.
+        source: folder or hub id in either layout, or the folder of an adapter.
         destination: folder to create; must not exist or be empty.
-        to: ``"native"``, ``"released"``, or None for the one the source is not in.
+        to: ``"native"``, ``"released"``, or None for the one the source is not in (``"native"`` for an adapter).
+        dtypes: ``"kept"``: tensors keep theirs; ``"released"``: those of the released files (see [`released_dtype`]).
+        base: of an adapter, instead of the one it names.
         max_shard_bytes: upper limit on the size of one file, unless one tensor alone is larger.
 
     Returns:
@@ -54,12 +53,17 @@ def convert(
     """
     if to not in (None, "native", "released"):
         raise ValueError(f"a checkpoint is written as 'native' or 'released'; got {to!r}")
+    if dtypes not in ("kept", "released"):
+        raise ValueError(f"dtypes are 'kept' or 'released'; got {dtypes!r}")
     destination = Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"{destination} exists and is not an empty folder; choose another destination")
-    checkpoint = open_checkpoint(source, **{key: hub[key] for key in HUB_OPTIONS if key in hub})
-    layout: Layout = to or ("native" if checkpoint.released else "released")
+    checkpoint, default = _open(source, base, {key: hub[key] for key in HUB_OPTIONS if key in hub})
+    layout: Layout = to or default
     tensors, config = checkpoint.tensors, checkpoint.config
+    if dtypes == "released":
+        tensors = {name: _cast(tensor, released_dtype(name, config)) for name, tensor in tensors.items()}
+        config.dtype = torch.float32
     if layout == "released":
         tensors, content = to_released(tensors, released_rules(config)), config_to_released(config)
     else:
@@ -69,13 +73,35 @@ def convert(
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=destination.parent) as scratch:
         folder = Path(scratch) / "checkpoint"
         folder.mkdir()
-        _copy_companions(checkpoint.folder, folder)
+        copy_companions(checkpoint.folder, folder, config, layout)
         (folder / "config.json").write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
         write_tensors(folder, tensors, max_shard_bytes)
         if destination.exists():
             destination.rmdir()
         folder.rename(destination)
     return layout
+
+
+def released_dtype(name: str, config: Sa2VAConfig) -> torch.dtype:
+    """The dtype of a native tensor in the released files: bfloat16 for InternVL's vision tower, else float32."""
+    is_tower = config.family is INTERNVL and name.startswith("vlm.model.vision_tower.")
+    return torch.bfloat16 if is_tower else torch.float32
+
+
+def _open(source: str | Path, base: str | Path | None, hub: dict[str, Any]) -> tuple[Checkpoint, Layout]:
+    """A checkpoint, or an adapter's base with the adapter in it; and the layout it is written in by default."""
+    if is_adapter(source):
+        adapter = open_adapter(source)
+        checkpoint = open_checkpoint(adapter_base(source, base), **hub)
+        return replace(checkpoint, tensors=merged(checkpoint.tensors, adapter)), "native"
+    if base is not None:
+        raise ValueError(f"{source} is no adapter, so it has no base model; leave out base={base}")
+    checkpoint = open_checkpoint(source, **hub)
+    return checkpoint, "native" if checkpoint.released else "released"
+
+
+def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
+    return LazyTensor(tensor.shape, dtype, lambda: tensor.read().to(dtype)) if tensor.is_floating_point() else tensor
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, LazyTensor], max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
@@ -109,9 +135,3 @@ def _bytes(tensor: LazyTensor) -> int:
     for side in tensor.shape:
         count *= side
     return count * tensor.dtype.itemsize
-
-
-def _copy_companions(source: Path, destination: Path) -> None:
-    for pattern in _COMPANIONS:
-        for path in source.glob(pattern):
-            shutil.copy(path, destination / path.name)

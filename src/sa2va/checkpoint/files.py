@@ -153,6 +153,8 @@ def _shards(folder: Path) -> list[Path]:
             if not shard.is_file():
                 raise ValueError(f"shard {shard.name} is missing from {folder}; download it again")
         return shards
+    if (folder / SINGLE_FILE).is_file():  # beside it may lie what a training run goes on from
+        return [folder / SINGLE_FILE]
     shards = sorted(folder.glob("*.safetensors"))
     if shards:
         return shards

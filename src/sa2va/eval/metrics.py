@@ -3,22 +3,28 @@
 All masks are bool arrays; shapes: H height, W width, T frames. Scores are fractions 0..1; papers print them times 100.
 
 Sources: cIoU and gIoU as in referring segmentation (RefCOCO; ReasonSeg, arXiv 2308.00692); gRefCOCO (ReLA, arXiv
-2306.00968); J and F as in DAVIS (Perazzi et al., CVPR 2016).
+2306.00968); J and F as in DAVIS (Perazzi et al., CVPR 2016); robustness as in ReVOS (VISA, arXiv 2407.11325).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from sa2va.mask import Mask
 
 BoolArray = NDArray[np.bool_]
 #: Width of the band in which boundaries match, as a share of the picture's diagonal (DAVIS).
 BOUNDARY_BAND = 0.008
+#: Pixels looked up at once: boundaries of noise are long, and all their neighbourhoods would fill the memory.
+_LOOKUPS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,35 @@ def overlap(prediction: BoolArray, target: BoolArray, void: BoolArray | None = N
     return Overlap(int((prediction & target).sum()), int((prediction | target).sum()))
 
 
+@dataclass(frozen=True)
+class Areas:
+    """Pixels of a prediction, of its target, and of both: all that scores of regions are made of."""
+
+    prediction: int
+    target: int
+    both: int
+
+    @property
+    def overlap(self) -> Overlap:
+        """Intersection and union."""
+        return Overlap(self.both, self.prediction + self.target - self.both)
+
+
+def mask_areas(prediction: Mask, target: Mask) -> Areas:
+    """Count run lengths against run lengths, without decoding them.
+
+    Raises:
+        ValueError: the masks have different sizes.
+    """
+    if prediction.size != target.size:
+        raise ValueError(
+            f"expected masks of one size, got (h, w) {prediction.size} beside a target of {target.size}; resize "
+            "predictions to the size of the annotation first"
+        )
+    runs: list[Any] = [prediction.rle, target.rle]
+    return Areas(prediction.area, target.area, int(coco.area(cast(Any, coco.merge(runs, intersect=True)))))
+
+
 def ciou(overlaps: Iterable[Overlap]) -> float:
     """Cumulative IoU: all intersections over all unions. Large objects count more."""
     counted = list(overlaps)
@@ -62,8 +97,8 @@ def giou(overlaps: Iterable[Overlap]) -> float:
 
 
 def precision_at(overlaps: Iterable[Overlap], threshold: float) -> float:
-    """Share of samples whose IoU is above a threshold."""
-    return float(np.mean([one.iou > threshold for one in overlaps]))
+    """Share of samples whose IoU reaches a threshold."""
+    return float(np.mean([one.iou >= threshold for one in overlaps]))
 
 
 @dataclass(frozen=True)
@@ -73,34 +108,84 @@ class GeneralizedScores:
     Attributes:
         giou, ciou: over all samples. n_acc: share of no-target samples answered with no target. t_acc: share of the
             others answered with one. Both 0 where there are no such samples.
+        ious: of each sample, in order; 1 where "no target" was right, 0 where it was wrong or missed.
+        targeted: of each sample, whether it has a target.
     """
 
     giou: float
     ciou: float
     n_acc: float
     t_acc: float
+    ious: tuple[float, ...]
+    targeted: tuple[bool, ...]
+
+    def precision_at(self, threshold: float) -> float:
+        """Share of the samples with a target whose IoU reaches a threshold; 0 where there are none."""
+        hits = [iou >= threshold for iou, has_target in zip(self.ious, self.targeted, strict=True) if has_target]
+        return float(np.mean(hits)) if hits else 0.0
 
 
-def generalized_scores(predictions: Sequence[BoolArray | None], targets: Sequence[BoolArray]) -> GeneralizedScores:
-    """gRefCOCO's scores.
+def generalized_scores(
+    predictions: Iterable[BoolArray | None], targets: Iterable[BoolArray], *, least_pixels: int = 1
+) -> GeneralizedScores:
+    """gRefCOCO's scores of masks; see :func:`generalized_areas`.
 
     Args:
-        predictions: a mask, or None where the model says that there is no target; an empty mask says the same.
-        targets: a mask each, empty where there is no target.
+        predictions: a bool mask, or None where the model says that there is no target.
+        targets: a bool mask each, empty where there is no target.
+
+    Raises:
+        ValueError: not as many predictions as targets, or shapes that do not agree.
     """
-    if len(predictions) != len(targets):
-        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
-    ious, intersections, unions = [], 0, 0
-    answered: dict[bool, list[bool]] = {False: [], True: []}
+    areas = []
     for prediction, target in zip(predictions, targets, strict=True):
         mask = np.zeros_like(target) if prediction is None else prediction
-        says_none, has_target = not mask.any(), bool(target.any())
-        counted = overlap(mask, target)
+        areas.append(Areas(int(mask.sum()), int(target.sum()), overlap(mask, target).intersection))
+    return generalized_areas(areas, least_pixels=least_pixels)
+
+
+def generalized_areas(samples: Iterable[Areas], *, least_pixels: int = 1) -> GeneralizedScores:
+    """gRefCOCO's scores, from counts of pixels.
+
+    Args:
+        samples: of each sample, empty where the model points at nothing and where there is no target.
+        least_pixels: a prediction of fewer pixels says that there is no target. 1 takes masks at their word; some
+            papers use 50.
+    """
+    ious, intersections, unions = [], 0, 0
+    answered: dict[bool, list[bool]] = {False: [], True: []}
+    targeted = []
+    for sample in samples:
+        says_none, has_target = sample.prediction < least_pixels, sample.target > 0
         answered[has_target].append(says_none != has_target)
-        ious.append(counted.iou if has_target and not says_none else float(says_none and not has_target))
-        intersections, unions = intersections + counted.intersection, unions + counted.union
+        targeted.append(has_target)
+        ious.append(sample.overlap.iou if has_target and not says_none else float(says_none and not has_target))
+        # Where "no target" was said wrongly, the pixels drawn all the same still stand in the union.
+        intersections += 0 if says_none else sample.both
+        unions += 0 if says_none and not has_target else sample.overlap.union
     n_acc, t_acc = (float(np.mean(answered[kind])) if answered[kind] else 0.0 for kind in (False, True))
-    return GeneralizedScores(float(np.mean(ious)), intersections / unions if unions else 1.0, n_acc, t_acc)
+    total = intersections / unions if unions else 1.0
+    return GeneralizedScores(float(np.mean(ious)), total, n_acc, t_acc, tuple(ious), tuple(targeted))
+
+
+def pixel_agreement(prediction: BoolArray, target: BoolArray) -> float:
+    """Share of pixels, of all frames together, on which two masks of one shape agree."""
+    _check(prediction, target, None)
+    return float((prediction == target).mean())
+
+
+def robustness(prediction: BoolArray, target: BoolArray, foreground: BoolArray) -> float:
+    """ReVOS's R: how little of the picture's objects a mask takes in beside its target; mean over frames.
+
+    A frame scores 1 minus the wrong pixels over those of all annotated objects, and never below 0.
+
+    Args:
+        prediction, target: bool (T, H, W). foreground: bool (T, H, W), the union of all annotated objects.
+    """
+    _check(prediction, target, foreground)
+    wrong = (prediction & ~target).sum(axis=(1, 2))
+    objects = foreground.sum(axis=(1, 2))
+    return float(np.maximum(0, 1 - wrong / (objects + 1e-6)).mean())
 
 
 def jf_sequence(prediction: BoolArray, target: BoolArray, void: BoolArray | None = None) -> tuple[float, float]:
@@ -117,9 +202,14 @@ def jf_sequence(prediction: BoolArray, target: BoolArray, void: BoolArray | None
         raise ValueError(f"expected bool (T, H, W) with at least one frame, got shape {prediction.shape}")
     if void is not None:
         prediction, target = prediction & ~void, target & ~void
-    regions = [overlap(p, t).iou for p, t in zip(prediction, target, strict=True)]
-    boundaries = [boundary_f(p, t) for p, t in zip(prediction, target, strict=True)]
-    return float(np.mean(regions)), float(np.mean(boundaries))
+    reach = _reach(prediction.shape[1:], BOUNDARY_BAND)
+    scores = np.ones((2, len(prediction)))
+    for index, (ours, theirs) in enumerate(zip(prediction, target, strict=True)):
+        if (window := _window(ours | theirs)) is not None:
+            ours, theirs = ours[window], theirs[window]
+            scores[:, index] = overlap(ours, theirs).iou, _boundary_f(ours, theirs, reach)
+    region, contour = scores.mean(axis=1)
+    return float(region), float(contour)
 
 
 def boundary_f(prediction: BoolArray, target: BoolArray, band: float = BOUNDARY_BAND) -> float:
@@ -131,7 +221,23 @@ def boundary_f(prediction: BoolArray, target: BoolArray, band: float = BOUNDARY_
         prediction, target: bool (H, W). band: reach of a match, as a share of the diagonal.
     """
     _check(prediction, target, None)
-    reach = math.ceil(band * math.hypot(*prediction.shape))
+    return _boundary_f(prediction, target, _reach(prediction.shape, band))
+
+
+def _reach(shape: tuple[int, ...], band: float) -> int:
+    return math.ceil(band * math.hypot(*shape))
+
+
+def _window(marked: BoolArray) -> tuple[slice, slice] | None:
+    """The part of a bool (H, W) that holds all that is marked and one pixel around it, so that boundaries stay."""
+    rows = np.flatnonzero(marked.any(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(marked[rows[0] : rows[-1] + 1].any(axis=0))
+    return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
+
+
+def _boundary_f(prediction: BoolArray, target: BoolArray, reach: int) -> float:
     ours, theirs = boundary(prediction), boundary(target)
     if not ours.any() or not theirs.any():
         return float(not ours.any() and not theirs.any())
@@ -158,7 +264,10 @@ def _near(of: BoolArray, to: BoolArray, reach: int) -> float:
     rows, columns = np.nonzero(of)
     places = (rows + reach) * stride + columns + reach
     dy, dx = _disk(reach)
-    return float(padded[places[:, None] + (dy * stride + dx)[None]].any(axis=1).mean())
+    around = dy * stride + dx
+    step = max(_LOOKUPS // len(around), 1)
+    hits = [padded[places[i : i + step, None] + around].any(axis=1).sum() for i in range(0, len(places), step)]
+    return float(sum(hits) / len(places))
 
 
 @cache

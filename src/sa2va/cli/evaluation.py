@@ -1,0 +1,229 @@
+"""``sa2va eval``: benchmarks asked, scored, packed for servers, and reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from sa2va.cli import options
+from sa2va.cli.command import command
+from sa2va.cli.options import Dtype
+from sa2va.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sa2va.eval.asking import Settings
+
+
+class _RunsByDefault(TyperGroup):
+    """What is no command of the group is a model to run: ``sa2va eval MODEL BENCH...``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+evaluation = typer.Typer(
+    cls=_RunsByDefault,
+    no_args_is_help=True,
+    help="Measure a model on benchmarks: [bold]sa2va eval MODEL BENCH... -o OUT[/bold], then "
+    "[bold]sa2va eval report OUT[/bold].\n\n"
+    "A benchmark is one name (refcoco/val), the first part of several (refcoco), or "
+    "[bold]all[/bold] whose data is present; the synthetic ones need no data.",
+    epilog="[bold]Examples[/bold]\n\n"
+    "[cyan]$ sa2va eval Sa2VA-4B refcoco mevis/valid_u --data ./data -o out[/cyan]\n\n"
+    "[cyan]$ torchrun --nproc-per-node 8 -m sa2va.cli eval Sa2VA-4B all --data ./data -o out[/cyan]\n\n"
+    "[cyan]$ sa2va eval report out[/cyan]",
+)
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="Folder of an evaluation.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="BENCH...", show_default=False, help="Only these; by default all in OUT.")
+]
+Data = Annotated[
+    Path,
+    typer.Option("--data", envvar="SA2VA_DATA", metavar="ROOT", help="Folder with the benchmarks' files."),
+]
+OtherData = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="ROOT", show_default=False, help="Where the files are now, if they were moved."),
+]
+
+
+@evaluation.command()
+@command
+def run(
+    screen: Screen,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", show_default=False, help="Hub id, name from `sa2va models`, or folder.")
+    ],
+    benchmarks: Annotated[
+        list[str], typer.Argument(metavar="BENCH...", show_default=False, help="Names, first parts of names, or all.")
+    ],
+    data: Data = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", show_default=False, help="Folder for the results.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Only so many of the first pictures or clips.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", show_default=False, help="Only every N-th item from the I-th on, I from 0."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check data, model and requests on the first items; write nothing.")
+    ] = False,
+    no_score: Annotated[bool, typer.Option("--no-score", help="Leave counting to `sa2va eval score`.")] = False,
+    at_once: Annotated[int, typer.Option(min=1, help="Queries about one picture that are answered together.")] = 16,
+    key_frames: options.KeyFrames = "uniform",
+    num_key_frames: options.NumKeyFrames = 5,
+    mode: options.Mode = None,
+    threshold: options.Threshold = 0.5,
+    device: options.Device = "auto",
+    dtype: options.Precision = Dtype.AUTO,
+    max_new_tokens: options.MaxNewTokens = 2048,
+) -> None:
+    """Ask a model everything in benchmarks, and score its answers.
+
+    A run that was stopped goes on where it was when the same command is given
+    again. Many processes share the work: start them with torchrun or accelerate
+    launch, or give each its [bold]--shard[/bold]; the last to finish scores.
+    """
+    from sa2va.cli.evaluation_run import Task, evaluate, rehearse
+    from sa2va.eval.predict import Shard
+
+    task = Task(
+        model,
+        tuple(benchmarks),
+        data,
+        _settings(key_frames, num_key_frames, mode, threshold, max_new_tokens, at_once),
+        limit,
+        Shard.of_process() if shard is None else Shard.parse(shard),
+        device,
+        dtype,
+    )
+    if dry_run:
+        rehearse(screen, task)
+    elif out is None:
+        raise ValueError("say where the results go with -o OUT, or only check everything with --dry-run")
+    else:
+        evaluate(screen, task, out, scoring=not no_score)
+
+
+@evaluation.command()
+@command
+def score(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = None) -> None:
+    """Count the answers of a run again; needs no model."""
+    from sa2va.eval.score import score_all
+
+    records = []
+    for answered, scores in score_all(out, benchmarks or (), data):
+        name = answered.benchmark.name
+        if scores is None:
+            screen.note(f"{name}: its truth is on a server; `sa2va eval pack {out}` writes what to send there")
+            continue
+        show_scores(screen, name, scores.headline, scores.values, scores.notices)
+        records.append({"benchmark": name, "headline": scores.headline, "values": scores.values})
+    if screen.json:
+        screen.emit({"out": str(out), "scores": records})
+
+
+@evaluation.command()
+@command
+def pack(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = None) -> None:
+    """Write the archives that servers take, checked for completeness."""
+    from sa2va.eval.pack import pack_all
+
+    archives = {}
+    for name, path in pack_all(out, benchmarks or (), data):
+        archives[name] = str(path)
+        screen.result(f"{name}: {path}")
+    if screen.json:
+        screen.emit({"archives": archives})
+
+
+@evaluation.command()
+@command
+def report(
+    screen: Screen,
+    out: Out,
+    benchmarks: Names = None,
+    data: OtherData = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many of the worst and of the best answers to show.")] = 4,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Numbers only; needs no pictures.")] = False,
+) -> None:
+    """Write report.md and report.html: scores beside published ones, and answers to look at."""
+    from sa2va.eval.report import report as write
+
+    paths = write(out, benchmarks or (), data=data, samples=samples, pictures=not no_pictures)
+    for path in paths:
+        screen.result(str(path))
+    if screen.json:
+        screen.emit({"files": [str(path) for path in paths]})
+
+
+@evaluation.command("list")
+@command
+def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
+    """List the benchmarks and which have their files under --data."""
+    from sa2va.eval.benchmarks import BENCHMARKS
+    from sa2va.eval.selection import absent_files
+
+    rows = [(row, absent_files(row, data)) for row in BENCHMARKS.values()]
+    if screen.json:
+        records = [
+            {"name": row.name, "title": row.title, "missing": [str(path) for path in gone]} for row, gone in rows
+        ]
+        screen.emit({"data": str(data), "benchmarks": records})
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("benchmark", "", f"files under {data}"):
+        table.add_column(heading)
+    for row, gone in rows:
+        needed = len(row.files(data))
+        state = "needs none" if not needed else "there" if not gone else f"missing {len(gone)} of {needed}: {gone[0]}"
+        table.add_row(row.name, row.title, state)
+    screen.result(table)
+
+
+def show_scores(
+    screen: Screen, name: str, headline: str, values: Mapping[str, float], notices: Sequence[str] = ()
+) -> None:
+    """One line of percentages, the headline first, and what a reader must know."""
+    order = [headline, *(one for one in values if one != headline)]
+    screen.rows([(Text(name, "bold"), *(f"{one} {100 * values[one]:.1f}" for one in order))])
+    for notice in notices:
+        screen.note(f"{name}: {notice}")
+
+
+def _settings(
+    key_frames: str,
+    num_key_frames: int,
+    mode: options.PropagationMode | None,
+    threshold: float,
+    max_new_tokens: int,
+    at_once: int,
+) -> Settings:
+    from sa2va.eval.asking import Settings
+
+    options.mask_options(threshold, None)
+    frames: Any = options.key_frames(key_frames)
+    if frames == "compressed":
+        raise ValueError("sa2va eval takes --key-frames uniform, first, or frame numbers; compressed is for `track`")
+    return Settings(
+        key_frames=tuple(frames) if isinstance(frames, list) else frames,
+        num_key_frames=num_key_frames,
+        mode=None if mode is None else mode.value,
+        threshold=threshold,
+        max_new_tokens=max_new_tokens,
+        at_once=at_once,
+    )

@@ -1,0 +1,144 @@
+"""The work of ``sa2va eval run``: everything is checked, then the model is loaded, then benchmark after benchmark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from sa2va.cli.evaluation import show_scores
+from sa2va.cli.loading import load_model, model_name, quiet_libraries
+from sa2va.cli.options import Dtype
+from sa2va.cli.screen import Screen
+from sa2va.eval import predict
+from sa2va.eval.asking import Settings
+from sa2va.eval.benchmark import Row
+from sa2va.eval.header import RunHeader
+from sa2va.eval.predict import BenchmarkRecord, Progress, Shard
+from sa2va.eval.score import Answered, score
+from sa2va.eval.selection import absent_files, select
+from sa2va.eval.shards import read_predictions
+from sa2va.predictor import Sa2VA
+
+#: In a log, where nobody sees a bar.
+_SECONDS_BETWEEN_LINES = 60
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to ask whom, and how; see ``sa2va eval run --help``."""
+
+    model: str
+    names: tuple[str, ...]
+    data: Path
+    settings: Settings
+    limit: int | None
+    shard: Shard
+    device: str
+    dtype: Dtype
+
+    def rows(self, screen: Screen) -> list[Row]:
+        """The benchmarks; those that ``all`` leaves out are named. Raises ValueError when none is left."""
+        selection = select(self.names, self.data)
+        for name, paths in selection.absent.items():
+            screen.note(f"left out {name}: no {paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}")
+        return selection.rows
+
+    def load(self, screen: Screen) -> Sa2VA:
+        """The model, on this process's own GPU where there are several."""
+        device = self.device
+        if device == "auto" and "LOCAL_RANK" in os.environ:
+            import torch
+
+            device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else device
+        return load_model(screen, model_name(self.model), device, self.dtype)
+
+
+def rehearse(screen: Screen, task: Task) -> None:
+    """Ask the first items of every benchmark, show what came, and leave nothing behind."""
+    opened = [row.open(task.data) for row in task.rows(screen)]
+    sa2va = task.load(screen)
+    records: list[dict[str, Any]] = []
+    for benchmark in opened:
+        items = benchmark.items()
+        queries = {query.id: query for item in items[:2] for query in item.queries}
+        with quiet_libraries(screen):
+            predictions = predict.rehearse(sa2va, benchmark, task.settings)
+        first = predictions[0]
+        request = queries[first.id].text
+        screen.rows([(Text(benchmark.name, "bold"), f"{len(items)} items", f"{len(predictions)} queries asked")])
+        screen.note(f"  {request!r} -> {first.raw_text!r}, {len(first.masks)} masks")
+        records.append({"benchmark": benchmark.name, "items": len(items), "request": request, "answer": first.raw_text})
+    screen.note("data, model and requests fit together; nothing was written")
+    if screen.json:
+        screen.emit({"model": task.model, "benchmarks": records})
+
+
+def evaluate(screen: Screen, task: Task, out: Path, *, scoring: bool) -> None:
+    """Ask every benchmark into a folder; score those that are complete."""
+    screen.quiet = screen.quiet or ("RANK" in os.environ and task.shard.index > 0)
+    rows = task.rows(screen)
+    for row in rows:
+        if absent_files(row, task.data):
+            row.open(task.data)  # says everything that is missing, before the model is loaded
+    sa2va = task.load(screen)
+    RunHeader.of(sa2va, model_name(task.model), task.settings).settle(out)
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        folder = out / row.name
+        record = BenchmarkRecord(row.name, str(task.data.resolve()), task.limit).widen(folder)
+        benchmark = predict.limited(row.open(task.data), record.limit)
+        with quiet_libraries(screen), _bar(screen, row.name) as show:
+            left = predict.predict(sa2va, benchmark, folder, task.settings, shard=task.shard, on_item=show)
+        records.append({"benchmark": row.name, "unanswered": left})
+        if left:
+            screen.note(f"{row.name}: {left} queries are not answered yet; other processes, or another run, have them")
+        elif benchmark.submission:
+            screen.note(f"{row.name}: answered; `sa2va eval pack {out}` writes what its server takes")
+        elif scoring:
+            scores = score(Answered(folder, row, benchmark, record.limit, read_predictions(folder)))
+            show_scores(screen, row.name, scores.headline, scores.values, scores.notices)
+            records[-1] |= {"headline": scores.headline, "values": scores.values}
+    screen.note(f"predictions and scores are in {out}; `sa2va eval report {out}` makes a page of them")
+    if screen.json:
+        screen.emit({"model": task.model, "out": str(out), "benchmarks": records})
+
+
+@contextmanager
+def _bar(screen: Screen, name: str) -> Iterator[Any]:
+    """A bar with the time that is left, or a line now and then in a log; yields what is told about progress."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("items"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=screen.err, disable=not screen.lively, transient=True) as bar:
+        # What an earlier run did is not counted, or it would make this one look faster than it is.
+        number = bar.add_task(name, total=None)
+
+        started = told = perf_counter()
+
+        def show(progress: Progress) -> None:
+            nonlocal told
+            done, total = progress.done - progress.skipped, progress.total - progress.skipped
+            bar.update(number, total=total, completed=done)
+            now = perf_counter()
+            if not screen.lively and done and now - told > _SECONDS_BETWEEN_LINES:
+                told = now
+                left = timedelta(seconds=round((now - started) / done * (total - done)))
+                screen.note(f"{name}: {done}/{total} items, {left} left")
+
+        yield show

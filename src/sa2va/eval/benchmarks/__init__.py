@@ -1,0 +1,17 @@
+"""All benchmarks, on the files users already have and synthetic, as rows of one table: `BENCHMARKS[name].open(root)`.
+
+A row knows its files, how to open them, and what others measured; nothing is read before it is opened.
+"""
+
+from __future__ import annotations
+
+from sa2va.eval.benchmark import Row
+from sa2va.eval.benchmarks import gcg, reasonseg, refer, regions, video_sets
+from sa2va.eval.qa import QA_ROWS
+from sa2va.eval.synthetic import SYNTHETIC_ROWS
+
+_FILE_ROWS = (*refer.ROWS, *reasonseg.ROWS, *video_sets.ROWS, *gcg.ROWS, *regions.ROWS)
+BENCHMARKS: dict[str, Row] = {**{one.name: one for one in _FILE_ROWS}, **QA_ROWS, **SYNTHETIC_ROWS}
+"""All rows by name, in the order of tables."""
+
+__all__ = ["BENCHMARKS"]

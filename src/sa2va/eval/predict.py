@@ -1,0 +1,170 @@
+"""Predictions of one benchmark: by one process or many, stopped and resumed at will, always the same.
+
+Items are dealt out by turns (process i of n takes i, i + n, ...), each process appends to a file of its own, and what
+any file answers is not asked again. No process waits for another; whoever finds everything answered may score.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa2va.atomic import replacing
+from sa2va.eval.asking import Settings, answer_item
+from sa2va.eval.benchmark import Benchmark, Item, Prediction
+from sa2va.eval.shards import ShardWriter, read_ids, shard_path
+
+if TYPE_CHECKING:
+    from sa2va.predictor import Sa2VA
+
+RECORD = "benchmark.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes, or all of the work: ``index`` from 0, below ``count``."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shards of {self.count} are numbered 0 to {self.count - 1}; got {self.index}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``"0/4"`` to ``"3/4"``. Raises ValueError for anything else."""
+        try:
+            index, count = (int(part) for part in text.split("/"))
+        except ValueError:
+            raise ValueError(f"a shard is I/N, e.g. 0/4 to 3/4; got {text!r}") from None
+        return cls(index, count)
+
+    @classmethod
+    def of_process(cls) -> Shard:
+        """This process among those that torchrun or accelerate started; all of the work where nobody did."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def owns(self, place: int) -> bool:
+        """Whether the item at this place is one of this process."""
+        return place % self.count == self.index
+
+
+@dataclass(frozen=True)
+class BenchmarkRecord:
+    """``benchmark.json``: what a folder of predictions answers.
+
+    Attributes:
+        name: of the benchmark. data: root it was read from. limit: only so many items; None for all.
+    """
+
+    name: str
+    data: str
+    limit: int | None
+
+    def widen(self, folder: Path) -> BenchmarkRecord:
+        """Put the record into a folder; where there is one already, the larger of the two limits counts."""
+        path = folder / RECORD
+        limit = self.limit
+        if path.exists():
+            before = read_record(folder).limit
+            limit = None if before is None or limit is None else max(before, limit)
+        record = BenchmarkRecord(self.name, self.data, limit)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(vars(record), indent=1) + "\n", encoding="utf-8")
+        return record
+
+
+def read_record(folder: Path) -> BenchmarkRecord:
+    """The record of a folder of predictions. Raises ValueError when it is missing or malformed."""
+    try:
+        record = BenchmarkRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / RECORD} is no record of predictions: {error}") from error
+    return record
+
+
+def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
+    """A benchmark, or the first part of it."""
+    return benchmark if limit is None else benchmark.limited(limit)
+
+
+def query_ids(items: Sequence[Item]) -> list[tuple[str, ...]]:
+    """The ids of the queries of each item. Raises ValueError when one is used twice."""
+    ids = [tuple(query.id for query in item.queries) for item in items]
+    twice = [one for one, count in Counter(one for own in ids for one in own).items() if count > 1]
+    if twice:
+        raise ValueError(f"query ids must be unique; {twice[0]!r} occurs more than once (and {len(twice) - 1} others)")
+    return ids
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a process is: ``done`` of its ``total`` items, ``skipped`` of them because they were answered before."""
+
+    done: int
+    total: int
+    skipped: int
+
+
+def predict(
+    sa2va: Sa2VA,
+    benchmark: Benchmark,
+    folder: Path,
+    settings: Settings,
+    *,
+    shard: Shard = Shard(),
+    on_item: Callable[[Progress], None] = lambda _: None,
+) -> int:
+    """Answer this process's part of a benchmark into a folder, going on where an earlier run stopped.
+
+    Args:
+        on_item: told after every item, and once before the first.
+
+    Returns:
+        how many queries of the whole benchmark are still unanswered: 0 for the last process to finish.
+
+    Raises:
+        ValueError: an item cannot be asked, the message names it; or the folder's predictions are malformed.
+    """
+    items = benchmark.items()
+    answered = read_ids(folder)
+    ids = query_ids(items)
+    own = [place for place in range(len(items)) if shard.owns(place)]
+    waiting = [place for place in own if any(one not in answered for one in ids[place])]
+    skipped = len(own) - len(waiting)
+    on_item(Progress(skipped, len(own), skipped))
+    with ShardWriter(shard_path(folder, shard.index, shard.count)) as writer:
+        for done, place in enumerate(waiting, 1):
+            # All of an item's queries are asked, also where some are answered: their number must not change answers.
+            found = _answer(sa2va, benchmark, items[place], settings)
+            writer.write(one for one in found if one.id not in answered)
+            on_item(Progress(skipped + done, len(own), skipped))
+    return len({one for own in ids for one in own} - read_ids(folder))
+
+
+def _answer(sa2va: Sa2VA, benchmark: Benchmark, item: Item, settings: Settings) -> list[Prediction]:
+    try:
+        return answer_item(sa2va, benchmark.kind, item, settings)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{benchmark.name}, item {item.id!r}: {error}") from error
+
+
+def rehearse(sa2va: Sa2VA, benchmark: Benchmark, settings: Settings, *, items: int = 2) -> list[Prediction]:
+    """Ask the first items and keep nothing on disk: tells whether data, model and settings fit together.
+
+    Raises:
+        ValueError: as in :func:`predict`, or the benchmark is empty.
+    """
+    chosen = benchmark.items()
+    query_ids(chosen)
+    if not chosen:
+        raise ValueError(f"{benchmark.name} has no items")
+    places = range(min(items, len(chosen)))
+    return [one for place in places for one in _answer(sa2va, benchmark, chosen[place], settings)]

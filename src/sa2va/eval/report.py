@@ -1,0 +1,130 @@
+"""The report of a run: what was measured, how, what others printed, and the worst and best answers to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sa2va.eval.header import RunHeader, read_header
+from sa2va.eval.pages import Block, Bullets, Gallery, Heading, Paragraph, Table, write_html, write_markdown
+from sa2va.eval.score import Answered, benchmark_folders, open_answered, read_scores
+from sa2va.eval.showing import extremes, show
+
+#: Values that are counts, not fractions.
+_COUNTS = ("count",)
+_NONE = "-"
+
+
+def report(
+    out: Path, names: Sequence[str] = (), *, data: Path | None = None, samples: int = 4, pictures: bool = True
+) -> tuple[Path, Path]:
+    """Write ``report.md`` and ``report.html`` into a run's folder.
+
+    Args:
+        names: only these benchmarks. data: where their files are now; None for where they were.
+        samples: how many of the worst and of the best answers are shown of each. pictures: show any at all.
+
+    Raises:
+        ValueError: the folder holds no run, or a benchmark was not scored.
+    """
+    header = read_header(out)
+    sections = [(open_answered(folder, data), read_scores(folder)) for folder in benchmark_folders(out, names)]
+    for answered, scores in sections:
+        if scores is None and not answered.benchmark.submission:
+            raise ValueError(f"{answered.benchmark.name} was not scored; run `sa2va eval score {out}` first")
+    title = f"Evaluation of {model_name(header)}"
+    blocks: list[Block] = [Heading(title), run_table(header), Heading("Scores", 2), score_table(header, sections)]
+    blocks.append(Paragraph("All numbers are percent. Published numbers are of the headline metric, by their authors."))
+    for answered, scores in sections:
+        blocks += _section(answered, scores, samples if pictures else 0)
+    markdown, page = out / "report.md", out / "report.html"
+    write_markdown(markdown, blocks)
+    write_html(page, title, blocks)
+    return markdown, page
+
+
+def model_name(header: RunHeader) -> str:
+    """The last part of a folder or hub id, which is what tables of published numbers go by."""
+    return Path(header.model).name
+
+
+def run_table(header: RunHeader) -> Table:
+    """What answered and how it was asked."""
+    settings = dict(header.settings)
+    frames, number = settings.pop("key_frames"), settings.pop("num_key_frames")
+    rows = {
+        "model": header.model,
+        "revision": header.revision or "(local files)",
+        "configuration": f"sha256 {header.config}",
+        "weights": f"fingerprint {header.weights}",
+        "dtype": header.dtype,
+        "device": f"{header.device} ({header.device_name})",
+        "key frames": f"{frames}, {number}" if isinstance(frames, str) else ", ".join(map(str, frames)),
+        "mode": header.mode,
+        "mask threshold": str(settings.pop("threshold")),
+        "longest answer": f"{settings.pop('max_new_tokens')} tokens",
+        "answered together": f"up to {settings.pop('at_once')} queries",
+        **{name: str(value) for name, value in settings.items() if name != "mode"},
+        "software": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
+    }
+    return Table(("run", ""), list(rows.items()), numbers=2)
+
+
+def score_table(header: RunHeader, sections: Sequence[tuple[Answered, Mapping[str, Any] | None]]) -> Table:
+    """One row per benchmark: our number beside the published one of the same checkpoint."""
+    rows = []
+    for answered, scores in sections:
+        published = answered.row.published.get(model_name(header))
+        name = answered.benchmark.name
+        theirs = _NONE if published is None else f"{published:.1f}"
+        if scores is None:
+            rows.append((name, "on a server", _NONE, theirs, _NONE, str(len(answered.predictions))))
+            continue
+        ours = 100 * scores["values"][scores["headline"]]
+        # A part of a benchmark is not the benchmark: no difference is shown.
+        comparable = published is not None and answered.limit is None
+        difference = f"{ours - published:+.1f}" if comparable else _NONE
+        part = f" (first {answered.limit} items)" if answered.limit is not None else ""
+        rows.append((name + part, scores["headline"], f"{ours:.1f}", theirs, difference, str(scores["queries"])))
+    return Table(("benchmark", "metric", "this run", "published", "difference", "queries"), rows, numbers=2)
+
+
+def _section(answered: Answered, scores: Mapping[str, Any] | None, samples: int) -> list[Block]:
+    benchmark, row = answered.benchmark, answered.row
+    title = f"{row.title} ({benchmark.name})" if row.title else benchmark.name
+    blocks: list[Block] = [Heading(title, 2), Paragraph(benchmark.protocol)]
+    if answered.limit is not None:
+        blocks.append(Paragraph(f"Only the first {answered.limit} items were asked: these are not its scores."))
+    if scores is not None:
+        values: dict[str, float] = scores["values"]
+        blocks.append(Table(("", *values), [("all", *_cells(values, values)), *_group_rows(scores)]))
+        if scores["notices"]:
+            blocks.append(Bullets(scores["notices"]))
+    if row.published:
+        others = sorted(row.published.items())
+        blocks.append(Table(("published by", "percent"), [(name, f"{value:.1f}") for name, value in others]))
+    if scores is not None and samples:
+        blocks += _galleries(answered, scores["samples"], samples)
+    return blocks
+
+
+def _group_rows(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (f"{tag} ({group['count']:.0f})" if "count" in group else tag, *_cells(group, scores["values"]))
+        for tag, group in scores["groups"].items()
+        if tag
+    ]
+
+
+def _cells(values: Mapping[str, float], names: Mapping[str, float]) -> list[str]:
+    """Values in the order of ``names``, percent but for counts."""
+    texts = {name: f"{value:.0f}" if name in _COUNTS else f"{100 * value:.1f}" for name, value in values.items()}
+    return [texts.get(name, _NONE) for name in names]
+
+
+def _galleries(answered: Answered, scores: Mapping[str, float], count: int) -> list[Block]:
+    worst, best = extremes(scores, count)
+    shown = show(answered.benchmark, answered.predictions, scores, [*worst, *best])
+    parts = {"Worst": shown[: len(worst)], "Best": shown[len(worst) :]}
+    return [Gallery(title, samples) for title, samples in parts.items() if samples]

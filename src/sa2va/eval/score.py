@@ -1,0 +1,116 @@
+"""From predictions on disk to scores on disk: needs the truth and a CPU, no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sa2va.atomic import replacing
+from sa2va.eval.benchmark import Benchmark, Prediction, Row, Scores
+from sa2va.eval.predict import RECORD, limited, query_ids, read_record
+from sa2va.eval.selection import is_of, known_row, place
+from sa2va.eval.shards import read_predictions
+
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A benchmark with the predictions that a folder holds.
+
+    Attributes:
+        folder: where they are. row: of the benchmark. benchmark: opened, limited as it was asked.
+        limit: how many items were asked; None for all. predictions: by query id.
+    """
+
+    folder: Path
+    row: Row
+    benchmark: Benchmark
+    limit: int | None
+    predictions: dict[str, Prediction]
+
+
+def benchmark_folders(out: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The folders of predictions under a run's folder, in the order of the table of benchmarks.
+
+    Args:
+        names: only these benchmarks, or all whose names begin with one of them and a slash.
+
+    Raises:
+        ValueError: there are none, or none of a name.
+    """
+    found = {read_record(path.parent).name: path.parent for path in sorted(out.rglob(RECORD))}
+    found = {name: found[name] for name in sorted(found, key=place)}
+    if not found:
+        raise ValueError(f"{out} holds no predictions; run `sa2va eval MODEL BENCH... -o {out}` first")
+    for name in names:
+        if not any(is_of(one, name) for one in found):
+            raise ValueError(f"{out} holds no predictions of {name!r}, only of {', '.join(found)}")
+    return [path for one, path in found.items() if not names or any(is_of(one, name) for name in names)]
+
+
+def open_answered(folder: Path, data: Path | None = None) -> Answered:
+    """Open a folder of predictions together with its benchmark.
+
+    Args:
+        data: where the benchmark's files are now; None for where they were.
+
+    Raises:
+        ValueError: the benchmark is unknown, its files are missing, or a prediction is malformed.
+    """
+    record = read_record(folder)
+    row = known_row(record.name)
+    benchmark = limited(row.open(data or Path(record.data)), record.limit)
+    return Answered(folder, row, benchmark, record.limit, read_predictions(folder))
+
+
+def score(answered: Answered) -> Scores:
+    """Count predictions and write ``scores.json`` beside them.
+
+    Raises:
+        ValueError: predictions are missing or of other queries.
+    """
+    scores = answered.benchmark.score(answered.predictions)
+    record = {
+        "benchmark": answered.benchmark.name,
+        "protocol": answered.benchmark.protocol,
+        "limit": answered.limit,
+        "items": len(answered.benchmark.items()),
+        "queries": len(answered.predictions),
+        "seconds": round(sum(one.seconds for one in answered.predictions.values()), 3),
+        **asdict(scores),
+    }
+    with replacing(answered.folder / SCORES) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return scores
+
+
+def score_all(
+    out: Path, names: Sequence[str] = (), data: Path | None = None
+) -> Iterator[tuple[Answered, Scores | None]]:
+    """Score everything in a run's folder; None for benchmarks whose truth is on a server."""
+    for folder in benchmark_folders(out, names):
+        answered = open_answered(folder, data)
+        yield answered, None if answered.benchmark.submission else score(answered)
+
+
+def read_scores(folder: Path) -> dict[str, Any] | None:
+    """``scores.json`` of a folder of predictions; None where it was not scored. Raises ValueError for anything else."""
+    path = folder / SCORES
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        Scores(**{name: record[name] for name in Scores.__dataclass_fields__})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no scores: {error}; run `sa2va eval score` again") from error
+    return record
+
+
+def missing_queries(answered: Answered) -> list[str]:
+    """The queries of a benchmark that are not answered yet."""
+    ids = query_ids(answered.benchmark.items())
+    return [one for own in ids for one in own if one not in answered.predictions]

@@ -1,0 +1,70 @@
+"""Which benchmarks a command means: by name, by the first part of names, or all whose data is present."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sa2va.eval.benchmark import Row
+from sa2va.eval.benchmarks import BENCHMARKS
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows to run, and those that were left out because of missing files: name -> the paths that are not there."""
+
+    rows: list[Row]
+    absent: dict[str, list[Path]] = field(default_factory=dict)
+
+
+def is_of(benchmark: str, name: str) -> bool:
+    """Whether a benchmark goes by a name: its own, or the first part of it (``refcoco`` for ``refcoco/val``)."""
+    return benchmark == name or benchmark.startswith(f"{name}/")
+
+
+def known_row(name: str) -> Row:
+    """The row of a benchmark. Raises ValueError when there is none of this name."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"there is no benchmark {name!r}; `sa2va eval list` shows all")
+    return BENCHMARKS[name]
+
+
+def place(name: str) -> tuple[int, str]:
+    """Sorts names as the table of benchmarks has them, others last."""
+    order = list(BENCHMARKS)
+    return (order.index(name) if name in BENCHMARKS else len(order), name)
+
+
+def absent_files(row: Row, data: Path) -> list[Path]:
+    """The files and folders a row needs that are not under a data root."""
+    return [path for path in row.files(data) if not path.exists()]
+
+
+def select(names: Sequence[str], data: Path) -> Selection:
+    """The rows that names mean, each once, in the order of the table.
+
+    Args:
+        names: of benchmarks, first parts of names, or ``"all"``: whatever has its files under ``data``. What is named
+            is selected whether or not its files are there; opening it says what is missing.
+
+    Raises:
+        ValueError: no benchmark goes by a name.
+    """
+    for name in names:
+        if name != ALL and not any(is_of(one, name) for one in BENCHMARKS):
+            parts = sorted({one.partition("/")[0] for one in BENCHMARKS})
+            raise ValueError(f"no benchmark is called {name!r}; there are {', '.join(parts)}: see `sa2va eval list`")
+    rows: list[Row] = []
+    absent: dict[str, list[Path]] = {}
+    for row in BENCHMARKS.values():
+        if any(is_of(row.name, name) for name in names):
+            rows.append(row)
+        elif ALL in names:
+            if missing := absent_files(row, data):
+                absent[row.name] = missing
+            else:
+                rows.append(row)
+    return Selection(rows, absent)
