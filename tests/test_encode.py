@@ -22,7 +22,7 @@ from sa2va import Sa2VA
 from sa2va.data.clicks import BOX_FROM, BOX_TO, INSIDE, MOST_CLICKS, OUTSIDE, PADDING, random_clicks
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
-from sa2va.data.mixture import EncodedDataset, MixtureOrder, Part, Visit
+from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
 from sa2va.data.sample import Sample
 from sa2va.data.sources.annotations import Annotations
 from sa2va.processing.pixels import grounding_pixels
@@ -249,7 +249,7 @@ def test_rejected_samples_are_replaced_and_counted(processor: Sa2VAProcessor, wo
     batches = list(loader)
     assert [len(batch.sample_ids) for batch in batches] == [2, 2, 2]
     assert all(name.startswith("rectangles") for batch in batches for name in batch.sample_ids)
-    assert dataset.rejected == 2
+    assert dataset.count(Counted.REJECTED) == 2
     again = list(DataLoader(dataset, batch_size=2, sampler=order, collate_fn=Collator.of(processor)))
     assert all(torch.equal(a.points, b.points) for a, b in zip(batches, again, strict=True))
 

@@ -9,7 +9,10 @@ import typer
 
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
+from sa2va.cli.data import data
 from sa2va.cli.doctor import doctor
+from sa2va.cli.evaluation import evaluation
+from sa2va.cli.merge import merge
 from sa2va.cli.models import models
 from sa2va.cli.pictures import caption, describe, segment
 from sa2va.cli.train import train
@@ -78,5 +81,13 @@ _register(
 )
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")
+_register(merge, "merge runs/finetune/adapter ./merged", "merge ./adapter ./merged --base Sa2VA-4B --to released")
 _register(doctor, "doctor", "doctor --json > report.json")
-_register(train, "train finetune model=Sa2VA-4B data=./mine", "train run.yaml steps=100 --dry-run")
+_register(
+    train,
+    "train finetune --data ./mine --model Sa2VA-4B",
+    "train sa2va-internvl3-2b --data ./data batch_size=1 accumulation=16",
+    "train run.yaml steps=100 --dry-run",
+)
+app.add_typer(evaluation, name="eval")
+app.add_typer(data, name="data")

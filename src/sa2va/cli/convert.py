@@ -21,20 +21,33 @@ class Target(StrEnum):
     RELEASED = "released"
 
 
+class Dtypes(StrEnum):
+    """Number formats of the tensors written."""
+
+    KEPT = "kept"
+    RELEASED = "released"
+
+
 @command
 def convert(
     screen: Screen,
     source: Annotated[
-        str, typer.Argument(metavar="SRC", show_default=False, help="Checkpoint: folder, hub id, or zoo name.")
+        str,
+        typer.Argument(
+            metavar="SRC", show_default=False, help="A checkpoint (folder, hub id, zoo name) or an adapter."
+        ),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", show_default=False, help="New or empty folder.")],
     to: Annotated[
         Target | None, typer.Option(show_default=False, help="Layout to write; by default the one SRC is not in.")
     ] = None,
+    dtypes: Annotated[
+        Dtypes, typer.Option(help="Number formats: as in SRC, or those of the released files.")
+    ] = Dtypes.KEPT,
 ) -> None:
     """Rewrite a checkpoint: released layout to this package's own, or back.
 
-    Tensors keep their values and number formats. A damaged or incomplete checkpoint
+    Tensors keep their values. An adapter is merged into the model that it names. A damaged or incomplete checkpoint
     is refused, and nothing is written.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
@@ -44,7 +57,7 @@ def convert(
     from sa2va.checkpoint.convert import convert as rewrite
 
     with quiet_libraries(screen):
-        layout = rewrite(name, destination, None if to is None else to.value)
+        layout = rewrite(name, destination, None if to is None else to.value, dtypes=dtypes.value)
     files = sorted(path.name for path in destination.iterdir())
     if screen.json:
         screen.emit({"source": name, "destination": str(destination), "layout": layout, "files": files})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,10 @@ from sa2va import zoo
 from sa2va.cli.command import command
 from sa2va.cli.loading import quiet_libraries
 from sa2va.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from sa2va.train.config import TrainConfig
+    from sa2va.train.run import Run
 
 
 @command
@@ -27,38 +32,82 @@ def train(
             metavar="KEY=VALUE...", show_default=False, help="Settings, e.g. steps=100 loss.weights.dice=1."
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", show_default=False, help="What to start from; the same as model=MODEL."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="ROOT", show_default=False, help="Folder of the data, for presets; as data=ROOT."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", metavar="OUT", show_default=False, help="Folder of the run; as output=OUT."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, run two steps, and leave nothing behind.")
     ] = False,
 ) -> None:
     """Train or fine-tune a model.
 
-    Says first what is trained, on which data and in how much memory. A run that was stopped goes on from its last
-    checkpoint when the same command is given again.
+    Says first what differs from the recipe, what is trained, on which data and in how much memory. A run that was
+    stopped goes on from its last checkpoint when the same command is given again.
+
+    Presets: [bold]finetune[/bold] for own data, and one for each released model ([bold]sa2va-4b[/bold], ...).
 
     On several GPUs: [bold]torchrun --nproc-per-node 8 -m sa2va.cli train ...[/bold]
     """
-    from sa2va.train.config import TrainConfig
-    from sa2va.train.overview import overview
+    from sa2va.train.overview import changes, overview
     from sa2va.train.parsing import plain
-    from sa2va.train.presets import preset
     from sa2va.train.run import prepare
     from sa2va.train.run import train as run_training
 
-    words = settings or []
-    is_file = Path(recipe).suffix in (".yaml", ".yml", ".json")
-    config = TrainConfig.from_file(recipe, words) if is_file else preset(recipe, words)
+    given = {"model": model, "data": data, "output": out}
+    words = [*(settings or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    original, config = _configurations(recipe, words)
     first = os.environ.get("RANK", "0") == "0"
     config = replace(config, model=zoo.resolve(config.model))
     with quiet_libraries(screen):
         run = prepare(config)
         if first:
-            for part in overview(run, int(os.environ.get("WORLD_SIZE", "1"))):
+            for part in [*changes(original, config, recipe), *overview(run, int(os.environ.get("WORLD_SIZE", "1")))]:
                 screen.result(part)
         folder = run_training(
             run, dry_run=dry_run, progress=not screen.quiet, note=screen.note if first else lambda _: None
         )
     if first and dry_run:
         screen.note("two steps went well; nothing was kept")
+    if first and folder is not None:
+        screen.note(_how_to_try(run, folder))
     if first and screen.json:
         screen.emit({"model": None if folder is None else str(folder), "config": plain(config)})
+
+
+def _configurations(recipe: str, words: list[str]) -> tuple[TrainConfig, TrainConfig]:
+    """A preset or file as it is, and with the words applied."""
+    from sa2va.train.config import TrainConfig
+    from sa2va.train.presets import recipe_and_overrides
+
+    if Path(recipe).suffix in (".yaml", ".yml", ".json"):
+        original = TrainConfig.from_file(recipe, [word for word in words if word.startswith("model=")])
+    else:
+        original, words = recipe_and_overrides(recipe, words)
+    return original, original.with_overrides(words)
+
+
+def _how_to_try(run: Run, folder: Path) -> str:
+    """Commands that show what a run has learnt, about something its data speak of."""
+    sample = next((part.source[0] for part in run.parts if part.source[0].frames), None)
+    model = shlex.quote(str(folder))
+    if sample is None:
+        return f"try it:\n  sa2va chat - --model {model}"
+    medium = "CLIP.mp4" if sample.video else "PICTURE.jpg"
+    lines = [
+        f"sa2va chat {medium} {shlex.quote(sample.turns[0].question)} --model {model}",
+        f'sa2va {"track" if sample.video else "segment"} {medium} "WHAT TO FIND" --model {model} -o out',
+    ]
+    if (folder / "adapter").is_dir():
+        lines.append(f"sa2va convert {model} EXPORTED --to released   # for users of the reference's code")
+    return "\n  ".join(["try it:", *lines])

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -32,11 +33,14 @@ class EncodeOptions:
         max_length: most tokens of a conversation.
         key_frames: most frames of a clip that the language model sees; SAM 2 sees all.
         key_frame_policy: ``"uniform"`` over the clip, or the ``"first"`` ones.
+        targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the share of its area that
+            the object covers (``"area"``), from which small pictures learn borders finer than a cell.
     """
 
     max_length: int = 8192
     key_frames: int = 5
     key_frame_policy: Literal["uniform", "first"] = "uniform"
+    targets: Literal["nearest", "area"] = "nearest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,8 @@ class Encoded:
         id: name of the sample. ids, labels: (L,) int64; none of either for clicks.
         pixel_values, image_grid_thw: what the vision tower takes, see ``VisionInputs``.
         regions: bool (R, cells, cells). grounding: float32 (F, 3, S, S), only where there are masks.
-        masks: bool (K, F, s, s) targets at the side of predicted masks, in the order of ``[SEG]``.
+        masks: bool (K, F, s, s) targets at the side of predicted masks, in the order of ``[SEG]``; float32 0..1 where
+            ``EncodeOptions.targets`` is ``"area"``.
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
     """
@@ -87,7 +92,7 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
     cells = processor.cells or 16
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
     ids, labels, kept = _fitting_ids(sample, processor, vision, regions, options.max_length)
-    masks = _targets(sample.masks[: _count_seg(kept)], processor.grounding_side)
+    masks = _targets(sample.masks[: _count_seg(kept)], processor.grounding_side, options)
     objects = 0 if masks is None else len(masks)
     if ids.count(processor.seg_token_id) != objects:
         raise ValueError(
@@ -107,7 +112,9 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
     )
 
 
-def encode_clicks(sample: Sample, processor: Sa2VAProcessor, rng: np.random.Generator) -> Encoded:
+def encode_clicks(
+    sample: Sample, processor: Sa2VAProcessor, rng: np.random.Generator, options: EncodeOptions | None = None
+) -> Encoded:
     """Encode a sample's pictures and masks with random clicks and boxes, without its text: SAM 2 is trained alone.
 
     Equal masks count once; objects that the first frame does not show cannot be clicked on and are left out.
@@ -128,7 +135,7 @@ def encode_clicks(sample: Sample, processor: Sa2VAProcessor, rng: np.random.Gene
         ids=nothing,
         labels=nothing,
         grounding=grounding_pixels([Image.fromarray(picture) for picture in sample.pictures()], side),
-        masks=_targets(masks, side),
+        masks=_targets(masks, side, options or EncodeOptions()),
         points=torch.from_numpy(np.array([[points for points, _ in row] for row in clicks], dtype=np.float32)),
         point_labels=torch.from_numpy(np.array([[labels for _, labels in row] for row in clicks], dtype=np.int64)),
     )
@@ -147,8 +154,13 @@ def _nearest(length: int, side: int) -> Tensor:
     return (torch.arange(side, dtype=torch.float32) * (length / side)).floor().long().clamp(max=length - 1)
 
 
-def _targets(masks: Sequence[np.ndarray], grounding_side: int) -> Tensor | None:
-    return resize_masks(torch.from_numpy(np.stack(masks)), grounding_side // 4) if len(masks) else None
+def _targets(masks: Sequence[np.ndarray], grounding_side: int, options: EncodeOptions) -> Tensor | None:
+    if not len(masks):
+        return None
+    stacked_KFHW, side = torch.from_numpy(np.stack(masks)), grounding_side // 4
+    if options.targets == "nearest":
+        return resize_masks(stacked_KFHW, side)
+    return F.adaptive_avg_pool2d(stacked_KFHW.float(), side)
 
 
 def _key_frames(count: int, options: EncodeOptions) -> list[int]:

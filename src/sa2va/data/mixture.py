@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,9 +17,23 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from sa2va.data.encode import Encoded, SampleRejected
 from sa2va.data.sample import Sample
+from sa2va.runtime import logger
 
 #: A sample that is rejected is replaced by a neighbour; so many in a row mean that the source does not fit.
 _MOST_REJECTED_IN_A_ROW = 100
+#: The share of broken samples is taken of at least so many, or one at the start would be all of them.
+_LEAST_COUNTED = 1000
+#: Broken samples that each worker remembers for messages.
+_NAMED = 4
+
+
+class Counted(IntEnum):
+    """What is counted while samples are encoded: asked for, rejected, broken, and shortened to ``max_length``."""
+
+    ASKED = 0
+    REJECTED = 1
+    BROKEN = 2
+    SHORTENED = 3
 
 
 class Source(Protocol):
@@ -115,13 +130,15 @@ class MixtureOrder(Sampler[Visit]):
 class EncodedDataset(Dataset[Encoded]):
     """Samples of a mixture, encoded when they are asked for; data loader workers run this.
 
-    A rejected sample is replaced by the next one of its source that fits, and counted.
+    A sample that is rejected (too long) or broken (an unreadable picture, a wrong annotation) is replaced by the next
+    one of its source that fits, and counted; a broken one is named in a warning, too.
 
     Args:
         parts: the sources.
         encode: makes an [`Encoded`] of a sample; its random choices come from the generator.
         seed: of these generators: each visit of a run has its own.
         workers: number of data loader workers.
+        max_broken: share of broken samples up to which ``check`` is silent; the first thousand samples count as one.
     """
 
     def __init__(
@@ -131,10 +148,13 @@ class EncodedDataset(Dataset[Encoded]):
         *,
         seed: int,
         workers: int = 0,
+        max_broken: float = 0.01,
     ):
-        self.parts, self.encode, self.seed = tuple(parts), encode, seed
+        self.parts, self.encode, self.seed, self.max_broken = tuple(parts), encode, seed, max_broken
         # Shared between processes; every worker writes to its own row.
-        self._counts = torch.zeros(workers + 1, 2, dtype=torch.int64).share_memory_()
+        self._counts = torch.zeros(workers + 1, len(Counted), dtype=torch.int64).share_memory_()
+        self._last_broken = torch.full((workers + 1, _NAMED, 2), -1, dtype=torch.int64).share_memory_()
+        self._warned: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
         return sum(part.count for part in self.parts)
@@ -142,31 +162,59 @@ class EncodedDataset(Dataset[Encoded]):
     def __getitem__(self, visit: Visit) -> Encoded:
         part = self.parts[visit.part]
         rng = np.random.default_rng((self.seed, visit.position))
-        worker = get_worker_info()
-        counts = self._counts[worker.id + 1 if worker else 0]
+        counts = self._counts[self._row]
+        counts[Counted.ASKED] += 1
         for attempt in range(_MOST_REJECTED_IN_A_ROW):
+            index = (visit.index + attempt) % len(part.source)
             try:
-                encoded = self.encode(part.source[(visit.index + attempt) % len(part.source)], rng)
+                encoded = self.encode(part.source[index], rng)
             except SampleRejected as error:
+                reason: Exception = error
+                counts[Counted.REJECTED] += 1
+            except (ValueError, OSError) as error:
                 reason = error
-                counts[0] += 1
-                continue
-            counts[1] += encoded.turns_dropped > 0
-            return encoded
+                self._note_broken(visit.part, index, error)
+            else:
+                counts[Counted.SHORTENED] += encoded.turns_dropped > 0
+                return encoded
         raise ValueError(
             f"data source {part.name!r}: {_MOST_REJECTED_IN_A_ROW} samples in a row cannot be trained on; the last "
             f"one: {reason}"
         )
 
-    @property
-    def rejected(self) -> int:
-        """Samples that were replaced so far, in this process and its workers."""
-        return int(self._counts[:, 0].sum())
+    def count(self, kind: Counted) -> int:
+        """Samples of a kind so far, in this process and its workers; one that is visited again counts again."""
+        return int(self._counts[:, kind].sum())
+
+    def broken_samples(self) -> list[str]:
+        """The names of the last few broken samples, as source and index."""
+        rows = self._last_broken.flatten(0, 1).unique(dim=0).tolist()
+        return [f"{self.parts[part].name}[{index}]" for part, index in rows if part >= 0]
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: more samples are broken than ``max_broken`` allows; the message names some.
+        """
+        asked, broken = self.count(Counted.ASKED), self.count(Counted.BROKEN)
+        if broken > self.max_broken * max(asked, _LEAST_COUNTED):
+            raise ValueError(
+                f"{broken} of {asked} samples are broken, more than max_broken={self.max_broken:g} allows: "
+                f"{', '.join(self.broken_samples())}; the warnings say why; mend or remove them, or raise max_broken"
+            )
 
     @property
-    def shortened(self) -> int:
-        """Samples that lost turns to ``max_length`` so far."""
-        return int(self._counts[:, 1].sum())
+    def _row(self) -> int:
+        worker = get_worker_info()
+        return worker.id + 1 if worker else 0
+
+    def _note_broken(self, part: int, index: int, reason: Exception) -> None:
+        counts, last = self._counts[self._row], self._last_broken[self._row]
+        last[int(counts[Counted.BROKEN]) % _NAMED] = torch.tensor([part, index])
+        counts[Counted.BROKEN] += 1
+        if (part, index) not in self._warned:
+            self._warned.add((part, index))
+            logger.warning("broken sample %s[%d], replaced by the next one: %s", self.parts[part].name, index, reason)
 
 
 def _repeated(size: int, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sa2va.data.encode import EncodeOptions, encode_sample
 from sa2va.data.sample import SEG, Sample
+from sa2va.processing.processor import Sa2VAProcessor
 
 _TINTS = ((255, 60, 60), (60, 130, 255), (40, 210, 90), (255, 170, 0), (200, 70, 255), (0, 210, 220), (255, 90, 180))
 _PAPER, _INK = (250, 250, 248), (30, 30, 30)
@@ -41,6 +44,35 @@ def preview(samples: Iterable[Sample], path: str | Path, columns: int = 4, width
             sheet.paste(card, (_GAP + column * (width + _GAP), top + _GAP))
     sheet.save(path, format="PNG")
     return Path(path)
+
+
+def as_trained(sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions | None = None) -> Sample:
+    """A sample as training sees it: squashed to SAM 2's square, masks as coarse as targets are, only turns that fit.
+
+    Args:
+        sample: any. processor: of the model. options: how samples become tensors.
+
+    Returns:
+        A sample to look at, whose id also says how many tokens it has.
+
+    Raises:
+        ValueError: it is wrong, or its first turn is too long.
+    """
+    encoded = encode_sample(sample, processor, options)
+    side, kept = processor.grounding_side, len(sample.turns) - encoded.turns_dropped
+    dropped = f", {encoded.turns_dropped} turns dropped" if encoded.turns_dropped else ""
+    squashed = replace(
+        sample,
+        id=f"{sample.id} ({len(encoded.ids)} tokens{dropped})",
+        turns=sample.turns[:kept],
+        tags=sample.tags[:kept],
+    )
+    if encoded.masks is None:
+        return squashed
+    zoom = side // encoded.masks.shape[-1]
+    masks = encoded.masks.repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
+    pictures = (Image.fromarray(picture).resize((side, side)) for picture in sample.pictures())
+    return replace(squashed, frames=tuple(map(np.asarray, pictures)), masks=tuple((masks > 0.5).numpy()))
 
 
 def _card(sample: Sample, width: int) -> Image.Image:
@@ -106,7 +138,8 @@ def _lines(sample: Sample, letters: int) -> list[tuple[str, tuple[int, int, int]
     colors: dict[int, tuple[int, int, int]] = {}
     for turn, tint in _owners(sample):
         colors.setdefault(turn, tint)
-    lines = [(f"{sample.source} {sample.id}", (120, 120, 120))]
+    name = sample.id if sample.id.startswith(f"{sample.source}/") else f"{sample.source} {sample.id}"
+    lines = [(name, (120, 120, 120))]
     for number, turn in enumerate(sample.turns):
         tag = f" ({sample.tags[number]})" if sample.tags else ""
         # Darkened tints stay readable on paper.

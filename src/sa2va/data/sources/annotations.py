@@ -18,12 +18,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sa2va.data.sample import LazyFrame, Sample
+from sa2va.data.sources.wording import ANSWERS, REQUESTS, phrase_of
 from sa2va.mask import Mask
 from sa2va.results import Turn
-
-#: The first is the wording of inference.
-REQUESTS = ("Please segment {} in this image.", "Segment {}.", "Can you find {} in the picture and give me its mask?")
-ANSWERS = ("It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].", "Sure, the segmentation result is [SEG].", "[SEG].")
 
 
 class Annotations:
@@ -59,7 +56,7 @@ class Annotations:
         with Image.open(path) as image:  # reads the header only
             width, height = image.size
         rng = random.Random(f"{self.seed}/{index}")
-        phrases = [phrase.lower().strip().removesuffix(".") for phrase in entry["text"]]
+        phrases = [phrase_of(phrase) for phrase in entry["text"]]
         return Sample(
             id=entry["image"],
             frames=(LazyFrame(partial(_read, path), (height, width)),),

@@ -1,0 +1,191 @@
+"""What is in a folder of data: which known sets are there, what of them is missing or malformed, and what they hold."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sa2va.data.mixture import Source
+from sa2va.data.sample import Sample
+from sa2va.processing.frames import uniform_indices
+
+#: Broken samples that a report names.
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A data set in a place that its reader knows.
+
+    Attributes:
+        factory: ``"module:class"`` of its source. places: files or folders under the root of which one shows that the
+            set is there. options: what the class is called with beside the root.
+        starts: first character of the file in ``places``, where two kinds of set share it.
+    """
+
+    factory: str
+    places: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    starts: str = ""
+
+    def is_there(self, root: Path) -> bool:
+        """Whether there is anything of it, complete or not."""
+        found = [root / place for place in self.places if (root / place).exists()]
+        return bool(found) and (not self.starts or _first_character(found[0]) == self.starts)
+
+    def open(self, root: Path, **options: Any) -> Source:
+        """Its source. ValueError (of which MissingData is one) or OSError when something is missing or malformed."""
+        module, _, name = self.factory.partition(":")
+        return getattr(importlib.import_module(module), name)(root, **self.options, **options)
+
+
+def _sources(module: str, name: str, sets: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, KnownSet]:
+    factory = f"sa2va.data.sources.{module}:{name}"
+    return {key: KnownSet(factory, (place,), options) for key, (place, options) in sets.items()}
+
+
+_REFER = ("refcoco", "refcoco+", "refcocog", "refclef", "grefcoco")
+#: Short name, what the reader calls it, and its file.
+_GCG = (
+    ("gcg-refcocog", "refcocog", "RefCOCOg_GCG_train.json"),
+    ("gcg-grandf", "grandf", "GranDf_HA_GCG_train.json"),
+    ("gcg-flickr", "flickr30k", "flickr_mergedGT_GCG_train.json"),
+    ("gcg-openpsg", "openpsg", "OpenPsgGCG_train.json"),
+)
+_OSPREY_FOLDER = "osprey-724k/Osprey-724K"
+_OSPREY = (
+    ("osprey-conversation", "conversation", "osprey_conversation.json"),
+    ("osprey-description", "description", "osprey_detail_description.json"),
+    ("osprey-parts", "part", "osprey_part_level.json"),
+    ("osprey-positive-negative", "positive_neg", "osprey_lvis_positive_negative.json"),
+    ("osprey-short", "short", "osprey_short_form.json"),
+)
+
+#: All sets by short name: the published ones under one folder, then forms of own data.
+KNOWN_SETS: dict[str, KnownSet] = {
+    **_sources("refer", "Refer", {name: (f"ref_seg/{name}", {"dataset": name}) for name in _REFER}),
+    "reasonseg": KnownSet("sa2va.data.sources.reasonseg:ReasonSeg", ("lisa_reasoning", "ReasonSeg", "reason_seg")),
+    **_sources("llava", "Llava", {"llava": ("llava_data", {})}),
+    **_sources("rvos", "ReVOS", {"revos": ("video_datas/revos", {})}),
+    **_sources("rvos", "MeViS", {"mevis": ("video_datas/mevis", {})}),
+    **_sources("rvos", "RefYouTubeVOS", {"ref-ytvos": ("video_datas/rvos", {})}),
+    **_sources("rvos", "RefDavis17", {"ref-davis17": ("video_datas/davis17/train", {})}),
+    **_sources("ref_sav", "RefSAV", {"ref-sav": ("video_datas/Ref-SAV.json", {})}),
+    **_sources("video_qa", "VideoQuestions", {"video-chat": ("video_datas/chat_univi", {})}),
+    **_sources("gcg", "Gcg", {n: (f"glamm_data/annotations/{file}", {"dataset": kind}) for n, kind, file in _GCG}),
+    **_sources(
+        "osprey", "Osprey", {n: (f"osprey-724k/Osprey-724K/{file}", {"kind": kind}) for n, kind, file in _OSPREY}
+    ),
+    "annotations": KnownSet("sa2va.data.sources.annotations:Annotations", ("annotations.json",), starts="["),
+    "coco": KnownSet("sa2va.data.sources.coco:Coco", ("annotations.json",), starts="{"),
+    **_sources("masks", "MaskFolder", {"mask-folder": ("phrases.json", {})}),
+    **_sources("rvos", "OwnVideos", {"video-json": ("meta_expressions.json", {})}),
+    **_sources("chat", "Chat", {"chat": ("chat.jsonl", {})}),
+}
+
+#: Those of them that are forms of own data.
+OWN_FORMS = ("annotations", "coco", "mask-folder", "video-json", "chat")
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What was found of a set.
+
+    Attributes:
+        name: its short name. problems: what its reader says is missing or malformed, one per line.
+        samples: how many can be asked for; 0 where the set cannot be read at all. checked: how many were.
+        turns, objects: in these. unseen: objects that no frame of their sample shows.
+        broken: samples that cannot be read, with the reason; the first few. broken_count: all of them.
+    """
+
+    name: str
+    problems: tuple[str, ...] = ()
+    samples: int = 0
+    checked: int = 0
+    turns: int = 0
+    objects: int = 0
+    unseen: int = 0
+    broken: tuple[tuple[str, str], ...] = ()
+    broken_count: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Nothing is missing, malformed or broken."""
+        return not self.problems and not self.broken_count and self.samples > 0
+
+
+def present_sets(root: str | Path) -> list[str]:
+    """Short names of the sets of which anything is in a folder. ValueError when the folder does not exist."""
+    folder = Path(root)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the one that holds the data")
+    return [name for name, known in KNOWN_SETS.items() if known.is_there(folder)]
+
+
+def open_set(root: str | Path, name: str) -> tuple[Source | None, tuple[str, ...]]:
+    """A set with what its reader complains of; where only single entries are bad, a source of the good ones.
+
+    Raises:
+        ValueError: no set has this name.
+    """
+    if name not in KNOWN_SETS:
+        raise ValueError(f"no data set is named {name!r}; take one of {', '.join(KNOWN_SETS)}")
+    known = KNOWN_SETS[name]
+    try:
+        return known.open(Path(root)), ()
+    except (ValueError, OSError) as error:
+        problems = tuple(str(error).splitlines())
+    try:
+        return known.open(Path(root), skip_broken=True), problems
+    except (ValueError, OSError, TypeError):  # TypeError: a reader that takes all or nothing
+        return None, problems
+
+
+def check_set(
+    root: str | Path, name: str, most: int | None = 200, step: Callable[[int, int], object] = lambda done, total: None
+) -> SetReport:
+    """Read a set, and some of its samples with their pictures.
+
+    Args:
+        root: the folder. name: a key of [`KNOWN_SETS`].
+        most: samples to look at, spread evenly; None for all. step: told how many of how many are done.
+
+    Raises:
+        ValueError: no set has this name, or ``most`` is below 1.
+    """
+    source, problems = open_set(root, name)
+    if source is None:
+        return SetReport(name, problems)
+    size = len(source)
+    indices = list(range(size)) if most is None else uniform_indices(size, min(most, size)) if most > 0 else []
+    if not indices:
+        raise ValueError(f"most must be at least 1, got {most}")
+    turns = objects = unseen = 0
+    broken: list[tuple[str, str]] = []
+    for done, index in enumerate(indices, start=1):
+        try:
+            sample = _whole(source, index)
+        except (ValueError, OSError) as error:
+            broken.append((f"{name}[{index}]", " ".join(str(error).split())))
+        else:
+            turns += len(sample.turns)
+            objects += len(sample.masks)
+            unseen += sum(not mask.any() for mask in sample.masks)
+        step(done, len(indices))
+    return SetReport(name, problems, size, len(indices), turns, objects, unseen, tuple(broken[:_NAMED]), len(broken))
+
+
+def _whole(source: Source, index: int) -> Sample:
+    """A sample whose pictures could all be decoded."""
+    sample = source[index].validate()
+    for frame in range(len(sample.frames)):
+        sample.picture(frame)
+    return sample
+
+
+def _first_character(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(64).decode("utf-8-sig", errors="replace").lstrip()[:1]

@@ -1,0 +1,148 @@
+"""COCO instance files, and masks from every way COCO writes a segmentation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from pycocotools import mask as coco
+
+from sa2va.data.formats.layout import read_json
+from sa2va.mask import MAX_PIXELS, Mask, Size
+
+# Three points; fewer enclose nothing, and pycocotools reads four numbers as a box.
+_FEWEST_NUMBERS = 6
+# pycocotools walks along every edge, so an absurd coordinate would cost absurd memory.
+_FARTHEST = 2
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """A picture of a COCO file.
+
+    Attributes:
+        id: its number. file_name: as written in the file. size: (height, width) in pixels.
+    """
+
+    id: int
+    file_name: str
+    size: Size
+
+
+class CocoInstances:
+    """The pictures and annotations of a COCO file; masks are decoded when asked for.
+
+    Attributes:
+        path: the file. images: by id. annotations: by id, as in the file (id, image_id, segmentation, ...).
+        categories: names by id. captions: by id of the picture, where pictures carry any themselves.
+
+    Raises:
+        ValueError: the file is not JSON, or a picture or annotation lacks what it needs; the message names it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        content = read_json(self.path)
+        try:
+            self.images = {image["id"]: _image(image) for image in content["images"]}
+            self.annotations: dict[int, dict[str, Any]] = {entry["id"]: entry for entry in content["annotations"]}
+            self.categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
+            self.captions = {image["id"]: str(image["caption"]) for image in content["images"] if image.get("caption")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is not a COCO file: expected images with id, file_name, height and width, and "
+                f"annotations with id ({type(error).__name__}: {error})"
+            ) from error
+
+    def mask(self, annotation_id: int) -> Mask:
+        """The mask of one annotation, of the size of its picture. ValueError naming it when it is malformed."""
+        annotation = self.annotations[annotation_id]
+        try:
+            return decode_segmentation(annotation["segmentation"], self.images[annotation["image_id"]].size)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{self.path}, annotation {annotation_id}: {error}") from error
+
+    def only(self, annotation_ids: Collection[int]) -> CocoInstances:
+        """The same with these annotations and their pictures alone, to hold less in memory."""
+        kept = copy.copy(self)
+        kept.annotations = {number: self.annotations[number] for number in annotation_ids}
+        shown = {annotation["image_id"] for annotation in kept.annotations.values()}
+        kept.images = {number: image for number, image in self.images.items() if number in shown}
+        return kept
+
+
+def decode_segmentation(segmentation: Any, size: Size) -> Mask:
+    """The mask of a COCO segmentation.
+
+    Args:
+        segmentation: a list of polygons ``[x0, y0, x1, y1, ...]``, which are united (those of fewer than three points
+            enclose nothing); an RLE ``{"size", "counts"}``, its counts text, bytes or a list; or a list of RLEs.
+        size: (height, width) of the picture in pixels.
+
+    Raises:
+        ValueError: none of these, nothing to enclose, coordinates far outside the picture, or an RLE of another size.
+    """
+    if isinstance(segmentation, dict):
+        mask = Mask.from_rle(segmentation)
+        if mask.size != tuple(size):
+            raise ValueError(f"expected an RLE of size {list(size)} (height, width), got {list(mask.size)}")
+        return mask
+    if isinstance(segmentation, list) and segmentation and all(isinstance(part, dict) for part in segmentation):
+        return unite((decode_segmentation(part, size) for part in segmentation), size)
+    return _from_polygons(_checked_polygons(segmentation, size), size)
+
+
+def is_segmentation(segmentation: Any) -> bool:
+    """Whether a segmentation has the form that [`decode_segmentation`] reads; its numbers are not looked at."""
+    if isinstance(segmentation, dict):
+        return len(segmentation.get("size") or ()) == 2 and "counts" in segmentation
+    if not isinstance(segmentation, list) or not segmentation:
+        return False
+    if all(isinstance(part, dict) for part in segmentation):
+        return all(map(is_segmentation, segmentation))
+    lists = all(isinstance(part, list) and len(part) % 2 == 0 for part in segmentation)
+    return lists and any(len(part) >= _FEWEST_NUMBERS for part in segmentation)
+
+
+def unite(masks: Iterable[Mask], size: Size) -> Mask:
+    """The union of masks of one picture; empty for none. size: (height, width)."""
+    first, *others = [*masks] or [Mask.from_array(np.zeros(size, dtype=bool))]
+    return reduce(Mask.__or__, others, first)
+
+
+def _image(record: dict[str, Any]) -> CocoImage:
+    size = (int(record["height"]), int(record["width"]))
+    if not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) < 1:
+        raise ValueError(f"image {record['id']} has size {size}")
+    return CocoImage(record["id"], str(record["file_name"]), size)
+
+
+def _checked_polygons(segmentation: Any, size: Size) -> list[list[float]]:
+    parts = segmentation if isinstance(segmentation, list) else []
+    kept = []
+    for part in parts:
+        numbers = np.asarray(part, dtype=object) if isinstance(part, list) else None
+        if numbers is None or numbers.size % 2 or not all(isinstance(number, int | float) for number in numbers.flat):
+            raise ValueError(f"expected polygons [x0, y0, x1, y1, ...] or RLE, got a part {str(part)[:60]}")
+        if numbers.size < _FEWEST_NUMBERS:
+            continue
+        points = numbers.astype(float).reshape(-1, 2)
+        limits = np.array([size[1], size[0]])
+        if not ((points >= (1 - _FARTHEST) * limits) & (points <= _FARTHEST * limits)).all():
+            raise ValueError(
+                f"a polygon reaches {np.abs(points).max():g}, far outside the picture of {size[0]} x {size[1]} pixels"
+            )
+        kept.append(points.ravel().tolist())
+    if not kept:
+        raise ValueError(f"expected polygons of three points or more, or RLE, got {str(segmentation)[:60]}")
+    return kept
+
+
+def _from_polygons(polygons: list[list[float]], size: Size) -> Mask:
+    merged = coco.merge(coco.frPyObjects(cast(Any, polygons), *size))
+    return Mask(size, cast(bytes, merged["counts"]).decode("ascii"))

@@ -1,0 +1,96 @@
+"""Requests for masks in one picture, as samples: what all sources of pictures have in common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from sa2va.data.formats.pictures import lazy_picture
+from sa2va.data.sample import Sample
+from sa2va.data.sources.clips import check_counts, deal
+from sa2va.data.sources.wording import ANSWERS, NO_TARGET_ANSWERS, request_for
+from sa2va.mask import Mask, Size
+from sa2va.results import Turn
+
+#: Most turns of a sample unless a source is told otherwise: few pictures have more phrases.
+MOST_PHRASES = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something to ask for.
+
+    Attributes:
+        text: a phrase, or a question. mask: makes what it means; None when nothing in the picture is meant.
+        question, answer: the whole of them, where the wording is not to be drawn.
+    """
+
+    text: str
+    mask: Callable[[], Mask] | None
+    question: str | None = None
+    answer: str | None = None
+
+    def turn(self, rng: random.Random) -> Turn:
+        """Question and answer; their wordings are drawn by ``rng``."""
+        answer = self.answer or rng.choice(ANSWERS if self.mask else NO_TARGET_ANSWERS)
+        return Turn(self.question or request_for(self.text, rng), answer)
+
+
+class View(NamedTuple):
+    """One look at an entry: which entry, which look, and what tells its sample's id from those of other looks."""
+
+    place: int
+    number: int
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a source draws at random, the same whenever a sample is asked for.
+
+    Attributes:
+        seed: another seed draws others. phrases: most turns of a sample.
+        views: samples per entry, with wordings of their own; where an entry has more than ``phrases``, its views show
+            all of them equally often, give or take one.
+    """
+
+    seed: int
+    phrases: int = MOST_PHRASES
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        check_counts(phrases=self.phrases, views=self.views)
+
+    def view(self, index: int, entries: int) -> View:
+        """Which view of which entry sample ``index`` is. IndexError outside of the source."""
+        if not 0 <= index < entries * self.views:
+            raise IndexError(f"index {index} is outside of 0..{entries * self.views - 1}")
+        number, place = divmod(index, entries)
+        return View(place, number, f"#{number}" if self.views > 1 else "")
+
+    def choose(self, items: Sequence[T], view: View) -> list[T]:
+        """At most ``phrases`` of an entry's items, in random order, none of them twice."""
+        return deal(items, self.phrases, view.number, random.Random(f"{self.seed}/{view.place}"))
+
+    def wording(self, index: int) -> random.Random:
+        """Draws the wordings of sample ``index``."""
+        return random.Random(f"{self.seed}/{index}/wording")
+
+
+def requests_sample(
+    requests: Sequence[Request], rng: random.Random, *, name: str, image: Path, size: Size | None, source: str
+) -> Sample:
+    """A turn for each request.
+
+    Args:
+        requests: at least one. rng: draws wordings. name: id of the sample. image: the picture. source: its source.
+        size: (height, width) that the annotations say; None where they do not.
+    """
+    turns = tuple(one.turn(rng) for one in requests)
+    masks = tuple(one.mask().array[None] for one in requests if one.mask)
+    return Sample(name, (lazy_picture(image, size),), turns, masks, source=source)
