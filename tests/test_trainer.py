@@ -495,11 +495,12 @@ def test_what_cannot_work_is_found_before_the_first_step(
         prepare(tune().with_overrides([word]))
 
 
-def test_deepspeed_stage_three_is_refused(tune: Callable[..., TrainConfig], tmp_path: Path):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_does_not_train_through_the_memory(tune: Callable[..., TrainConfig], tmp_path: Path, stage: int):
     path = tmp_path / "zero.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
-    with pytest.raises(ValueError, match="take stage 2"):
-        tune(deepspeed=str(path)).check()
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    with pytest.raises(ValueError, match=f"ZeRO stage {stage}.*take stage 1 or fsdp=true"):
+        tune(deepspeed=str(path), prompted_frames=1).check()
 
 
 def test_only_complete_checkpoints_count(tune: Callable[..., TrainConfig], tmp_path: Path):

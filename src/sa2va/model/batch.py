@@ -89,11 +89,13 @@ class Sa2VAOutput:
         masks: predictions of all N object-frame pairs, or None without ``[SEG]``. Pairs are ordered by sample, then
             by object (in the order of its ``[SEG]``), then by frame.
         objects_per_sample: number of ``[SEG]`` tokens, or of clicked objects, of each sample.
+        seg_states: (K, D) state of every ``[SEG]``, sample by sample; None for a batch of clicks.
     """
 
     logits: Tensor | None
     masks: MaskPrediction | None
     objects_per_sample: tuple[int, ...]
+    seg_states: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ def sam2_config(
     width: int,
     memory_layers: int = 4,
     memory_mlp: int = 2048,
+    decoder_heads: int = 8,
+    decoder_mlp: int = 2048,
     background: int = 7,
     version: Literal["2.0", "2.1"] = "2.0",
 ) -> Sam2VideoConfig:
@@ -51,20 +53,19 @@ def sam2_config(
             stage.
         width: channels of the feature pyramid, decoder and memory attention.
         memory_layers, memory_mlp: depth and feed-forward width of memory attention.
+        decoder_heads, decoder_mlp: attention heads and feed-forward width of the mask decoder.
         background: side of the position embedding that is stretched over the image.
         version: 2.0 (the released checkpoints) lacks the occlusion embedding and the temporal code of object
             pointers.
     """
     dims = [embed_dim * 2**stage for stage in range(4)]
-    return Sam2VideoConfig(
-        image_size=image_size,
+    config = Sam2VideoConfig(
         vision_config={
             "model_type": "sam2_vision_model",
             "backbone_config": {
                 "model_type": "sam2_hiera_det_model",
                 "hidden_size": embed_dim,
                 "num_attention_heads": num_heads,
-                "image_size": [image_size, image_size],
                 "blocks_per_stage": list(blocks),
                 "embed_dim_per_stage": dims,
                 "num_attention_heads_per_stage": [num_heads * 2**stage for stage in range(4)],
@@ -73,22 +74,34 @@ def sam2_config(
                 "window_positional_embedding_background_size": [background] * 2,
             },
             "backbone_channel_list": dims[::-1],
-            "backbone_feature_sizes": [[image_size // stride] * 2 for stride in (4, 8, 16)],
             "fpn_hidden_size": width,
         },
-        prompt_encoder_config={"hidden_size": width, "image_size": image_size},
-        mask_decoder_config={"hidden_size": width},
+        prompt_encoder_config={"hidden_size": width},
+        mask_decoder_config={"hidden_size": width, "num_attention_heads": decoder_heads, "mlp_dim": decoder_mlp},
         enable_occlusion_spatial_embedding=version == "2.1",
         enable_temporal_pos_encoding_for_object_pointers=version == "2.1",
         memory_attention_hidden_size=width,
         memory_attention_num_layers=memory_layers,
         memory_attention_feed_forward_hidden_size=memory_mlp,
-        memory_attention_rope_feat_sizes=[image_size // STRIDE] * 2,
         memory_encoder_hidden_size=width,
         mask_downsampler_embed_dim=width,
         memory_fuser_embed_dim=width,
         memory_fuser_intermediate_dim=4 * width,
     )
+    set_grounding_side(config, image_size)
+    return config
+
+
+def set_grounding_side(config: Sam2VideoConfig, side: int) -> None:
+    """Let SAM 2 see pictures of another size, in place; no weight has another shape.
+
+    Args:
+        side: of the square input, pixels; a multiple of 32.
+    """
+    config.image_size = config.prompt_encoder_config.image_size = side
+    config.vision_config.backbone_config.image_size = [side, side]
+    config.vision_config.backbone_feature_sizes = [[side // stride] * 2 for stride in (4, 8, 16)]
+    config.memory_attention_rope_feat_sizes = [side // STRIDE] * 2
 
 
 @strict

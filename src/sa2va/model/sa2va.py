@@ -239,13 +239,14 @@ class Sa2VAModel(PreTrainedModel):
         is_seg = (batch.input_ids == self.config.seg_token_id) & batch.attention_mask
         objects = tuple(is_seg.sum(dim=1).tolist())
         _check_objects(batch, objects)
-        tokens = language_tokens(self.sam2, self.projection(states.seg[is_seg]))
+        seg_states = states.seg[is_seg]
+        tokens = language_tokens(self.sam2, self.projection(seg_states))
         pair_object, _ = _object_frame_pairs(objects, _frames(batch, objects), tokens.device)
         masks = self._predict_masks(batch, tokens[pair_object], objects, prompted_frames)
         normed = states.normed
         if labelled_only and batch.labels is not None:
             normed = normed[:, :-1][batch.labels[:, 1:] != IGNORED_LABEL]
-        return Sa2VAOutput(self.vlm.lm_head(normed), masks, objects)
+        return Sa2VAOutput(self.vlm.lm_head(normed), masks, objects, seg_states)
 
     def _predict_masks(
         self, batch: Batch, tokens_NPC: Tensor, objects: tuple[int, ...], prompted_frames: int | None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sa2va.data.check import KNOWN_SETS
 from sa2va.data.encode import EncodeOptions
 from sa2va.data.mixture import Part, Source
 from sa2va.runtime import require_extra
@@ -22,10 +23,11 @@ from sa2va.train.parsing import build, override, plain, read_settings
 from sa2va.train.trainable import TrainableOptions
 
 CONFIG_FILE = "train_config.json"
-#: Data sources by short name; any other is ``"package.module:factory"``.
-SOURCES = {
-    "synthetic": "sa2va.data.synthetic:SyntheticWorld",
-    "annotations": "sa2va.data.sources.annotations:Annotations",
+#: Data sources by short name: where they are, and options that the name stands for. Any other source is
+#: ``"package.module:factory"``.
+SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
+    "synthetic": ("sa2va.data.synthetic:SyntheticWorld", {}),
+    **{name: (known.factory, dict(known.options)) for name, known in KNOWN_SETS.items()},
 }
 
 
@@ -49,7 +51,8 @@ class SourceOptions:
         Raises:
             ValueError: there is no such kind, or it refuses its options.
         """
-        module, colon, name = SOURCES.get(self.kind, self.kind).partition(":")
+        place, meant = SOURCES.get(self.kind, (self.kind, {}))
+        module, colon, name = place.partition(":")
         if not colon:
             raise ValueError(
                 f"unknown data source {self.kind!r}; take one of {sorted(SOURCES)}, or 'package.module:name'"
@@ -59,7 +62,7 @@ class SourceOptions:
         except (ImportError, AttributeError) as error:
             raise ValueError(f"data source {self.kind!r} cannot be imported: {error}") from error
         try:
-            source = factory(**self.options)
+            source = factory(**{**meant, **self.options})
         except TypeError as error:
             raise ValueError(f"data source {self.kind!r} does not take options {self.options}: {error}") from error
         return Part(self.kind, source, self.repeats, self.group)
@@ -70,25 +73,33 @@ class TrainConfig:
     """One run. Numbers default to the released recipe.
 
     Attributes:
-        model: checkpoint to start from, folder or hub id. output: folder of the run.
+        model: what to start from, folder or hub id: a released checkpoint, one of ours, or, with ``sam2``, a base
+            vision-language model. output: folder of the run.
+        sam2: folder, hub id or Meta's ``.pt`` file of the SAM 2 that a base model is joined with; None where ``model``
+            is a Sa2VA checkpoint already. template: chat template of such an InternVL; None means ``"qwen_chat"``.
+        quantization: ``"nf4"`` keeps the frozen linear layers of the language model in four bits (CUDA, LoRA only).
         data: the sources. encode: how samples become tensors.
         stage: ``"joint"``: text and masks. ``"segmenter"``: SAM 2 alone, from random clicks and boxes, without text.
+            ``"towers"``, ``"language"``: what a model that starts from nothing learns before, see
+            ``sa2va.train.pretext``.
         trainable: what is trained. loss: how losses are computed.
+        grounding_side: side of the pictures that SAM 2 sees from now on, pixels, a multiple of 32; None keeps it.
         prompted_frames: None decodes every frame from its prompt, without memory (released). A number prompts that
             many frames of each clip and follows the rest through the memory, with gradients.
         steps: optimizer steps; None trains for ``epochs``.
         batch_size: samples per process and micro-batch. accumulation: micro-batches per step.
-        learning_rate, betas, weight_decay: of AdamW. lr_scale: factor on the learning rate of a part.
+        optimizer: ``"adamw"`` (released), or ``"muon"`` for the matrices of a model that starts from nothing.
+        learning_rate, betas, weight_decay: of the optimizer. lr_scale: factor on the learning rate of a part.
         decay: which parameters decay: ``"all"`` (released), or ``"matrices"`` only.
         clip_norm: largest gradient norm.
         warmup: share of the steps in which the rate rises from nearly nothing; then it falls to 0 as a cosine.
         precision: ``"bf16"``: frozen weights and computation in bfloat16, trained weights in float32.
             ``"fp32"``: everything in float32.
         checkpoint_activations: recompute activations in the backward pass, which saves memory for a third more time.
-        workers: data loader processes per process.
+        workers: data loader processes per process. max_broken: share of broken samples above which a run stops.
         log_every, save_every: steps. keep: checkpoints that stay; older ones are deleted.
         report_to: what Trainer reports to besides the screen, e.g. ``["tensorboard"]``.
-        fsdp: shard the model with FSDP2. deepspeed: JSON file of a DeepSpeed configuration, ZeRO stage 1 or 2.
+        fsdp: shard the model with FSDP2. deepspeed: JSON file of a DeepSpeed configuration, ZeRO stage 1 to 3.
         resume: go on from the last complete checkpoint in ``output``, if there is one.
     """
 
@@ -96,14 +107,19 @@ class TrainConfig:
     output: str
     data: tuple[SourceOptions, ...]
     encode: EncodeOptions = field(default_factory=EncodeOptions)
-    stage: Literal["joint", "segmenter"] = "joint"
+    sam2: str | None = None
+    template: str | None = None
+    quantization: Literal["nf4"] | None = None
+    stage: Literal["joint", "segmenter", "towers", "language"] = "joint"
     trainable: TrainableOptions = field(default_factory=TrainableOptions)
     loss: LossOptions = field(default_factory=LossOptions)
+    grounding_side: int | None = None
     prompted_frames: int | None = None
     epochs: float = 1.0
     steps: int | None = None
     batch_size: int = 2
     accumulation: int = 8
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 4e-5
     lr_scale: dict[str, float] = field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -114,6 +130,7 @@ class TrainConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpoint_activations: bool = True
     workers: int = 4
+    max_broken: float = 0.01
     seed: int = 0
     log_every: int = 10
     save_every: int = 2000
@@ -170,7 +187,22 @@ class TrainConfig:
                 )
             if not (weights.bce or weights.dice or weights.focal):
                 raise ValueError('stage "segmenter" needs a mask loss; set loss.weights.focal=20 loss.weights.dice=1')
-        if not any((weights.text, weights.bce, weights.dice, weights.focal, weights.iou, weights.presence)):
+        if self.grounding_side and (self.grounding_side % 32 or self.sam2 or self.quantization):
+            raise ValueError(
+                "grounding_side is a multiple of 32 and changes a Sa2VA checkpoint; got "
+                f"grounding_side={self.grounding_side}, sam2={self.sam2}, quantization={self.quantization}"
+            )
+        if self.quantization and (not self.trainable.lora or self.precision != "bf16"):
+            raise ValueError(
+                'quantization "nf4" freezes the language model in four bits, so it needs LoRA and precision=bf16; got '
+                f"trainable.lora={self.trainable.lora}, precision={self.precision}"
+            )
+        if self.quantization and (self.sam2 or self.fsdp or self.deepspeed):
+            raise ValueError(
+                'quantization "nf4" starts from a Sa2VA checkpoint and runs on one GPU or under DDP; leave out sam2, '
+                "fsdp and deepspeed"
+            )
+        if not any(vars(weights).values()):
             raise ValueError("all loss weights are 0; set at least one, e.g. loss.weights.text=1")
 
     def _check_files(self) -> None:
@@ -181,7 +213,7 @@ class TrainConfig:
         if not os.access(existing, os.W_OK):
             raise ValueError(f"output {output} cannot be written: {existing} is read-only; set output=...")
         if self.deepspeed:
-            _check_deepspeed(Path(self.deepspeed))
+            _check_deepspeed(Path(self.deepspeed), self.prompted_frames)
 
     def _deepspeed(self) -> tuple[str, ...]:
         return ("deepspeed",) if self.deepspeed else ()
@@ -200,10 +232,12 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("clip_norm", 1e-9, None),
     ("warmup", 0, 1),
     ("workers", 0, 1024),
+    ("max_broken", 0, 1),
     ("log_every", 1, None),
     ("save_every", 1, None),
     ("keep", 1, None),
     ("prompted_frames", 1, None),
+    ("grounding_side", 32, None),
     ("encode.max_length", 16, None),
     ("encode.key_frames", 1, None),
     ("loss.points", 1, None),
@@ -215,6 +249,9 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("loss.weights.focal", 0, None),
     ("loss.weights.iou", 0, None),
     ("loss.weights.presence", 0, None),
+    ("loss.weights.words", 0, None),
+    ("loss.weights.middle", 0, None),
+    ("loss.weights.place", 0, None),
     ("trainable.lora.rank", 1, None),
     ("trainable.lora.alpha", 1, None),
     ("trainable.lora.dropout", 0, 0.99),
@@ -233,11 +270,12 @@ def _range(low: float, high: float | None) -> str:
     return f"between {low:g} and {high:g}" if high is not None else f"at least {low:g}"
 
 
-def _check_deepspeed(path: Path) -> None:
-    settings = read_settings(path)
-    stage = (settings.get("zero_optimization") or {}).get("stage", 0)
-    if stage not in (0, 1, 2):
+def _check_deepspeed(path: Path, prompted_frames: int | None) -> None:
+    stage = (read_settings(path).get("zero_optimization") or {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"{path} asks for ZeRO stage {stage}; take 1, 2 or 3")
+    if stage > 1 and prompted_frames is not None:
         raise ValueError(
-            f"{path} asks for ZeRO stage {stage}; batches differ in the parts of the model they run, which stage 3 "
-            "cannot follow: take stage 2, or fsdp=true"
+            f"{path} asks for ZeRO stage {stage}, in which every process must run the same modules equally often; "
+            "through the memory that depends on the clips: take stage 1 or fsdp=true, or set prompted_frames=null"
         )

@@ -43,6 +43,7 @@ class LossWeights:
         text: cross-entropy of the answers. bce, dice: of the mask. focal: of the mask, instead of ``bce`` where a
             segmenter starts from nothing (SAM: 20). iou: predicted against true IoU of all three candidates.
         presence: cross-entropy of the object score.
+        words, middle, place: of a model that starts from nothing, see ``sa2va.train.pretext``.
     """
 
     text: float = 1.0
@@ -51,6 +52,9 @@ class LossWeights:
     focal: float = 0.0
     iou: float = 0.0
     presence: float = 0.0
+    words: float = 0.0
+    middle: float = 0.0
+    place: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def mask_losses(
         per_mask, cells = _mask_loss_per_pair(prediction, targets_Nss, wanted, options, generator)
         for name, values_N in per_mask.items():
             terms[name] = _frame_mean(values_N, weights_N, cells if name == "bce" else 1)
-    present_N = targets_Nss.flatten(1).amax(dim=1) > 0.5
+    present_N = targets_Nss.flatten(1).amax(dim=1) > 0
     if options.weights.iou:
         terms["iou"] = _frame_mean(iou_error(prediction, targets_Nss) * present_N, weights_N)
     if options.weights.presence:
@@ -202,10 +206,10 @@ def sample_points(maps_NHW: Tensor, points_NP2: Tensor) -> Tensor:
 
 
 def low_resolution_targets(masks: Sequence[Tensor | None], side: int) -> Tensor:
-    """Float 0/1 targets (N, side, side) of all samples, ordered by sample, object, frame.
+    """Float 0..1 targets (N, side, side) of all samples, ordered by sample, object, frame.
 
     Args:
-        masks: per sample bool (objects, frames, H, W), or None. Other sizes are resized to the nearest cell.
+        masks: per sample bool or float (objects, frames, H, W), or None. Other sizes are resized to the nearest cell.
     """
     parts = [resize_masks(sample, side).flatten(0, 1) for sample in masks if sample is not None]
     return torch.cat(parts).float()

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sa2va.data.mixture import epochs_to_samples
+from sa2va.train.config import TrainConfig
 from sa2va.train.estimate import estimate_memory
+from sa2va.train.parsing import plain
 from sa2va.train.run import Run
 
 
 def overview(run: Run, processes: int = 1) -> list[RenderableType]:
     """Tables and lines, in reading order."""
     return [_plan(run), _data(run), _schedule(run, processes), _memory(run)]
+
+
+def changes(recipe: TrainConfig, config: TrainConfig, name: str) -> list[RenderableType]:
+    """What a configuration overrides of the recipe it came from, setting by setting; nothing where it is the recipe.
+
+    Where a run reads and writes is no part of a recipe.
+    """
+    then, now = (_settings(plain(each)) for each in (recipe, config))
+    different = [key for key in {**then, **now} if then.get(key) != now.get(key) and key not in ("model", "output")]
+    if not different:
+        return []
+    table = Table("setting", name, "this run", title="Different from the recipe", title_justify="left")
+    for key in different:
+        table.add_row(key, str(then.get(key, "-")), str(now.get(key, "-")))
+    return [table]
+
+
+def _settings(values: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings as one level, keys joined by points."""
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict) or not values:
+        return {key: values}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _settings(value, f"{key}.{name}" if key else str(name))
+    return flat
 
 
 def _plan(run: Run) -> Table:

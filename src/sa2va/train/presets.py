@@ -1,38 +1,75 @@
-"""Recipes: functions that return the configuration of a run."""
+"""Presets: functions that return the configuration of a run, by name and with ``key=value`` words."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import replace
 
 from sa2va.runtime import default_device
 from sa2va.train.config import SourceOptions, TrainConfig
+from sa2va.train.detect import FamilyName, family_of_model, kind_of_data
+from sa2va.train.recipes import RECIPES, pretraining
+
+#: Samples per GPU and micro-batch, and micro-batches per step, of the released fine-tuning.
+_BATCHES: dict[FamilyName, tuple[int, int]] = {"internvl": (2, 16), "qwen": (1, 4)}
+#: Own data that are clips.
+_VIDEO_KINDS = {"video-json", "revos", "mevis", "ref-ytvos", "ref-davis17", "ref-sav", "video-chat"}
+#: Sources without views, that is, without anything but wordings to draw anew where they are shown again.
+_WITHOUT_VIEWS = {"annotations", "chat", "llava"}
+#: How often an epoch shows each picture or clip.
+_REPEATS = 100
 
 
 def finetune(
-    model: str, data: str, output: str = "runs/finetune", family: Literal["internvl", "qwen"] = "internvl"
+    model: str,
+    data: str,
+    output: str = "runs/finetune",
+    family: FamilyName | None = None,
+    kind: str | None = None,
 ) -> TrainConfig:
-    """Fine-tune a released checkpoint on own pictures, as the reference does on one machine of eight GPUs.
+    """Fine-tune a checkpoint on own pictures or videos, as the reference does on one machine of eight GPUs.
+
+    Clips take one sample per micro-batch and twice the micro-batches: a step is as large, in half the memory.
 
     Args:
-        model: checkpoint to start from. data: folder with ``annotations.json`` and ``images``.
-        output: folder of the run. family: of the model; the two differ in batch size and accumulation.
+        model: checkpoint to start from, released or ours. data: folder of the data.
+        output: folder of the run.
+        family: of the model, ``"internvl"`` or ``"qwen"``; the two differ in batch size and accumulation. None asks
+            its ``config.json``.
+        kind: of the data, a key of ``sa2va.train.config.SOURCES``; None looks what is in the folder.
     """
-    batch_size, accumulation = {"internvl": (2, 16), "qwen": (1, 4)}[family]
-    return TrainConfig(
+    kind = kind or kind_of_data(data)
+    batch_size, accumulation = _BATCHES[family or family_of_model(model)]
+    if kind in _VIDEO_KINDS:
+        batch_size, accumulation = 1, batch_size * accumulation
+    source = SourceOptions(kind, {"root": data, "views": _REPEATS})
+    if kind in _WITHOUT_VIEWS:
+        source = SourceOptions(kind, {"root": data}, repeats=_REPEATS)
+    config = TrainConfig(
         model=model,
         output=output,
-        data=(SourceOptions("annotations", {"root": data}, repeats=100),),
+        data=(source,),
         batch_size=batch_size,
         accumulation=accumulation,
-        precision="fp32" if default_device().type == "cpu" else "bf16",
-        workers=min(4, os.cpu_count() or 1),
+        workers=4,
     )
+    return fitted(config)
 
 
-PRESETS: dict[str, Callable[..., TrainConfig]] = {"finetune": finetune}
+def _pretraining(name: str) -> Callable[..., TrainConfig]:
+    def build(data: str, output: str | None = None, model: str | None = None, sam2: str | None = None) -> TrainConfig:
+        return fitted(pretraining(name, data, output, model, sam2))
+
+    build.__doc__ = f"Train {name} as it was released; see [`pretraining`]."
+    return build
+
+
+PRESETS: dict[str, Callable[..., TrainConfig]] = {
+    "finetune": finetune,
+    **{name.lower(): _pretraining(name) for name in RECIPES},
+}
 
 
 def preset(name: str, words: Sequence[str]) -> TrainConfig:
@@ -41,9 +78,19 @@ def preset(name: str, words: Sequence[str]) -> TrainConfig:
     Raises:
         ValueError: there is no such preset, or an argument is missing.
     """
-    if name not in PRESETS:
+    recipe, overrides = recipe_and_overrides(name, words)
+    return recipe.with_overrides(overrides)
+
+
+def recipe_and_overrides(name: str, words: Sequence[str]) -> tuple[TrainConfig, list[str]]:
+    """What a preset returns of the words that are its arguments, and the words that are left.
+
+    Raises:
+        ValueError: there is no such preset, or an argument is missing.
+    """
+    function = PRESETS.get(name.lower())
+    if function is None:
         raise ValueError(f"unknown preset {name!r}; take one of {sorted(PRESETS)}, or a .yaml or .json file")
-    function = PRESETS[name]
     parameters = inspect.signature(function).parameters
     arguments, overrides = {}, []
     for word in words:
@@ -56,6 +103,15 @@ def preset(name: str, words: Sequence[str]) -> TrainConfig:
         if parameter.default is parameter.empty and key not in arguments:
             raise ValueError(f"preset {name!r} needs {key}; add {key}=...")
     try:
-        return function(**arguments).with_overrides(overrides)
+        return function(**arguments), overrides
     except KeyError as error:
         raise ValueError(f"preset {name!r} does not know {error}; see its arguments: {list(parameters)}") from error
+
+
+def fitted(config: TrainConfig) -> TrainConfig:
+    """A recipe on this machine: float32 where there is only a CPU, and no more workers than cores."""
+    return replace(
+        config,
+        precision="fp32" if default_device().type == "cpu" else "bf16",
+        workers=min(config.workers, os.cpu_count() or 1),
+    )

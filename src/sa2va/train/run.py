@@ -20,11 +20,15 @@ from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
 from sa2va.train.checkpoints import changed_settings, last_checkpoint
 from sa2va.train.config import TrainConfig
+from sa2va.train.pretext import Pretext
+from sa2va.train.start import check_quantization, load_start
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, make_trainable
 
 #: Samples of each source that are encoded before the first step, to find what is wrong with them.
 _PROBES = 4
 _DRY_STEPS = 2
+#: Is written last into the folder of a run.
+FINISHED = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,13 @@ def prepare(config: TrainConfig) -> Run:
     """
     config.check()
     _check_machine(config)
+    check_quantization(config)
     parts = tuple(options.open() for options in config.data)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    model = Sa2VAModel.from_pretrained(config.model, dtype=dtype)
-    processor = Sa2VAProcessor.from_pretrained(config.model, model.config)
+    model, processor = load_start(config)
     _check_scales(config)
-    torch.manual_seed(config.seed)  # LoRA starts from random numbers
+    torch.manual_seed(config.seed)  # LoRA and heads start from random numbers
+    if config.stage in ("towers", "language"):
+        model.add_module("pretext", Pretext.of(model, processor))
     plan = tuple(make_trainable(model, config.trainable))
     if config.checkpoint_activations:
         checkpoint_activations(model)
@@ -69,7 +74,7 @@ def prepare(config: TrainConfig) -> Run:
 def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample, np.random.Generator], Encoded]:
     """How a stage encodes a sample."""
     if config.stage == "segmenter":
-        return partial(_clicks, processor=processor)
+        return partial(_clicks, processor=processor, options=config.encode)
     return partial(_conversation, processor=processor, options=config.encode)
 
 
@@ -111,7 +116,8 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
     from sa2va.train.trainer import Sa2VATrainer
 
     config = run.config
-    dataset = EncodedDataset(run.parts, encoder(config, run.processor), seed=config.seed, workers=config.workers)
+    encode = encoder(config, run.processor)
+    dataset = EncodedDataset(run.parts, encode, seed=config.seed, workers=config.workers, max_broken=config.max_broken)
     trainer = Sa2VATrainer(run.model, run.processor, config, dataset, save=save)
     if progress:
         trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
@@ -119,7 +125,7 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
     if save:
         trainer.save_model()
     if save and trainer.is_world_process_zero():
-        trainer.state.save_to_json(str(Path(config.output) / "trainer_state.json"))
+        trainer.state.save_to_json(str(Path(config.output) / FINISHED))
 
 
 def _conversation(
@@ -128,8 +134,8 @@ def _conversation(
     return encode_sample(sample, processor, options)
 
 
-def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor) -> Encoded:
-    return encode_clicks(sample, processor, rng)
+def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions) -> Encoded:
+    return encode_clicks(sample, processor, rng, options)
 
 
 def _probe(part: Part, encode: Callable[[Sample, np.random.Generator], Encoded]) -> list[Encoded]:

@@ -18,8 +18,10 @@ from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.families import ADDED_TOKENS, INTERNVL
 from sa2va.model.sa2va import Sa2VAModel
 
-#: Side of a picture, of a tile and of the grounding image, pixels.
+#: Side of a picture and of a tile, pixels.
 SIDE = 128
+#: SAM 2 sees the picture enlarged: its masks have a quarter of this side, and small objects need fine borders.
+GROUNDING_SIDE = 256
 PATCH = 8
 _BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _IMAGE_TOKENS = (INTERNVL.image_start, INTERNVL.image_end, INTERNVL.image_token)
@@ -54,10 +56,10 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
     vision = {
         "image_size": SIDE,
         "patch_size": PATCH,
-        "hidden_size": 160,
-        "intermediate_size": 480,
+        "hidden_size": 192,
+        "intermediate_size": 512,
         "num_hidden_layers": 4,
-        "num_attention_heads": 5,
+        "num_attention_heads": 3,
         "attention_bias": True,
         "layer_scale_init_value": 1.0,
     }
@@ -67,7 +69,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         "hidden_size": 192,
         "intermediate_size": 512,
         "num_hidden_layers": 5,
-        "num_attention_heads": 6,
+        "num_attention_heads": 3,
         "num_key_value_heads": 3,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
@@ -84,7 +86,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         tie_word_embeddings=False,
     )
     sam2 = sam2_config(
-        image_size=SIDE,
+        image_size=GROUNDING_SIDE,
         embed_dim=32,
         num_heads=1,
         blocks=(1, 2, 4, 1),
@@ -93,6 +95,8 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         width=128,
         memory_layers=2,
         memory_mlp=512,
+        decoder_heads=4,
+        decoder_mlp=512,
     )
     return Sa2VAConfig(vlm_config=vlm, sam2_config=sam2, seg_token_id=seg_token_id, template="qwen_chat")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from sa2va.checkpoint.adapter import add_lora
 from sa2va.model.families import INTERNVL, Family
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.runtime import require_extra
@@ -32,6 +33,7 @@ Part = Literal[
     "mask_decoder",
     "original_mask_decoder",
     "memory",
+    "pretext",
 ]
 #: How parameter names of each part begin; the first match counts, and what is left of SAM 2 is its memory.
 _PREFIXES: tuple[tuple[Part, tuple[str, ...]], ...] = (
@@ -49,6 +51,7 @@ _PREFIXES: tuple[tuple[Part, tuple[str, ...]], ...] = (
     ("mask_decoder", ("sam2.mask_decoder.",)),
     ("original_mask_decoder", ("original_mask_decoder.",)),
     ("memory", ("sam2.",)),
+    ("pretext", ("pretext.",)),
 )
 PARTS: tuple[Part, ...] = get_args(Part)
 #: The parts that read and write text; a batch with text always runs them.
@@ -142,8 +145,10 @@ def make_trainable(model: Sa2VAModel, options: TrainableOptions) -> list[PlanRow
     if options.lora:
         _inject_lora(model, options.lora)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_is_lora(name) or part_of(name) in parts)
-        if parameter.requires_grad:
+        trained = _is_lora(name) or part_of(name) in (*parts, "pretext")
+        if parameter.is_floating_point():  # a weight in four bits is bytes, and never trained
+            parameter.requires_grad_(trained)
+        if trained:
             parameter.data = parameter.data.float()
     return [_row(model, part, parts) for part in PARTS if any(part_of(n) == part for n, _ in model.named_parameters())]
 
@@ -172,15 +177,33 @@ def merged_tensors(tensors: Mapping[str, Tensor], options: LoraOptions | None, d
     """A state dict as the plain model has it: LoRA added to the weights, under their own names, in one dtype."""
     merged: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if _is_lora(name):
+        if _is_lora(name) or part_of(name) == "pretext":
             continue
         stem = name.removesuffix(".base_layer.weight")
         if stem != name and options is not None:
-            down, up = (tensors[f"{stem}.lora_{side}.default.weight"].float() for side in "AB")
-            tensor = tensor.float() + options.alpha / options.rank * (up @ down).to(tensor.device)
+            down, up = (tensors[f"{stem}.lora_{side}.default.weight"] for side in "AB")
+            tensor = add_lora(tensor, down, up, options.alpha / options.rank)
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
         merged[name.replace(".base_layer.", ".")] = tensor
     return merged
+
+
+def adapter_tensors(tensors: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of a state dict, what an adapter keeps: LoRA in float32 under peft's names, the rest of what is trained whole."""
+    return {
+        name.replace(".default.weight", ".weight"): tensor.float() if _is_lora(name) else tensor.to(dtype)
+        for name, tensor in trainable_tensors(tensors, model).items()
+    }
+
+
+def whole_modules(model: nn.Module) -> list[str]:
+    """The modules trained in full, as peft's ``modules_to_save`` names them."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and not _is_lora(name)]
+    found = (prefix for name in trained for prefix in dict(_PREFIXES)[part_of(name)] if name.startswith(prefix))
+    modules = [prefix[:-1] for prefix in dict.fromkeys(found) if prefix.endswith(".") and prefix != "sam2."]
+    # peft matches the ends of names, and many names end like one without a dot.
+    inner = {name: [f"{name}.{child}" for child, _ in model.get_submodule(name).named_children()] for name in modules}
+    return [each for name in modules for each in ([name] if "." in name else inner[name])]
 
 
 class _Zero(torch.autograd.Function):
@@ -218,6 +241,8 @@ def _inject_lora(model: Sa2VAModel, options: LoraOptions) -> None:
         target_modules=model.config.family.lora_targets,
     )
     peft.inject_adapter_in_model(settings, model)
+    if getattr(model, "hf_quantizer", None):
+        model._hf_peft_config_loaded = True  # Trainer refuses a quantised model unless this says that LoRA is in it
 
 
 def _is_lora(name: str) -> bool:

@@ -9,29 +9,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sa2va.data.collate import Collator
-from sa2va.data.mixture import EncodedDataset, MixtureOrder, epochs_to_samples
+from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, epochs_to_samples
 from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device
 from sa2va.train.checkpoints import TRAINED_FILE
+from sa2va.train.companion import CompanionCollator, has_companion
 from sa2va.train.config import TrainConfig
 from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_targets, mask_losses, text_loss
-from sa2va.train.trainable import merged_tensors, parameters_of, part_of, trainable_tensors, zero_of
+from sa2va.train.muon import MuonWithAdamW, is_matrix
+from sa2va.train.pretext import Pretext
+from sa2va.train.saving import save_run
+from sa2va.train.trainable import parameters_of, part_of, zero_of
 
 #: The learning rate starts at this share of its peak.
 WARMUP_START = 1e-5
+
+
+@contextmanager
+def _fast_attention(arguments: TrainingArguments) -> Iterator[None]:
+    """On CPU torch's fused attention has a slow backward pass: plain products in bfloat16 take less than half as long."""
+    if arguments.device.type != "cpu" or not arguments.bf16:
+        yield
+        return
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel([SDPBackend.MATH]):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
 
 
 class Counts(NamedTuple):
@@ -45,7 +67,7 @@ def counts_of(batch: Batch) -> Counts:
     """What the losses of a micro-batch are sums over."""
     labels = batch.labels
     tokens = torch.zeros(()) if labels is None else (labels[:, 1:] != IGNORED_LABEL).sum().float()
-    masks = batch.masks or ()
+    masks = () if has_companion(batch) else batch.masks or ()
     frames = sum(f for f, sample in zip(batch.frames_per_sample or (), masks, strict=False) if sample is not None)
     return Counts(tokens, torch.tensor(float(frames), device=tokens.device))
 
@@ -124,7 +146,7 @@ class Sa2VATrainer(Trainer):
             model=model,
             args=training_arguments(config, model, save=save),
             train_dataset=dataset,
-            data_collator=cast(Any, Collator.of(processor)),
+            data_collator=cast(Any, (CompanionCollator if config.deepspeed else Collator).of(processor)),
             callbacks=list(callbacks),
         )
         self.pop_callback(PrinterCallback)
@@ -171,10 +193,21 @@ class Sa2VATrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Weighted sum of all losses of one micro-batch; the single losses are kept for the log."""
-        output: Sa2VAOutput = model(inputs, prompted_frames=self.config.prompted_frames, labelled_only=True)
-        terms = self.losses(inputs, output)
-        weights = self.config.loss.weights
-        total = zero_of(parameters_of(self.model, text=output.logits is not None))
+        weights, output = self.config.loss.weights, None
+        with _fast_attention(self.args):
+            if self.config.stage == "towers":
+                with self.accelerator.autocast():
+                    terms = self._pretext.cells(self.model, inputs, self._point_generator(self.args.device))
+                self._micro_batch += 1
+            else:
+                if self.config.stage == "language":  # masks are learnt from, not drawn
+                    inputs = replace(inputs, grounding_pixels=None)
+                output = model(inputs, prompted_frames=self.config.prompted_frames, labelled_only=True)
+                terms = self.losses(inputs, output)
+        text = output is not None and output.logits is not None
+        # DeepSpeed takes gradients as they come, and its batches run every part that is trained (see companion).
+        left_out = () if self.config.deepspeed else parameters_of(self.model, text=text)
+        total = zero_of(left_out).to(self.args.device)
         for name, term in terms.items():
             average = None
             if self._averages is not None:
@@ -192,9 +225,18 @@ class Sa2VATrainer(Trainer):
             prediction = output.masks
             targets = low_resolution_targets(batch.masks, prediction.candidates.shape[-1]).to(prediction.ious.device)
             shares = targets.new_tensor(frame_shares(output.objects_per_sample, batch.frames_per_sample))
-            terms |= mask_losses(prediction, targets, shares, options, self._point_generator(targets.device))
+            drawn = mask_losses(prediction, targets, shares, options, self._point_generator(targets.device))
+            if has_companion(batch):
+                drawn = {name: Term(0 * term.total, 0 * term.count) for name, term in drawn.items()}
+            terms |= drawn
+        if self.config.stage == "language" and output.seg_states is not None:
+            terms |= self._pretext.places(output.seg_states, batch)
         self._micro_batch += 1
         return terms
+
+    @property
+    def _pretext(self) -> Pretext:
+        return cast(Pretext, self.accelerator.unwrap_model(self.model).pretext)
 
     def _point_generator(self, device: torch.device) -> torch.Generator:
         """Of this micro-batch, whichever process computes it: they take turns, see accelerate's BatchSamplerShard."""
@@ -211,6 +253,7 @@ class Sa2VATrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every loss since the last log, over all micro-batches and processes, unweighted."""
         if "loss" in logs:
+            self.dataset.check()
             logs |= self._loss_means()
             if not math.isfinite(logs["loss"]):
                 raise ValueError(
@@ -222,34 +265,39 @@ class Sa2VATrainer(Trainer):
     def _loss_means(self) -> dict[str, float]:
         names = [name for name in LossWeights.__dataclass_fields__ if getattr(self.config.loss.weights, name)]
         nothing = torch.zeros(2, device=self.args.device)
-        counted = torch.tensor([[self.dataset.rejected, self.dataset.shortened]], device=self.args.device)
-        rows = torch.cat([torch.stack([self._window.get(name, nothing) for name in names]), counted])
-        *losses, (rejected, shortened) = self._sum(rows).tolist()
+        lost = (Counted.REJECTED, Counted.BROKEN, Counted.SHORTENED)
+        counted = torch.tensor([self.dataset.count(kind) for kind in lost], device=self.args.device)
+        rows = torch.stack([self._window.get(name, nothing) for name in names])
+        losses, counts = self._sum(rows).tolist(), self._sum(counted).tolist()
         self._window = {}
         means = {name: total / count for name, (total, count) in zip(names, losses, strict=True) if count}
-        dropped = {"rejected_samples": rejected, "shortened_samples": shortened}
+        dropped = {f"{kind.name.lower()}_samples": number for kind, number in zip(lost, counts, strict=True)}
         return means | {name: number for name, number in dropped.items() if number}
 
     # -- optimizer -----------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with one group per learning rate and weight decay."""
+        """One group per learning rate, weight decay and kind of parameter."""
         if self.optimizer is None:
-            matrices = set(self.get_decay_parameter_names(self.model)) if self.config.decay == "matrices" else None
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            config = self.config
+            matrices = set(self.get_decay_parameter_names(self.model)) if config.decay == "matrices" else None
+            groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
             for name, parameter in (model or self.model).named_parameters():
                 if parameter.requires_grad:
-                    scale = self.config.lr_scale.get(part_of(name), 1.0)
-                    decay = self.config.weight_decay if matrices is None or name in matrices else 0.0
-                    groups.setdefault((scale, decay), []).append(parameter)
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(
-                [
-                    {"params": parameters, "lr": self.config.learning_rate * scale, "weight_decay": decay}
-                    for (scale, decay), parameters in groups.items()
-                ],
-                **settings,
-            )
+                    scale = config.lr_scale.get(part_of(name), 1.0)
+                    decay = config.weight_decay if matrices is None or name in matrices else 0.0
+                    muon = config.optimizer == "muon" and is_matrix(name, parameter)
+                    groups.setdefault((scale, decay, muon), []).append(parameter)
+            listed: list[dict[str, Any]] = [
+                {"params": parameters, "lr": config.learning_rate * scale, "weight_decay": decay, "matrices": muon}
+                for (scale, decay, muon), parameters in groups.items()
+            ]
+            if config.optimizer == "muon":
+                self.optimizer = MuonWithAdamW(listed, config.betas)
+            else:
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                plain = [{key: group[key] for key in ("params", "lr", "weight_decay")} for group in listed]
+                self.optimizer = optimizer_class(plain, **settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
@@ -268,18 +316,10 @@ class Sa2VATrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.config.output)
-        folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
         tensors = model.state_dict() if state_dict is None else state_dict
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-        model.save_pretrained(folder, state_dict=merged_tensors(tensors, self.config.trainable.lora, dtype))
-        model.config.dtype = dtype  # of the file; the model in memory has two
-        model.config.save_pretrained(folder)
-        if folder != Path(self.config.output):  # the finished model is not resumed from
-            trained = {name: tensor.contiguous() for name, tensor in trainable_tensors(tensors, model).items()}
-            save_file(trained, folder / TRAINED_FILE, metadata={"format": "pt"})
-        self.processor.save_pretrained(folder)
-        self.config.save(folder)
+        finished = folder == Path(self.config.output)
+        save_run(folder, model, self.processor, self.config, tensors, finished=finished)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:  # its own sharded files

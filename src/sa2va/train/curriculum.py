@@ -1,0 +1,144 @@
+"""How the embedded ``tiny`` checkpoint is trained from nothing, in the order in which the released models came to be.
+
+Trained on everything at once, a random model draws empty masks and stays there. So the image encoders first learn to
+name what they see, SAM 2 to segment what is clicked on, the language model to read, answer and point, and only then
+masks from words, and at last clips through the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sa2va.data.encode import EncodeOptions
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.train.config import SourceOptions, TrainConfig
+from sa2va.train.losses import LossOptions, LossWeights
+from sa2va.train.run import FINISHED
+from sa2va.train.tiny import GROUNDING_SIDE, tiny_model, tiny_tokenizer
+from sa2va.train.trainable import TrainableOptions
+
+_VISION_LANGUAGE = ("vision", "projector", "language", "embeddings", "head")
+_DRAWING = ("prompt_encoder", "mask_decoder")
+_READING = {"question": 3.0, "caption": 1.5, "region": 1.5, "chat": 1.0, "segment": 5.0, "text": 0.1}
+
+
+def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ...]:
+    """The stages, each starting from the one before.
+
+    Args:
+        output: folder of the runs. scale: factor on the steps of every stage, to try it in little time.
+    """
+    root = Path(output)
+    stages = (
+        _stage(
+            stage="towers",
+            data=(_pictures({"caption": 1.0}),),
+            trainable=_parts("vision", "projector", "image_encoder"),
+            loss=_losses(text=0, bce=0, dice=0, words=1, middle=2),
+            grounding_side=GROUNDING_SIDE // 2,
+            learning_rate=2e-3,
+            batch_size=32,
+            steps=4000,
+        ),
+        _stage(
+            stage="segmenter",
+            data=(_pictures({"caption": 1.0}, seed=1),),
+            trainable=_parts("image_encoder", *_DRAWING),
+            loss=_losses("best", text=0, bce=0, focal=20, dice=1, iou=1, presence=1),
+            grounding_side=GROUNDING_SIDE,
+            learning_rate=2e-3,
+            batch_size=16,
+            steps=4000,
+        ),
+        _stage(
+            stage="language",
+            data=(_pictures(_READING, seed=2),),
+            trainable=_parts(*_VISION_LANGUAGE),
+            loss=_losses(text=1, bce=0, dice=0, place=0.5),
+            learning_rate=2e-3,
+            batch_size=32,
+            steps=6000,
+        ),
+        _stage(
+            data=(_pictures({}, seed=3),),
+            trainable=_parts(*_VISION_LANGUAGE, "projection", *_DRAWING),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.2),
+            learning_rate=1e-3,
+            batch_size=16,
+            steps=8000,
+        ),
+        _stage(
+            data=(_pictures({}, seed=4), _clips(seed=5)),
+            trainable=_parts(*_VISION_LANGUAGE, "projection", *_DRAWING, "memory"),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5),
+            prompted_frames=2,
+            learning_rate=5e-4,
+            batch_size=8,
+            accumulation=2,
+            steps=3000,
+        ),
+    )
+    names = ("1-towers", "2-segmenter", "3-language", "4-joint", "5-clips")
+    previous, configs = str(root / "0-random"), []
+    for name, stage in zip(names, stages, strict=True):
+        steps = max(1, round((stage.steps or 1) * scale))
+        configs.append(replace(stage, model=previous, output=str(root / name), steps=steps))
+        previous = str(root / name)
+    return tuple(configs)
+
+
+def write_random(folder: str | Path) -> None:
+    """Save the ``tiny`` model before it has learnt anything, as a checkpoint; nothing where there is one already."""
+    if (Path(folder) / "config.json").is_file():
+        return
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    Sa2VAProcessor(tokenizer, model.config).save_pretrained(folder)
+
+
+CURRICULA: dict[str, Callable[..., tuple[TrainConfig, ...]]] = {"tiny": tiny}
+
+
+def finished(config: TrainConfig) -> bool:
+    """Whether a stage was trained to its end."""
+    return (Path(config.output) / FINISHED).is_file()
+
+
+def _stage(**settings: Any) -> TrainConfig:
+    return TrainConfig(
+        model="",
+        output="",
+        encode=EncodeOptions(max_length=640, targets="area"),
+        optimizer="muon",
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+        decay="matrices",
+        accumulation=settings.pop("accumulation", 1),
+        checkpoint_activations=False,
+        workers=0,
+        save_every=500,
+        **settings,
+    )
+
+
+def _pictures(tasks: dict[str, float], seed: int = 0) -> SourceOptions:
+    return SourceOptions("synthetic", {"split": "train", "seed": seed, "tasks": tasks}, group="pictures")
+
+
+def _clips(seed: int) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "frames": 6, "length": 300_000}
+    return SourceOptions("synthetic", options, group="clips")
+
+
+def _parts(*parts: str) -> TrainableOptions:
+    return TrainableOptions(parts, lora=None)
+
+
+def _losses(candidate: Any = "chosen", **weights: float) -> LossOptions:
+    return LossOptions(LossWeights(**weights), points=None, candidate=candidate)

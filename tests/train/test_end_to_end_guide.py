@@ -1,0 +1,61 @@
+"""docs/finetune.md as a newcomer would follow it: every Python block and every command, in order, in one folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import sa2va
+from sa2va.cli import app
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "finetune.md"
+TINY = ROOT / "src" / "sa2va" / "assets" / "tiny"
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def model(checkpoint) -> str:
+    """The embedded model; another one of its size where the package does not hold it yet."""
+    return str(TINY if (TINY / "config.json").is_file() else checkpoint("iv25_qwen2"))
+
+
+def run(command: str, model: str) -> str:
+    words = [
+        "--model" if word == "--model" else model if word == "tiny" else word for word in shlex.split(command, True)
+    ]
+    result = CliRunner().invoke(app, words[1:])
+    assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception}"
+    return result.output
+
+
+def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    outputs, namespace = {}, {}
+    for language, block in BLOCK.findall(GUIDE.read_text(encoding="utf-8")):
+        if language == "python":
+            exec(compile(block, str(GUIDE), "exec"), namespace)
+            continue
+        for line in block.strip().splitlines():
+            outputs[line] = run(line, model)
+    assert len(outputs) == 8 and namespace["answer"].text
+
+    dry, trained = (text for line, text in outputs.items() if "train finetune" in line)
+    assert "two steps went well" in dry and "Different from the recipe" in trained
+    assert re.search(r"learning_rate\W+4e-05\W+0.0005", trained)
+    assert "try it:" in trained and "sa2va segment" in trained and "Please segment the" in trained
+    history = json.loads((tmp_path / "runs/mine/trainer_state.json").read_text())["log_history"]
+    losses = [row["loss"] for row in history if "loss" in row]
+    assert losses[-1] < 0.8 * losses[0]
+    assert (tmp_path / "preview.png").is_file() and (tmp_path / "tried" / "overlay.png").is_file()
+
+    whole, merged, exported = (
+        sa2va.Sa2VA.from_pretrained(tmp_path / name).segment("mine/images/03.png", "the red square", max_new_tokens=8)
+        for name in ("runs/mine", "merged", "exported")
+    )
+    assert whole == merged == exported

@@ -1,0 +1,179 @@
+"""Training that starts from random weights: pretext stages, Muon, and the stages of ``tiny`` one after another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sa2va import Sa2VA
+from sa2va.data.collate import Collator
+from sa2va.data.encode import EncodeOptions, encode_sample
+from sa2va.data.sample import Sample
+from sa2va.results import Turn
+from sa2va.train.config import TrainConfig
+from sa2va.train.curriculum import finished, tiny, write_random
+from sa2va.train.muon import MuonWithAdamW, is_matrix
+from sa2va.train.pretext import Pretext
+from sa2va.train.run import prepare, train
+from sa2va.train.start import load_start
+
+
+@pytest.fixture(scope="module")
+def random_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("random") / "0-random"
+    write_random(folder)
+    return folder
+
+
+def quick(stage: TrainConfig, random_tiny: Path, folder: Path, **changes: object) -> TrainConfig:
+    base = replace(stage, model=str(random_tiny), output=str(folder), steps=2, batch_size=2, precision="fp32")
+    return replace(base, **changes)
+
+
+def losses_of(folder: Path) -> list[dict]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [row for row in history if "loss" in row]
+
+
+@pytest.mark.parametrize("number", range(len(tiny())))
+def test_every_stage_trains_from_the_one_before_and_leaves_a_model_that_loads(
+    number: int, random_tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    stage = quick(tiny()[number], random_tiny, tmp_path / "stage", log_every=1, save_every=1)
+    assert not finished(stage)
+    train(prepare(stage), progress=False)
+    capfd.readouterr()
+    assert finished(stage)
+    weights = {name for name, value in vars(stage.loss.weights).items() if value}
+    assert weights <= losses_of(tmp_path / "stage")[-1].keys() | {"text"}
+    model = Sa2VA.from_pretrained(tmp_path / "stage")  # strict: no head of a pretext stage is left in the file
+    picture = np.zeros((48, 64, 3), np.uint8)
+    assert model.segment(picture, "the star", max_new_tokens=4).size == (48, 64)
+
+
+def test_stages_follow_one_another(tmp_path: Path):
+    stages = tiny(str(tmp_path), scale=0.01)
+    assert stages[0].model == str(tmp_path / "0-random")
+    for before, after in zip(stages, stages[1:], strict=False):
+        assert after.model == before.output
+    for full, short in zip(tiny(), stages, strict=True):
+        assert short.steps == max(1, round((full.steps or 0) * 0.01))
+
+
+def named(phrase: str, box: tuple[int, int, int, int]) -> Sample:
+    """A picture of one thing that its caption names."""
+    mask = np.zeros((1, 128, 128), bool)
+    mask[0, box[1] : box[3], box[0] : box[2]] = True
+    answer = f"There is <p> {phrase} </p> [SEG]."
+    return Sample("one", (np.zeros((128, 128, 3), np.uint8),), (Turn("What is there?", answer),), (mask,))
+
+
+def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is(random_tiny: Path):
+    config = replace(tiny()[0], model=str(random_tiny))
+    model, processor = load_start(config)
+    model.float()
+    pretext = Pretext.of(model, processor)
+    batch = Collator.of(processor)(
+        [encode_sample(named("a red star", (0, 0, 128, 128)), processor, EncodeOptions(targets="area"))]
+    )
+    words = processor.tokenizer(" a red star ", add_special_tokens=False)["input_ids"]
+    for head in pretext.levels.values():  # heads that say the same whatever they see
+        nn.init.zeros_(head.words.weight)
+        nn.init.constant_(head.words.bias, -30.0)
+        head.words.bias.data[words] = 0.0
+        nn.init.zeros_(head.middle.weight)
+        nn.init.zeros_(head.middle.bias)
+    terms = pretext.cells(model, batch, torch.Generator().manual_seed(0))
+    # Four feature maps, each as sure of every word of the phrase as one softmax allows.
+    assert terms["words"].mean().item() == pytest.approx(4 * np.log(len(words)), rel=1e-4)
+    # From a random cell the middle of the picture is a quarter of its side away, in both directions.
+    assert terms["middle"].mean().item() == pytest.approx(4 * 0.5, rel=0.1)
+
+
+def test_places_are_where_the_mask_is(random_tiny: Path):
+    model, processor = load_start(replace(tiny()[0], model=str(random_tiny)))
+    pretext = Pretext.of(model, processor)
+    nn.init.zeros_(pretext.place.weight)
+    batch = Collator.of(processor)(
+        [encode_sample(named("a red star", (64, 0, 128, 64)), processor, EncodeOptions(targets="area"))]
+    )
+    states = torch.zeros(1, model.config.get_text_config().hidden_size)
+    share = torch.zeros(8, 8)
+    share[:4, 4:] = 1 / 16  # rows first: the top right quarter
+    pretext.place.bias.data = share.clamp(min=1e-9).log().flatten()
+    assert pretext.places(states, batch)["place"].mean() == pytest.approx(np.log(16), rel=1e-3)
+    pretext.place.bias.data = share.flip(1).clamp(min=1e-9).log().flatten()
+    assert pretext.places(states, batch)["place"].mean() > 10
+
+
+def test_towers_need_captions_that_name(random_tiny: Path):
+    model, processor = load_start(replace(tiny()[0], model=str(random_tiny)))
+    sample = named("a star", (0, 0, 64, 64))
+    sample = replace(sample, turns=(Turn("What?", "Sure, [SEG]."),))
+    batch = Collator.of(processor)([encode_sample(sample, processor)])
+    with pytest.raises(ValueError, match="needs grounded captions"):
+        Pretext.of(model, processor).cells(model, batch, torch.Generator())
+
+
+def test_another_grounding_side_changes_no_weight(random_tiny: Path):
+    same, _ = load_start(replace(tiny()[1], model=str(random_tiny), grounding_side=None))
+    smaller, processor = load_start(replace(tiny()[0], model=str(random_tiny), grounding_side=128))
+    assert (same.sam2.image_size, smaller.sam2.image_size, processor.grounding_side) == (256, 128, 128)
+    ours, theirs = same.state_dict(), smaller.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert smaller.encode_frames(torch.zeros(1, 3, 128, 128)).fine.shape[-2:] == (32, 32)
+
+
+# -- Muon --------------------------------------------------------------------------------------------------------------
+
+
+def muon(layer: nn.Module, learning_rate: float = 0.1) -> MuonWithAdamW:
+    named_parameters = list(layer.named_parameters())
+    groups = [
+        {"params": [p for n, p in named_parameters if is_matrix(n, p) == kind], "lr": learning_rate, "weight_decay": 0}
+        for kind in (True, False)
+    ]
+    return MuonWithAdamW(
+        [group | {"matrices": kind} for group, kind in zip(groups, (True, False), strict=True)], (0.9, 0.98)
+    )
+
+
+def test_muon_steps_matrices_with_orthogonal_updates_and_adamw_the_rest():
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 16)
+    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    optimizer = muon(layer)
+    layer(torch.randn(8, 16)).square().sum().backward()
+    optimizer.step()
+    singular = torch.linalg.svdvals(before["weight"] - layer.weight.detach())
+    scale = 0.1 * 0.2 * 4  # rate x 0.2 x the square root of the longer side
+    assert (singular[:8] / scale).sub(1).abs().max() < 0.35  # the gradient has rank 8; the iteration is inexact
+    torch.testing.assert_close((before["bias"] - layer.bias.detach()).abs(), torch.full((16,), 0.1), rtol=1e-3, atol=0)
+
+
+def test_muon_follows_a_schedule_and_resumes():
+    def run(steps: int, optimizer: MuonWithAdamW, layer: nn.Module, start: int = 0) -> None:
+        for step in range(start, start + steps):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (1 + step)
+            optimizer.zero_grad()
+            layer(torch.full((2, 4), float(step + 1))).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    straight, resumed = nn.Linear(4, 4), nn.Linear(4, 4)
+    resumed.load_state_dict(straight.state_dict())
+    run(4, muon(straight), straight)
+    first = muon(resumed)
+    run(2, first, resumed)
+    second = muon(resumed)
+    second.load_state_dict(first.state_dict())
+    run(2, second, resumed, start=2)
+    for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
