@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from sa2va import Mask
 from sa2va.eval.benchmark import Prediction
 from sa2va.eval.benchmarks import BENCHMARKS
+from sa2va.eval.grounded import best_pairs
 from sa2va.eval.synthetic import SYNTHETIC_ROWS, SyntheticBenchmark
 from sa2va.eval.synthetic import synthetic_benchmark as benchmark
-from sa2va.eval.synthetic_measures import Case, attributes, matches, plain_words
+from sa2va.eval.synthetic_measures import Case, attributes, plain_words
 
 TASKS = [name.partition("/")[2] for name in SYNTHETIC_ROWS if name.startswith("synthetic/")]
 
@@ -154,7 +155,7 @@ def test_short_answers_are_compared_without_articles_case_and_stops():
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]), min_size=4, max_size=4), max_size=5))
 def test_matching_takes_the_best_pairs_and_nothing_twice(rows):
     ious = np.array(rows).reshape(-1, 4)
-    pairs = matches(ious, 0.5)
+    pairs = [(row, column) for row, column, iou in best_pairs(ious) if iou >= 0.5]
     assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
     taken = [ious[pair] for pair in pairs]
     assert taken == sorted(taken, reverse=True)

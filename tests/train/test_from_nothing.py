@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_every_stage_trains_from_the_one_before_and_leaves_a_model_that_loads(
 def test_stages_follow_one_another(tmp_path: Path):
     stages = tiny(str(tmp_path), scale=0.01)
     assert stages[0].model == str(tmp_path / "0-random")
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in pairwise(stages):
         assert after.model == before.output
     for full, short in zip(tiny(), stages, strict=True):
         assert short.steps == max(1, round((full.steps or 0) * 0.01))

@@ -59,7 +59,7 @@ def greedy_miou(predicted: Sequence[Mask], true: Sequence[Mask]) -> float:
 
     Masks that find no partner do not count against it.
     """
-    matched = [iou for _, _, iou in _best_pairs(iou_matrix(predicted, true)) if iou > 0]
+    matched = [iou for _, _, iou in best_pairs(iou_matrix(predicted, true)) if iou > 0]
     return float(np.mean(matched)) if matched else 0.0
 
 
@@ -69,7 +69,7 @@ def found_phrases(predicted: Grounded, true: Grounded, similarity: Similarity) -
     The official script stops at the first pair that fails rather than going on to the next; so does this.
     """
     found = 0
-    for row, column, iou in _best_pairs(iou_matrix(true.masks, predicted.masks)):
+    for row, column, iou in best_pairs(iou_matrix(true.masks, predicted.masks)):
         if iou < LEAST_IOU or similarity(predicted.phrases[column], true.phrases[row]) < LEAST_SIMILARITY:
             break
         found += 1
@@ -111,7 +111,7 @@ def average_precision(
     return float(evaluation.stats[0]), float(evaluation.stats[1])
 
 
-def _best_pairs(ious: NDArray[np.float64]) -> list[tuple[int, int, float]]:
+def best_pairs(ious: NDArray[np.float64]) -> list[tuple[int, int, float]]:
     """(row, column, IoU), the best first, no row and no column twice."""
     ious = ious.copy()
     pairs = []

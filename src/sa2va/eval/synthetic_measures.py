@@ -15,6 +15,7 @@ import numpy as np
 from sa2va.data.synthetic.paint import COLORS, TEXTURES
 from sa2va.data.synthetic.scene import SIZES
 from sa2va.eval.benchmark import Prediction, Query, Scores
+from sa2va.eval.grounded import best_pairs
 from sa2va.eval.metrics import Overlap, ciou, generalized_scores, giou, jf_sequence, overlap, precision_at
 from sa2va.mask import Mask
 
@@ -218,21 +219,11 @@ class CaptionOutcome:
     named: int
 
 
-def matches(ious: np.ndarray, least: float) -> list[tuple[int, int]]:
-    """Pairs (row, column) of a matrix of IoUs, best first, each row and column once, none below ``least``."""
-    left, pairs = ious.astype(float), []
-    while left.size and left.max() >= least:
-        row, column = (int(k) for k in np.unravel_index(left.argmax(), left.shape))
-        pairs.append((row, column))
-        left[row], left[:, column] = -1, -1
-    return pairs
-
-
 def _judge_caption(case: Case, prediction: Prediction) -> CaptionOutcome:
     phrases = [plain_words(phrase) for phrase in re.findall(r"<p>(.*?)</p>", case.answer)]
     found = [_volume(case, masks) for masks in prediction.masks]
-    ious = np.array([[overlap(one, mask).iou for mask in case.masks] for one in found])
-    pairs = matches(ious, _MATCH)
+    ious = np.array([[overlap(one, mask).iou for mask in case.masks] for one in found]).reshape(len(found), len(case.masks))
+    pairs = [(row, column) for row, column, iou in best_pairs(ious) if iou >= _MATCH]
     named = sum(plain_words(prediction.phrases[row]) == phrases[column] for row, column in pairs)
     return CaptionOutcome(len(case.masks), len(found), len(pairs), named)
 

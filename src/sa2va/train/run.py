@@ -107,7 +107,7 @@ def train(
     elif any(output.glob("checkpoint-*")) and not run.config.resume:
         raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
     _train(run, progress, checkpoint=checkpoint)
-    note(f'the model is in {output}; try it with Sa2VA.from_pretrained("{output}")')
+    note(f"the model is in {output}")
     return output
 
 

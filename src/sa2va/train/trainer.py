@@ -43,7 +43,7 @@ WARMUP_START = 1e-5
 
 @contextmanager
 def _fast_attention(arguments: TrainingArguments) -> Iterator[None]:
-    """On CPU torch's fused attention has a slow backward pass: plain products in bfloat16 take less than half as long."""
+    """On CPU torch's fused attention has a slow backward pass: plain products in bfloat16 take half as long."""
     if arguments.device.type != "cpu" or not arguments.bf16:
         yield
         return

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import json
 import random
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from pycocotools import mask as coco
-
-from sa2va.data.sample import LazyFrame, Sample
+from sa2va.data.formats.coco import decode_segmentation
+from sa2va.data.formats.pictures import lazy_picture
+from sa2va.data.sample import Sample
 from sa2va.data.sources.wording import ANSWERS, REQUESTS, phrase_of
-from sa2va.mask import Mask
 from sa2va.results import Turn
 
 
@@ -52,16 +48,14 @@ class Annotations:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[index]
-        path = self.root / "images" / entry["image"]
-        with Image.open(path) as image:  # reads the header only
-            width, height = image.size
+        frame = lazy_picture(self.root / "images" / entry["image"])
         rng = random.Random(f"{self.seed}/{index}")
         phrases = [phrase_of(phrase) for phrase in entry["text"]]
         return Sample(
             id=entry["image"],
-            frames=(LazyFrame(partial(_read, path), (height, width)),),
+            frames=(frame,),
             turns=tuple(Turn(rng.choice(REQUESTS).format(phrase), rng.choice(ANSWERS)) for phrase in phrases),
-            masks=tuple(_mask(polygons, height, width)[None] for polygons in entry["mask"]),
+            masks=tuple(decode_segmentation(polygons, frame.size).array[None] for polygons in entry["mask"]),
             source="annotations",
         )
 
@@ -83,15 +77,3 @@ class Annotations:
                 )
         if not (self.root / "images" / entry["image"]).is_file():
             raise ValueError(f"{where}: picture {self.root / 'images' / entry['image']} does not exist")
-
-
-def _mask(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
-    """bool (H, W): the union of the polygons."""
-    outlines: Any = polygons
-    union: Any = coco.merge(coco.frPyObjects(outlines, height, width))
-    return Mask((height, width), union["counts"].decode()).array
-
-
-def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
