@@ -18,22 +18,16 @@ from sa2va.data.encode import EncodeOptions, encode_sample
 from sa2va.data.sample import Sample
 from sa2va.results import Turn
 from sa2va.train.config import TrainConfig
-from sa2va.train.curriculum import finished, tiny, write_random
+from sa2va.train.curriculum import tiny
 from sa2va.train.muon import MuonWithAdamW, is_matrix
 from sa2va.train.pretext import Pretext
-from sa2va.train.run import prepare, train
+from sa2va.train.run import finished, prepare, train
 from sa2va.train.start import load_start
+from sa2va.train.tiny import RANDOM_TINY
 
 
-@pytest.fixture(scope="module")
-def random_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("random") / "0-random"
-    write_random(folder)
-    return folder
-
-
-def quick(stage: TrainConfig, random_tiny: Path, folder: Path, **changes: object) -> TrainConfig:
-    base = replace(stage, model=str(random_tiny), output=str(folder), steps=2, batch_size=2, precision="fp32")
+def quick(stage: TrainConfig, folder: Path, **changes: object) -> TrainConfig:
+    base = replace(stage, model=RANDOM_TINY, output=str(folder), steps=2, batch_size=2, precision="fp32")
     return replace(base, **changes)
 
 
@@ -44,9 +38,9 @@ def losses_of(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("number", range(len(tiny())))
 def test_every_stage_trains_from_the_one_before_and_leaves_a_model_that_loads(
-    number: int, random_tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    number: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    stage = quick(tiny()[number], random_tiny, tmp_path / "stage", log_every=1, save_every=1)
+    stage = quick(tiny()[number], tmp_path / "stage", log_every=1, save_every=1)
     assert not finished(stage)
     train(prepare(stage), progress=False)
     capfd.readouterr()
@@ -60,7 +54,7 @@ def test_every_stage_trains_from_the_one_before_and_leaves_a_model_that_loads(
 
 def test_stages_follow_one_another(tmp_path: Path):
     stages = tiny(str(tmp_path), scale=0.01)
-    assert stages[0].model == str(tmp_path / "0-random")
+    assert stages[0].model == RANDOM_TINY
     for before, after in pairwise(stages):
         assert after.model == before.output
     for full, short in zip(tiny(), stages, strict=True):
@@ -75,8 +69,8 @@ def named(phrase: str, box: tuple[int, int, int, int]) -> Sample:
     return Sample("one", (np.zeros((128, 128, 3), np.uint8),), (Turn("What is there?", answer),), (mask,))
 
 
-def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is(random_tiny: Path):
-    config = replace(tiny()[0], model=str(random_tiny))
+def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
+    config = replace(tiny()[0], model=RANDOM_TINY)
     model, processor = load_start(config)
     model.float()
     pretext = Pretext.of(model, processor)
@@ -84,21 +78,25 @@ def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is(rando
         [encode_sample(named("a red star", (0, 0, 128, 128)), processor, EncodeOptions(targets="area"))]
     )
     words = processor.tokenizer(" a red star ", add_special_tokens=False)["input_ids"]
-    for head in pretext.levels.values():  # heads that say the same whatever they see
-        nn.init.zeros_(head.words.weight)
-        nn.init.constant_(head.words.bias, -30.0)
-        head.words.bias.data[words] = 0.0
-        nn.init.zeros_(head.middle.weight)
+    for name, head in pretext.levels.items():  # heads that say the same whatever they see
+        nn.init.zeros_(head.norm.weight)
+        nn.init.zeros_(head.norm.bias)
         nn.init.zeros_(head.middle.bias)
+        if name != "vision":
+            nn.init.constant_(head.words.bias, -30.0)
+            head.words.bias.data[words] = 0.0
     terms = pretext.cells(model, batch, torch.Generator().manual_seed(0))
-    # Four feature maps, each as sure of every word of the phrase as one softmax allows.
-    assert terms["words"].mean().item() == pytest.approx(4 * np.log(len(words)), rel=1e-4)
-    # From a random cell the middle of the picture is a quarter of its side away, in both directions.
-    assert terms["middle"].mean().item() == pytest.approx(4 * 0.5, rel=0.1)
+    # Three feature maps as sure of every word of the phrase as one softmax allows, and one that knows nothing: it names
+    # with the language model's own words.
+    everything = model.get_input_embeddings().weight.shape[0]
+    sure = 3 * np.log(len(words)) + np.log(everything)
+    assert terms["words"].mean().item() == pytest.approx(sure, rel=1e-3)
+    # The middle is half a picture away from the origin in both directions.
+    assert terms["middle"].mean().item() == pytest.approx(4 * 1.0, rel=1e-3)
 
 
-def test_places_are_where_the_mask_is(random_tiny: Path):
-    model, processor = load_start(replace(tiny()[0], model=str(random_tiny)))
+def test_places_are_where_the_mask_is():
+    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
     pretext = Pretext.of(model, processor)
     nn.init.zeros_(pretext.place.weight)
     batch = Collator.of(processor)(
@@ -108,13 +106,13 @@ def test_places_are_where_the_mask_is(random_tiny: Path):
     share = torch.zeros(8, 8)
     share[:4, 4:] = 1 / 16  # rows first: the top right quarter
     pretext.place.bias.data = share.clamp(min=1e-9).log().flatten()
-    assert pretext.places(states, batch)["place"].mean() == pytest.approx(np.log(16), rel=1e-3)
+    assert pretext.places(states, batch)["place"].mean().item() == pytest.approx(np.log(16), rel=1e-3)
     pretext.place.bias.data = share.flip(1).clamp(min=1e-9).log().flatten()
-    assert pretext.places(states, batch)["place"].mean() > 10
+    assert pretext.places(states, batch)["place"].mean().item() > 10
 
 
-def test_towers_need_captions_that_name(random_tiny: Path):
-    model, processor = load_start(replace(tiny()[0], model=str(random_tiny)))
+def test_towers_need_captions_that_name():
+    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
     sample = named("a star", (0, 0, 64, 64))
     sample = replace(sample, turns=(Turn("What?", "Sure, [SEG]."),))
     batch = Collator.of(processor)([encode_sample(sample, processor)])
@@ -122,9 +120,9 @@ def test_towers_need_captions_that_name(random_tiny: Path):
         Pretext.of(model, processor).cells(model, batch, torch.Generator())
 
 
-def test_another_grounding_side_changes_no_weight(random_tiny: Path):
-    same, _ = load_start(replace(tiny()[1], model=str(random_tiny), grounding_side=None))
-    smaller, processor = load_start(replace(tiny()[0], model=str(random_tiny), grounding_side=128))
+def test_another_grounding_side_changes_no_weight():
+    same, _ = load_start(replace(tiny()[1], model=RANDOM_TINY, grounding_side=None))
+    smaller, processor = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=128))
     assert (same.sam2.image_size, smaller.sam2.image_size, processor.grounding_side) == (256, 128, 128)
     ours, theirs = same.state_dict(), smaller.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

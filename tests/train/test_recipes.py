@@ -18,7 +18,7 @@ from sa2va import Sa2VAModel
 from sa2va.train.config import SOURCES, SourceOptions, TrainConfig
 from sa2va.train.detect import family_of_model, is_base_model, kind_of_data
 from sa2va.train.overview import changes
-from sa2va.train.presets import PRESETS, preset, recipe_and_overrides
+from sa2va.train.presets import PRESETS, preset, recipes_and_overrides
 from sa2va.train.recipes import RECIPES, pretraining
 from sa2va.train.run import prepare
 from sa2va.train.start import load_start
@@ -189,7 +189,7 @@ def test_what_is_overridden_is_listed():
         "data.0.repeats=3",
         "output=elsewhere",
     ]
-    recipe, overrides = recipe_and_overrides("finetune", words)
+    (recipe,), overrides = recipes_and_overrides("finetune", words)
     (table,) = changes(recipe, recipe.with_overrides(overrides), "finetune")
     console = Console(width=120)
     with console.capture() as capture:

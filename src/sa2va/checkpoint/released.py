@@ -129,7 +129,7 @@ def config_to_released(config: Sa2VAConfig) -> dict[str, Any]:
             "use_thumbnail": True,
             "ps_version": "v2",
             "min_dynamic_patch": 1,
-            "max_dynamic_patch": 12,
+            "max_dynamic_patch": config.max_tiles,
         }
     else:
         body = _plain(config.vlm_config)

@@ -55,19 +55,35 @@ def train(
     Says first what differs from the recipe, what is trained, on which data and in how much memory. A run that was
     stopped goes on from its last checkpoint when the same command is given again.
 
-    Presets: [bold]finetune[/bold] for own data, and one for each released model ([bold]sa2va-4b[/bold], ...).
+    Presets: [bold]finetune[/bold] for own data, one for each released model ([bold]sa2va-4b[/bold], ...), and
+    [bold]tiny[/bold], the checkpoint in this package, from nothing.
 
     On several GPUs: [bold]torchrun --nproc-per-node 8 -m sa2va.cli train ...[/bold]
     """
+    from sa2va.train.run import finished
+
+    given = {"model": model, "data": data, "output": out}
+    words = [*(settings or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    first = os.environ.get("RANK", "0") == "0"
+    configurations = _configurations(recipe, words)
+    for original, config in configurations:
+        if len(configurations) > 1 and finished(config) and not dry_run:
+            screen.note(f"{config.output} is finished already")
+            continue
+        if dry_run:
+            config = replace(config, model=configurations[0][1].model)  # what it starts from is not there yet
+        _train(screen, recipe, original, config, dry_run=dry_run, first=first)
+
+
+def _train(
+    screen: Screen, recipe: str, original: TrainConfig, config: TrainConfig, *, dry_run: bool, first: bool
+) -> None:
+    """One run."""
     from sa2va.train.overview import changes, overview
     from sa2va.train.parsing import plain
     from sa2va.train.run import prepare
     from sa2va.train.run import train as run_training
 
-    given = {"model": model, "data": data, "output": out}
-    words = [*(settings or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    original, config = _configurations(recipe, words)
-    first = os.environ.get("RANK", "0") == "0"
     config = replace(config, model=zoo.resolve(config.model))
     with quiet_libraries(screen):
         run = prepare(config)
@@ -85,16 +101,16 @@ def train(
         screen.emit({"model": None if folder is None else str(folder), "config": plain(config)})
 
 
-def _configurations(recipe: str, words: list[str]) -> tuple[TrainConfig, TrainConfig]:
-    """A preset or file as it is, and with the words applied."""
+def _configurations(recipe: str, words: list[str]) -> list[tuple[TrainConfig, TrainConfig]]:
+    """The runs of a preset or file as they are, and with the words applied."""
     from sa2va.train.config import TrainConfig
-    from sa2va.train.presets import recipe_and_overrides
+    from sa2va.train.presets import recipes_and_overrides
 
     if Path(recipe).suffix in (".yaml", ".yml", ".json"):
-        original = TrainConfig.from_file(recipe, [word for word in words if word.startswith("model=")])
+        originals = (TrainConfig.from_file(recipe, [word for word in words if word.startswith("model=")]),)
     else:
-        original, words = recipe_and_overrides(recipe, words)
-    return original, original.with_overrides(words)
+        originals, words = recipes_and_overrides(recipe, words)
+    return [(original, original.with_overrides(words)) for original in originals]
 
 
 def _how_to_try(run: Run, folder: Path) -> str:

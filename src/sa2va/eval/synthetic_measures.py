@@ -222,7 +222,9 @@ class CaptionOutcome:
 def _judge_caption(case: Case, prediction: Prediction) -> CaptionOutcome:
     phrases = [plain_words(phrase) for phrase in re.findall(r"<p>(.*?)</p>", case.answer)]
     found = [_volume(case, masks) for masks in prediction.masks]
-    ious = np.array([[overlap(one, mask).iou for mask in case.masks] for one in found]).reshape(len(found), len(case.masks))
+    ious = np.array([[overlap(one, mask).iou for mask in case.masks] for one in found]).reshape(
+        len(found), len(case.masks)
+    )
     pairs = [(row, column) for row, column, iou in best_pairs(ious) if iou >= _MATCH]
     named = sum(plain_words(prediction.phrases[row]) == phrases[column] for row, column in pairs)
     return CaptionOutcome(len(case.masks), len(found), len(pairs), named)

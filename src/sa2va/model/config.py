@@ -114,6 +114,7 @@ class Sa2VAConfig(PreTrainedConfig):
         seg_token_id: id of ``[SEG]`` in the tokenizer.
         template: chat template of the InternVL families, a key of ``sa2va.processing.templates.TEMPLATES``; None
             where the tokenizer files carry the template (Qwen families).
+        max_tiles: most tiles that an InternVL cuts a picture into; 1 shows it the whole picture only.
         original_mask_decoder: whether the weights hold SAM 2's original mask decoder beside the fine-tuned one
             (Sa2VA-i checkpoints); video propagation in mode ``"consistent"`` uses it.
     """
@@ -128,6 +129,7 @@ class Sa2VAConfig(PreTrainedConfig):
     sam2_config: Any = None
     seg_token_id: int = 151674
     template: str | None = None
+    max_tiles: int = 12
     original_mask_decoder: bool = False
     tie_word_embeddings: bool = False
 

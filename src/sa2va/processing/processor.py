@@ -67,7 +67,8 @@ class ProcessorSettings:
         family: a key of ``FAMILIES``.
         grounding_side: side of SAM 2's square picture, pixels.
         template: chat template of an InternVL family.
-        tile_side: side of a tile, pixels (InternVL). tokens_per_tile: visual tokens of one tile.
+        tile_side: side of a tile, pixels (InternVL). tokens_per_tile: visual tokens of one tile. max_tiles: most tiles
+            of a picture, the thumbnail not counted.
         patches: how pictures become patches (Qwen).
     """
 
@@ -76,6 +77,7 @@ class ProcessorSettings:
     template: str | None = None
     tile_side: int | None = None
     tokens_per_tile: int | None = None
+    max_tiles: int = 12
     patches: QwenPixels | None = None
 
     @classmethod
@@ -89,7 +91,7 @@ class ProcessorSettings:
                 raise ValueError("expected config.template to name a chat template for an InternVL model, got None")
             side, patch = vision.image_size[0], vision.patch_size[0]
             tokens = int(side // patch * vlm.downsample_ratio) ** 2
-            return cls(config.family.name, grounding_side, config.template, side, tokens)
+            return cls(config.family.name, grounding_side, config.template, side, tokens, config.max_tiles)
         mean, std = _NORMALIZATION[config.family.name]
         patches = QwenPixels(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, mean, std)
         return cls(config.family.name, grounding_side, patches=patches)
@@ -190,7 +192,11 @@ class Sa2VAProcessor:
             tokens = tuple(math.prod(grid) // patches.merge**2 for grid in grids)
             return VisionInputs(torch.cat(pictures), torch.tensor(grids, dtype=torch.int64), tokens, video)
         assert self.tile_side and self.tokens_per_tile
-        tiles = frame_tiles(images, self.tile_side) if video else tile_image(images[0], self.tile_side)
+        tiles = (
+            frame_tiles(images, self.tile_side)
+            if video
+            else tile_image(images[0], self.tile_side, self.settings.max_tiles)
+        )
         tokens = (len(tiles) * self.tokens_per_tile // len(images),) * len(images)
         return VisionInputs(tiles, None, tokens, video)
 

@@ -7,19 +7,14 @@ masks from words, and at last clips through the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sa2va.data.encode import EncodeOptions
-from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions, LossWeights
-from sa2va.train.run import FINISHED
-from sa2va.train.tiny import GROUNDING_SIDE, tiny_model, tiny_tokenizer
+from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY
 from sa2va.train.trainable import TrainableOptions
 
 _VISION_LANGUAGE = ("vision", "projector", "language", "embeddings", "head")
@@ -38,7 +33,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         _stage(
             stage="towers",
             data=(_pictures({"caption": 1.0}),),
-            trainable=_parts("vision", "projector", "image_encoder"),
+            trainable=_parts("vision", "projector", "embeddings", "image_encoder"),
             loss=_losses(text=0, bce=0, dice=0, words=1, middle=2),
             grounding_side=GROUNDING_SIDE // 2,
             learning_rate=2e-3,
@@ -50,10 +45,19 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             data=(_pictures({"caption": 1.0}, seed=1),),
             trainable=_parts("image_encoder", *_DRAWING),
             loss=_losses("best", text=0, bce=0, focal=20, dice=1, iou=1, presence=1),
-            grounding_side=GROUNDING_SIDE,
             learning_rate=2e-3,
             batch_size=16,
-            steps=4000,
+            steps=2000,
+        ),
+        _stage(
+            stage="segmenter",
+            data=(_pictures({"caption": 1.0}, seed=11),),
+            trainable=_parts("image_encoder", *_DRAWING),
+            loss=_losses("best", text=0, bce=0, focal=20, dice=1, iou=1, presence=1),
+            grounding_side=GROUNDING_SIDE,
+            learning_rate=1e-3,
+            batch_size=16,
+            steps=450,
         ),
         _stage(
             stage="language",
@@ -83,31 +87,13 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=3000,
         ),
     )
-    names = ("1-towers", "2-segmenter", "3-language", "4-joint", "5-clips")
-    previous, configs = str(root / "0-random"), []
+    names = ("1-towers", "2-segmenter", "3-finer", "4-language", "5-joint", "6-clips")
+    previous, configs = RANDOM_TINY, []
     for name, stage in zip(names, stages, strict=True):
-        steps = max(1, round((stage.steps or 1) * scale))
+        steps = max(1, round((stage.steps or 1) * float(scale)))
         configs.append(replace(stage, model=previous, output=str(root / name), steps=steps))
         previous = str(root / name)
     return tuple(configs)
-
-
-def write_random(folder: str | Path) -> None:
-    """Save the ``tiny`` model before it has learnt anything, as a checkpoint; nothing where there is one already."""
-    if (Path(folder) / "config.json").is_file():
-        return
-    tokenizer = tiny_tokenizer()
-    model = tiny_model(tokenizer).to(torch.bfloat16)
-    model.save_pretrained(folder)
-    Sa2VAProcessor(tokenizer, model.config).save_pretrained(folder)
-
-
-CURRICULA: dict[str, Callable[..., tuple[TrainConfig, ...]]] = {"tiny": tiny}
-
-
-def finished(config: TrainConfig) -> bool:
-    """Whether a stage was trained to its end."""
-    return (Path(config.output) / FINISHED).is_file()
 
 
 def _stage(**settings: Any) -> TrainConfig:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sa2va.runtime import default_device
 from sa2va.train.config import SourceOptions, TrainConfig
+from sa2va.train.curriculum import tiny
 from sa2va.train.detect import FamilyName, family_of_model, kind_of_data
 from sa2va.train.recipes import RECIPES, pretraining
 
@@ -66,24 +67,28 @@ def _pretraining(name: str) -> Callable[..., TrainConfig]:
     return build
 
 
-PRESETS: dict[str, Callable[..., TrainConfig]] = {
+#: A preset is one run, or several of which each starts from the one before.
+PRESETS: dict[str, Callable[..., TrainConfig | tuple[TrainConfig, ...]]] = {
     "finetune": finetune,
+    "tiny": tiny,
     **{name.lower(): _pretraining(name) for name in RECIPES},
 }
 
 
 def preset(name: str, words: Sequence[str]) -> TrainConfig:
-    """A preset by name. Words ``key=value`` that name its arguments go to it, the others override what it returns.
+    """A preset of one run. Words ``key=value`` that name its arguments go to it, the others override what it returns.
 
     Raises:
-        ValueError: there is no such preset, or an argument is missing.
+        ValueError: there is no such preset, an argument is missing, or it has several runs.
     """
-    recipe, overrides = recipe_and_overrides(name, words)
-    return recipe.with_overrides(overrides)
+    recipes, overrides = recipes_and_overrides(name, words)
+    if len(recipes) > 1:
+        raise ValueError(f"preset {name!r} is {len(recipes)} runs; take them from recipes_and_overrides")
+    return recipes[0].with_overrides(overrides)
 
 
-def recipe_and_overrides(name: str, words: Sequence[str]) -> tuple[TrainConfig, list[str]]:
-    """What a preset returns of the words that are its arguments, and the words that are left.
+def recipes_and_overrides(name: str, words: Sequence[str]) -> tuple[tuple[TrainConfig, ...], list[str]]:
+    """The runs that a preset returns of the words that are its arguments, and the words that are left.
 
     Raises:
         ValueError: there is no such preset, or an argument is missing.
@@ -103,7 +108,8 @@ def recipe_and_overrides(name: str, words: Sequence[str]) -> tuple[TrainConfig, 
         if parameter.default is parameter.empty and key not in arguments:
             raise ValueError(f"preset {name!r} needs {key}; add {key}=...")
     try:
-        return function(**arguments), overrides
+        runs = function(**arguments)
+        return (runs if isinstance(runs, tuple) else (runs,)), overrides
     except KeyError as error:
         raise ValueError(f"preset {name!r} does not know {error}; see its arguments: {list(parameters)}") from error
 

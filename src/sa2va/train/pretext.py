@@ -1,10 +1,10 @@
 """What a model that starts from nothing learns before it draws masks, with heads that are thrown away afterwards.
 
 Stage "towers": every cell of both image encoders names what covers it, as a bag of words, and says where the middle of
-that object lies. Stage "language": the state of every ``[SEG]`` says which part of the picture its object covers. Both
-give a picture dozens of targets where the mask loss gives a few, so an encoder learns in thousands of pictures what
-would take it millions. They read nothing but ordinary samples: names are the phrases ``<p> ... </p>`` of grounded
-captions.
+that object lies; what the language model reads of a cell learns to be near the very words that it reads in a text.
+Stage "language": the state of every ``[SEG]`` says which part of the picture its object covers. Both give a picture
+dozens of targets where the mask loss gives a few, so an encoder learns in thousands of pictures what would take it
+millions. They read nothing but ordinary samples: names are the phrases ``<p> ... </p>`` of grounded captions.
 
 Shape legend: B samples, L tokens, K objects of a sample, g cells along a side, C channels, V vocabulary, M cells,
 W words of a phrase.
@@ -37,18 +37,25 @@ _BACKGROUND_WEIGHT = 0.3
 
 
 class CellHead(nn.Module):
-    """Names a cell and points from it to the middle of what covers it."""
+    """Names a cell and says where the middle of what covers it is.
 
-    def __init__(self, width: int, words: int):
+    Args:
+        width: channels of a cell. words: size of the vocabulary; None names with one that is given.
+    """
+
+    def __init__(self, width: int, words: int | None):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.words = nn.Linear(width, words)
+        self.words = None if words is None else nn.Linear(width, words)
         self.middle = nn.Linear(width, 2)
 
-    def forward(self, cells_MC: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, V) logits of words, and (M, 2) offsets (x, y) in widths of the picture."""
+    def forward(self, cells_MC: Tensor, words_VC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(M, V) logits of words, and (M, 2) places (x, y) in 0..1 of the picture."""
         normed = self.norm(cells_MC)
-        return self.words(normed), self.middle(normed)
+        if self.words is not None:
+            return self.words(normed), self.middle(normed)
+        assert words_VC is not None
+        return normed @ words_VC.T.to(normed.dtype), self.middle(normed)
 
 
 class Pretext(nn.Module):
@@ -65,8 +72,7 @@ class Pretext(nn.Module):
         pyramid = model.config.sam2_config.vision_config.fpn_hidden_size
         self.side = side
         self.levels = nn.ModuleDict(
-            {"vision": CellHead(width, words)}
-            | {level: CellHead(pyramid, words) for level in ("fine", "middle", "top")}
+            {"vision": CellHead(width, None)} | {level: CellHead(pyramid, words) for level in ("fine", "middle", "top")}
         )
         self.place = nn.Linear(width, side**2)
         self.phrase_ids, self.seg_id = phrase_ids, model.config.seg_token_id
@@ -99,9 +105,11 @@ class Pretext(nn.Module):
             "top": features.top.permute(0, 2, 3, 1),
         }
         bags = [self._bags(row) for row in batch.input_ids]
+        # What the language model reads of a cell is to look like the words it reads.
+        vocabulary = {"vision": model.get_input_embeddings().weight}
         words, middles = [], []
         for level, map_BggC in maps.items():
-            word, middle = self._level(level, map_BggC, batch.masks, bags, generator)
+            word, middle = self._level(level, map_BggC, vocabulary.get(level), batch.masks, bags, generator)
             words.append(word)
             middles.append(middle)
         return {"words": _sum(words), "middle": _sum(middles)}
@@ -125,27 +133,28 @@ class Pretext(nn.Module):
         self,
         level: str,
         map_BggC: Tensor,
+        vocabulary_VC: Tensor | None,
         masks: tuple[Tensor | None, ...],
         bags: list[Tensor],
         generator: torch.Generator,
     ) -> tuple[Term, Term]:
         """Both losses of one feature map, over some of its cells."""
         side = map_BggC.shape[1]
-        chosen, names, offsets = [], [], []
+        chosen, names, places = [], [], []
         for row, (sample, bag) in enumerate(zip(masks, bags, strict=True)):
             cells = torch.randperm(side**2, generator=generator, device=map_BggC.device)[:_CELLS]
-            name, offset = _targets(sample, bag, side, cells)
+            name, place = _targets(sample, bag, side, cells)
             chosen.append(row * side**2 + cells)
             names.append(name)
-            offsets.append(offset)
-        logits_MV, middle_M2 = self.levels[level](map_BggC.flatten(0, 2)[torch.cat(chosen)])
-        names_MW, offsets_M2 = torch.cat(names), torch.cat(offsets)
-        covered_M = ~offsets_M2.isnan().any(dim=1)
+            places.append(place)
+        logits_MV, middle_M2 = self.levels[level](map_BggC.flatten(0, 2)[torch.cat(chosen)], vocabulary_VC)
+        names_MW, places_M2 = torch.cat(names), torch.cat(places)
+        covered_M = ~places_M2.isnan().any(dim=1)
         weights_M = torch.where(covered_M, 1.0, _BACKGROUND_WEIGHT)
         logits_MV = logits_MV.float()
         named_MW = logits_MV.gather(1, names_MW.clamp(min=0)) * (names_MW >= 0)
         error_M = logits_MV.logsumexp(dim=1) - named_MW.sum(dim=1) / (names_MW >= 0).sum(dim=1)
-        distance_M = (middle_M2.float() - offsets_M2.nan_to_num()).abs().sum(dim=1)
+        distance_M = (middle_M2.float() - places_M2.nan_to_num()).abs().sum(dim=1)
         return (
             Term((error_M * weights_M).sum(), weights_M.sum()),
             Term((distance_M * covered_M).sum(), covered_M.sum()),
@@ -168,7 +177,7 @@ class Pretext(nn.Module):
 
 
 def _targets(masks_KFss: Tensor | None, bags_KW: Tensor, side: int, cells_M: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, W) words of each cell, token 0 for nothing, and (M, 2) offsets to the object's middle, nan for nothing."""
+    """(M, W) words of each cell, token 0 for nothing, and (M, 2) the object's middle, nan for nothing."""
     nothing = F.pad(bags_KW.new_zeros(len(cells_M), 1), (0, _WORDS - 1), value=-1)
     unknown = torch.full((len(cells_M), 2), float("nan"), device=cells_M.device)
     if masks_KFss is None:
@@ -180,8 +189,7 @@ def _targets(masks_KFss: Tensor | None, bags_KW: Tensor, side: int, cells_M: Ten
     weights_Kgg1 = cover_Kgg[..., None] / cover_Kgg.sum(dim=(1, 2))[:, None, None, None].clamp(min=1e-6)
     middles_K2 = (weights_Kgg1 * places_gg2).sum(dim=(1, 2))
     covered_M1 = (share_M > _COVERED)[:, None]
-    offsets_M2 = middles_K2[object_M] - places_gg2.flatten(0, 1)[cells_M]
-    return torch.where(covered_M1, bags_KW[object_M], nothing), torch.where(covered_M1, offsets_M2, unknown)
+    return torch.where(covered_M1, bags_KW[object_M], nothing), torch.where(covered_M1, middles_K2[object_M], unknown)
 
 
 def _sum(terms: list[Term]) -> Term:

@@ -48,6 +48,11 @@ class Run:
     probes: tuple[Encoded, ...]
 
 
+def finished(config: TrainConfig) -> bool:
+    """Whether a run was trained to its end."""
+    return (Path(config.output) / FINISHED).is_file()
+
+
 def prepare(config: TrainConfig) -> Run:
     """Check the configuration, load the model, open the sources, and encode a few samples of each.
 

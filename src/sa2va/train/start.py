@@ -14,6 +14,7 @@ from sa2va.processing.tokenizer import load_tokenizer
 from sa2va.runtime import default_device, require_extra
 from sa2va.train.config import TrainConfig
 from sa2va.train.detect import is_base_model
+from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY, tiny_model, tiny_tokenizer
 
 #: Everything but the linear layers of the language model stays as it is: small, trained, or not made for four bits.
 _UNQUANTISED = (
@@ -35,6 +36,10 @@ def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
             missing.
     """
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    if config.model == RANDOM_TINY:
+        tokenizer = tiny_tokenizer()
+        model = tiny_model(tokenizer, config.seed, config.grounding_side or GROUNDING_SIDE)
+        return model.to(dtype), Sa2VAProcessor(tokenizer, model.config)  # type: ignore[arg-type]
     base = is_base_model(config.model)
     if base != bool(config.sam2):
         raise ValueError(

@@ -23,6 +23,8 @@ SIDE = 128
 #: SAM 2 sees the picture enlarged: its masks have a quarter of this side, and small objects need fine borders.
 GROUNDING_SIDE = 256
 PATCH = 8
+#: What a configuration calls the model before it has learnt anything.
+RANDOM_TINY = "random-tiny"
 _BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _IMAGE_TOKENS = (INTERNVL.image_start, INTERNVL.image_end, INTERNVL.image_token)
 
@@ -51,8 +53,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
-    """About nine million parameters: ViT and language model four, SAM 2 five."""
+def tiny_config(tokenizer: PreTrainedTokenizerFast, grounding_side: int = GROUNDING_SIDE) -> Sa2VAConfig:
+    """Eight million parameters: vision tower and language model 4.4, SAM 2 3.6."""
     vision = {
         "image_size": SIDE,
         "patch_size": PATCH,
@@ -86,7 +88,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         tie_word_embeddings=False,
     )
     sam2 = sam2_config(
-        image_size=GROUNDING_SIDE,
+        image_size=grounding_side,
         embed_dim=32,
         num_heads=1,
         blocks=(1, 2, 4, 1),
@@ -98,10 +100,10 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Sa2VAConfig:
         decoder_heads=4,
         decoder_mlp=512,
     )
-    return Sa2VAConfig(vlm_config=vlm, sam2_config=sam2, seg_token_id=seg_token_id, template="qwen_chat")
+    return Sa2VAConfig(vlm_config=vlm, sam2_config=sam2, seg_token_id=seg_token_id, template="qwen_chat", max_tiles=1)
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Sa2VAModel:
+def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, grounding_side: int = GROUNDING_SIDE) -> Sa2VAModel:
     """Random weights that can learn.
 
     transformers initialises for large models whose weights will be downloaded anyway: with a deviation of 0.02, which
@@ -109,7 +111,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Sa2VAModel:
     torch's own do, and positions as plain sines.
     """
     torch.manual_seed(seed)
-    model = Sa2VAModel(tiny_config(tokenizer))
+    model = Sa2VAModel(tiny_config(tokenizer, grounding_side))
     module: Any
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
