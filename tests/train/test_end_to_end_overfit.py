@@ -36,14 +36,15 @@ class Start:
     model: Path
     trainable: TrainableOptions
     learning_rate: float
+    steps: int
 
 
 @pytest.fixture(scope="module")
 def start(checkpoint: Callable[[str], Path]) -> Start:
     """The embedded ``tiny`` checkpoint with LoRA; where it is not in the package yet, a random model, trained whole."""
     if (TINY / "config.json").is_file():
-        return Start(TINY, TrainableOptions(lora=LoraOptions(rank=16, alpha=32, dropout=0.0)), 1e-3)
-    return Start(checkpoint("iv25_qwen2"), TrainableOptions(parts=("all",), lora=None), 2e-3)
+        return Start(TINY, TrainableOptions(lora=LoraOptions(rank=16, alpha=32, dropout=0.0)), 1e-3, 150)
+    return Start(checkpoint("iv25_qwen2"), TrainableOptions(parts=("all",), lora=None), 2e-3, 300)
 
 
 def seen(frames: int = 1) -> list[tuple[Sample, str, np.ndarray]]:
@@ -133,7 +134,7 @@ def settings(start: Start, folder: Path, kind: str) -> TrainConfig:
         encode=EncodeOptions(targets="area"),
         trainable=start.trainable,
         loss=LossOptions(points=None),
-        steps=150,
+        steps=start.steps,
         batch_size=5 if kind != "video-json" else 2,
         accumulation=1,
         learning_rate=start.learning_rate,

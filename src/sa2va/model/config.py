@@ -98,9 +98,11 @@ def set_grounding_side(config: Sam2VideoConfig, side: int) -> None:
     Args:
         side: of the square input, pixels; a multiple of 32.
     """
-    config.image_size = config.prompt_encoder_config.image_size = side
-    config.vision_config.backbone_config.image_size = [side, side]
-    config.vision_config.backbone_feature_sizes = [[side // stride] * 2 for stride in (4, 8, 16)]
+    vision: Any = config.vision_config
+    prompts: Any = config.prompt_encoder_config
+    config.image_size = prompts.image_size = side
+    vision.backbone_config.image_size = [side, side]
+    vision.backbone_feature_sizes = [[side // stride] * 2 for stride in (4, 8, 16)]
     config.memory_attention_rope_feat_sizes = [side // STRIDE] * 2
 
 

@@ -1,8 +1,8 @@
 """One more row for batches without masks, so that every process runs every part of the model in the same order.
 
 DeepSpeed puts gradients together in the order in which they arrive (ZeRO 2) and gathers weights where modules run
-(ZeRO 3). A process whose batch leaves out SAM 2 or the vision tower would add gradients to those of other parameters, or
-wait for ever. Its companion, a grey picture with one object that is nowhere, is computed and counts nothing.
+(ZeRO 3). A process whose batch leaves out SAM 2 or the vision tower would add its gradients to those of other
+parameters, or wait for ever. The companion, a grey picture with one object that is nowhere, counts nothing.
 """
 
 from __future__ import annotations

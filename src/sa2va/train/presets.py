@@ -82,9 +82,10 @@ def preset(name: str, words: Sequence[str]) -> TrainConfig:
         ValueError: there is no such preset, an argument is missing, or it has several runs.
     """
     recipes, overrides = recipes_and_overrides(name, words)
-    if len(recipes) > 1:
+    if len(recipes) != 1:
         raise ValueError(f"preset {name!r} is {len(recipes)} runs; take them from recipes_and_overrides")
-    return recipes[0].with_overrides(overrides)
+    (recipe,) = recipes
+    return recipe.with_overrides(overrides)
 
 
 def recipes_and_overrides(name: str, words: Sequence[str]) -> tuple[tuple[TrainConfig, ...], list[str]]:

@@ -14,7 +14,7 @@ Source: words as classes of one softmax with several answers, SuperClass (arXiv 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ class Pretext(nn.Module):
         """
         if processor.cells is None:
             raise ValueError('stages "towers" and "language" train InternVL models; this one is of another family')
-        opening, closing = processor.tokenizer.convert_tokens_to_ids(["<p>", "</p>"])
+        opening, closing = (processor.tokenizer.get_vocab()[token] for token in ("<p>", "</p>"))
         return cls(model, processor.cells, (opening, closing))
 
     def cells(self, model: Sa2VAModel, batch: Batch, generator: torch.Generator) -> dict[PretextLoss, Term]:
@@ -106,7 +106,8 @@ class Pretext(nn.Module):
         }
         bags = [self._bags(row) for row in batch.input_ids]
         # What the language model reads of a cell is to look like the words it reads.
-        vocabulary = {"vision": model.get_input_embeddings().weight}
+        words_VC: Any = model.get_input_embeddings().weight
+        vocabulary = {"vision": words_VC}
         words, middles = [], []
         for level, map_BggC in maps.items():
             word, middle = self._level(level, map_BggC, vocabulary.get(level), batch.masks, bags, generator)

@@ -42,9 +42,12 @@ WARMUP_START = 1e-5
 
 
 @contextmanager
-def _fast_attention(arguments: TrainingArguments) -> Iterator[None]:
-    """On CPU torch's fused attention has a slow backward pass: plain products in bfloat16 take half as long."""
-    if arguments.device.type != "cpu" or not arguments.bf16:
+def _fast_attention(config: TrainConfig) -> Iterator[None]:
+    """On CPU torch's fused attention has a slow backward pass: plain products in bfloat16 take half as long.
+
+    What is recomputed in the backward pass runs outside of here, and has to be computed in the same way.
+    """
+    if default_device().type != "cpu" or config.precision != "bf16" or config.checkpoint_activations:
         yield
         return
     allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
@@ -194,7 +197,7 @@ class Sa2VATrainer(Trainer):
     ) -> Any:
         """Weighted sum of all losses of one micro-batch; the single losses are kept for the log."""
         weights, output = self.config.loss.weights, None
-        with _fast_attention(self.args):
+        with _fast_attention(self.config):
             if self.config.stage == "towers":
                 with self.accelerator.autocast():
                     terms = self._pretext.cells(self.model, inputs, self._point_generator(self.args.device))

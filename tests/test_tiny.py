@@ -1,0 +1,68 @@
+"""The checkpoint in the package: it loads, it is small, it answers, and it still scores what its report card says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from sa2va import Sa2VA, zoo
+from sa2va.eval.asking import Settings, evaluate
+from sa2va.eval.synthetic import synthetic_benchmark
+
+REPORT = Path(__file__).parents[1] / "docs" / "report-tiny.md"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Sa2VA:
+    return Sa2VA.from_pretrained("tiny", device="cpu")
+
+
+def test_it_is_small_and_has_a_card(tiny: Sa2VA):
+    assert sum(path.stat().st_size for path in zoo.TINY.iterdir()) < 40e6
+    assert (zoo.TINY / "model.safetensors").is_file() and "Limits" in (zoo.TINY / "README.md").read_text()
+    assert json.loads((zoo.TINY / "config.json").read_text())["model_type"] == "sa2va"
+    assert sum(parameter.numel() for parameter in tiny.model.parameters()) < 10e6
+
+
+def test_the_red_circle_is_the_red_circle(tiny: Sa2VA):
+    picture = Image.new("RGB", (128, 128), (190, 195, 200))
+    pen = ImageDraw.Draw(picture)
+    pen.ellipse((20, 24, 64, 68), fill=(215, 35, 40))
+    pen.rectangle((80, 70, 112, 102), fill=(40, 75, 215))
+    expected = np.zeros((128, 128), bool)
+    yy, xx = np.mgrid[:128, :128]
+    expected[((xx - 42) ** 2 + (yy - 46) ** 2) <= 22**2] = True
+    mask = tiny.segment(picture, "the red circle").segments[0].mask.array
+    assert (mask & expected).sum() / (mask | expected).sum() > 0.8
+
+
+def test_it_answers_in_words(tiny: Sa2VA):
+    picture = np.full((128, 128, 3), 200, np.uint8)
+    picture[40:90, 40:90] = (40, 75, 215)
+    answer = tiny.chat(picture, "What color is the square? Answer with one word or a short phrase.")
+    assert answer.text and not answer.segments
+
+
+def test_a_clip_is_followed_frame_by_frame(tiny: Sa2VA):
+    clip = [np.full((64, 96, 3), 90, np.uint8) for _ in range(6)]
+    frames = list(tiny.track(clip, "the square"))
+    assert [frame.index for frame in frames] == list(range(6)) and frames[0].size == (64, 96)
+
+
+SLICES = (
+    dict(re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|$", REPORT.read_text(), re.MULTILINE)) if REPORT.is_file() else {}
+)
+
+
+@pytest.mark.parametrize("task", ["refer", "question", "clips"])
+def test_the_report_card_has_not_drifted(tiny: Sa2VA, task: str):
+    """On the first 12 pictures or 3 clips, to what another processor's rounding may change."""
+    scores = evaluate(
+        tiny, synthetic_benchmark(task, "test"), Settings(max_new_tokens=64), limit=3 if task == "clips" else 12
+    )
+    assert scores.values[scores.headline] == pytest.approx(float(SLICES[task]), abs=0.05)
