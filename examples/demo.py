@@ -16,7 +16,7 @@ from time import perf_counter
 from sa2va.cli import main
 
 HERE = Path(__file__).resolve().parent
-PHRASES = ("the yellow cloud", "the blue car")
+PHRASES = ("the cloud below the black cloud", "the blue car on the left")
 QUESTION = "What color is the car?"
 FOLLOWED = ("the orange hat",)
 
