@@ -116,10 +116,10 @@ def resolve(name: str) -> str:
     Raises:
         ValueError: the model is known, but cannot be loaded.
     """
+    if name.lower() == TINY.name and not (Path(name) / "config.json").is_file():
+        return str(TINY)
     if Path(name).exists():
         return name
-    if name.lower() == TINY.name:
-        return str(TINY)
     for model in ZOO:
         if name.lower() in (model.name.lower(), model.hub_id.lower()):
             if not model.loads:
