@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter
 
 from sa2va.cli import main
+from sa2va.zoo import TINY
 
 HERE = Path(__file__).resolve().parent
 PHRASES = ("the cloud below the black cloud", "the blue car on the left")
@@ -41,7 +42,8 @@ def demo(folder: Path) -> list[Path]:
     run("track", clip, *FOLLOWED, "--out", str(folder / "clip"), *kinds, *common)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     print(f"\n{len(files)} files in {folder.resolve()}; look at picture/overlay.png and clip/overlay.mp4 first.")
-    print(f"This took {perf_counter() - started:.1f} s. For photographs take a released checkpoint: sa2va models")
+    print(f"This took {perf_counter() - started:.1f} s. What tiny can do yet and what not: {TINY / 'README.md'}")
+    print("For photographs take a released checkpoint: sa2va models")
     return files
 
 
