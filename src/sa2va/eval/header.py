@@ -16,6 +16,7 @@ import torch
 
 from sa2va.atomic import replacing
 from sa2va.eval.asking import Settings
+from sa2va.zoo import TINY
 
 if TYPE_CHECKING:
     from sa2va.predictor import Sa2VA
@@ -61,7 +62,7 @@ class RunHeader:
         device = weights.device
         original = weights.original_mask_decoder is not None
         return cls(
-            model=model,
+            model=TINY.name if model == str(TINY) else model,
             revision=_revision(model),
             config=_digest(weights.config.to_json_string(use_diff=False)),
             weights=fingerprint(weights),
