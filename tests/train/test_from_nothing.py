@@ -133,14 +133,19 @@ def test_another_grounding_side_changes_no_weight():
 
 
 def muon(layer: nn.Module, learning_rate: float = 0.1) -> MuonWithAdamW:
-    named_parameters = list(layer.named_parameters())
-    groups = [
-        {"params": [p for n, p in named_parameters if is_matrix(n, p) == kind], "lr": learning_rate, "weight_decay": 0}
+    matrices, others = (
+        [
+            {
+                "params": [
+                    parameter for name, parameter in layer.named_parameters() if is_matrix(name, parameter) == kind
+                ],
+                "lr": learning_rate,
+                "weight_decay": 0,
+            }
+        ]
         for kind in (True, False)
-    ]
-    return MuonWithAdamW(
-        [group | {"matrices": kind} for group, kind in zip(groups, (True, False), strict=True)], (0.9, 0.98)
     )
+    return MuonWithAdamW(matrices, others, (0.9, 0.98))
 
 
 def test_muon_steps_matrices_with_orthogonal_updates_and_adamw_the_rest():

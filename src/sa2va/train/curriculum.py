@@ -21,6 +21,10 @@ from sa2va.train.trainable import TrainableOptions
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
 _READING = {"caption": 4.0, "segment": 4.0, "question": 1.5, "region": 1.5, "chat": 0.5}
+#: Every object of a scene, each with its name and mask.
+_NAMED = {"caption": 1.0}
+#: As SAM was trained.
+_CLICKS = LossOptions(LossWeights(text=0, bce=0, focal=20, dice=1, iou=1, presence=1), points=None, candidate="best")
 #: Words and drawing are known before; they only adapt.
 _SLOWLY = {"embeddings": 0.1, "prompt_encoder": 0.3, "mask_decoder": 0.3}
 
@@ -35,7 +39,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
     stages = (
         _stage(
             stage="towers",
-            data=(_pictures({"caption": 1.0}),),
+            data=(_pictures(_NAMED),),
             trainable=_parts("vision", "projector", "embeddings", "image_encoder"),
             loss=_losses(text=0, bce=0, dice=0, words=1, middle=2),
             grounding_side=GROUNDING_SIDE // 2,
@@ -45,18 +49,18 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="segmenter",
-            data=(_pictures({"caption": 1.0}, seed=1),),
+            data=(_pictures(_NAMED, seed=1),),
             trainable=_parts("image_encoder", *_DRAWING),
-            loss=_losses("best", text=0, bce=0, focal=20, dice=1, iou=1, presence=1),
+            loss=_CLICKS,
             learning_rate=2e-3,
             batch_size=16,
             steps=2000,
         ),
         _stage(
             stage="segmenter",
-            data=(_pictures({"caption": 1.0}, seed=11),),
+            data=(_pictures(_NAMED, seed=11),),
             trainable=_parts("image_encoder", *_DRAWING),
-            loss=_losses("best", text=0, bce=0, focal=20, dice=1, iou=1, presence=1),
+            loss=_CLICKS,
             grounding_side=GROUNDING_SIDE,
             learning_rate=1e-3,
             batch_size=16,
@@ -64,9 +68,9 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="segmenter",
-            data=(_clips(seed=21, tasks={"caption": 1.0}),),
+            data=(_clips(seed=21, tasks=_NAMED),),
             trainable=_parts("mask_decoder", "memory"),
-            loss=_losses("best", text=0, bce=0, focal=20, dice=1, iou=1, presence=1),
+            loss=_CLICKS,
             prompted_frames=2,
             lr_scale=_SLOWLY,
             learning_rate=2e-3,
@@ -143,5 +147,5 @@ def _parts(*parts: str) -> TrainableOptions:
     return TrainableOptions(parts, lora=None)
 
 
-def _losses(candidate: Any = "chosen", **weights: float) -> LossOptions:
-    return LossOptions(LossWeights(**weights), points=None, candidate=candidate)
+def _losses(**weights: float) -> LossOptions:
+    return LossOptions(LossWeights(**weights), points=None)

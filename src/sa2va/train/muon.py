@@ -28,13 +28,11 @@ class MuonWithAdamW(Optimizer):
     """Two optimizers in one.
 
     Args:
-        groups: parameter groups with ``"lr"``, ``"weight_decay"`` and ``"matrices"``: whether Muon takes the group.
+        matrices, others: parameter groups with ``"lr"`` and ``"weight_decay"``, of Muon and of AdamW.
         betas: of AdamW.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]):
-        matrices = [{k: v for k, v in group.items() if k != "matrices"} for group in groups if group["matrices"]]
-        others = [{k: v for k, v in group.items() if k != "matrices"} for group in groups if not group["matrices"]]
+    def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]], betas: tuple[float, float]):
         self._parts: dict[str, Optimizer] = {}
         if matrices:
             self._parts["muon"] = Muon(matrices, adjust_lr_fn="match_rms_adamw")

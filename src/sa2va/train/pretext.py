@@ -40,7 +40,7 @@ class CellHead(nn.Module):
     """Names a cell and says where the middle of what covers it is.
 
     Args:
-        width: channels of a cell. words: size of the vocabulary; None names with one that is given.
+        width: channels of a cell. words: size of its own vocabulary; None names with the language model's words.
     """
 
     def __init__(self, width: int, words: int | None):
@@ -49,13 +49,15 @@ class CellHead(nn.Module):
         self.words = None if words is None else nn.Linear(width, words)
         self.middle = nn.Linear(width, 2)
 
-    def forward(self, cells_MC: Tensor, words_VC: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(M, V) logits of words, and (M, 2) places (x, y) in 0..1 of the picture."""
+    def forward(self, cells_MC: Tensor, words_VC: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, V) logits of words, and (M, 2) places (x, y) in 0..1 of the picture.
+
+        Args:
+            words_VC: the language model's words, for a head that has none of its own.
+        """
         normed = self.norm(cells_MC)
-        if self.words is not None:
-            return self.words(normed), self.middle(normed)
-        assert words_VC is not None
-        return normed @ words_VC.T.to(normed.dtype), self.middle(normed)
+        logits = self.words(normed) if self.words is not None else normed @ words_VC.T.to(normed.dtype)
+        return logits, self.middle(normed)
 
 
 class Pretext(nn.Module):
@@ -107,10 +109,9 @@ class Pretext(nn.Module):
         bags = [self._bags(row) for row in batch.input_ids]
         # What the language model reads of a cell is to look like the words it reads.
         words_VC: Any = model.get_input_embeddings().weight
-        vocabulary = {"vision": words_VC}
         words, middles = [], []
         for level, map_BggC in maps.items():
-            word, middle = self._level(level, map_BggC, vocabulary.get(level), batch.masks, bags, generator)
+            word, middle = self._level(level, map_BggC, words_VC, batch.masks, bags, generator)
             words.append(word)
             middles.append(middle)
         return {"words": _sum(words), "middle": _sum(middles)}
@@ -134,7 +135,7 @@ class Pretext(nn.Module):
         self,
         level: str,
         map_BggC: Tensor,
-        vocabulary_VC: Tensor | None,
+        words_VC: Tensor,
         masks: tuple[Tensor | None, ...],
         bags: list[Tensor],
         generator: torch.Generator,
@@ -148,7 +149,7 @@ class Pretext(nn.Module):
             chosen.append(row * side**2 + cells)
             names.append(name)
             places.append(place)
-        logits_MV, middle_M2 = self.levels[level](map_BggC.flatten(0, 2)[torch.cat(chosen)], vocabulary_VC)
+        logits_MV, middle_M2 = self.levels[level](map_BggC.flatten(0, 2)[torch.cat(chosen)], words_VC)
         names_MW, places_M2 = torch.cat(names), torch.cat(places)
         covered_M = ~places_M2.isnan().any(dim=1)
         weights_M = torch.where(covered_M, 1.0, _BACKGROUND_WEIGHT)

@@ -291,16 +291,15 @@ class Sa2VATrainer(Trainer):
                     decay = config.weight_decay if matrices is None or name in matrices else 0.0
                     muon = config.optimizer == "muon" and is_matrix(name, parameter)
                     groups.setdefault((scale, decay, muon), []).append(parameter)
-            listed: list[dict[str, Any]] = [
-                {"params": parameters, "lr": config.learning_rate * scale, "weight_decay": decay, "matrices": muon}
-                for (scale, decay, muon), parameters in groups.items()
-            ]
+            kinds: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+            for (scale, decay, muon), parameters in groups.items():
+                rate = config.learning_rate * scale
+                kinds[muon].append({"params": parameters, "lr": rate, "weight_decay": decay})
             if config.optimizer == "muon":
-                self.optimizer = MuonWithAdamW(listed, config.betas)
+                self.optimizer = MuonWithAdamW(kinds[True], kinds[False], config.betas)
             else:
                 optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-                plain = [{key: group[key] for key in ("params", "lr", "weight_decay")} for group in listed]
-                self.optimizer = optimizer_class(plain, **settings)
+                self.optimizer = optimizer_class(kinds[False], **settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:

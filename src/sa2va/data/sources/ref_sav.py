@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 from sa2va.data.formats.layout import PictureFolders, Problems
@@ -44,7 +43,7 @@ class RefSAV:
         skip_broken: bool = False,
     ):
         check_counts(frames=frames)
-        self.frames, self.seed, self.draws = frames, seed, Draws(seed, phrases, views)
+        self.frames, self.draws = frames, Draws(seed, phrases, views)
         folder = Path(root) / "video_datas"
         problems, folders, kept = Problems(str(folder / "Ref-SAV.json")), PictureFolders(()), []
         for video in read_ref_sav(folder / "Ref-SAV.json", folder / "sam_v_full"):
@@ -62,7 +61,7 @@ class RefSAV:
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, pictures undecoded. ValueError or OSError when its files are wrong."""
         view = self.draws.view(index, len(self.videos))
-        video, rng = self.videos[view.place], random.Random(f"{self.seed}/{index}")
+        video, rng = self.videos[view.place], self.draws.clip(index)
         clip = video.open()
         shown = draw_frames(clip.frame_count, self.frames, rng)
         objects = self.draws.choose(video.objects, view)

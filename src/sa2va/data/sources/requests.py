@@ -77,6 +77,10 @@ class Draws:
         """At most ``phrases`` of an entry's items, in random order, none of them twice."""
         return deal(items, self.phrases, view.number, random.Random(f"{self.seed}/{view.place}"))
 
+    def clip(self, index: int) -> random.Random:
+        """Draws the frames, and then the wordings, of sample ``index`` of a video."""
+        return random.Random(f"{self.seed}/{index}")
+
     def wording(self, index: int) -> random.Random:
         """Draws the wordings of sample ``index``."""
         return random.Random(f"{self.seed}/{index}/wording")

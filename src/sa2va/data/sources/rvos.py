@@ -5,7 +5,6 @@ A sample is one view of one video: a few frames and a few expressions, each a qu
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -47,7 +46,7 @@ class ReferredVideos:
         skip_broken: bool = False,
     ):
         check_counts(frames=frames)
-        self.name, self.frames, self.seed, self.draws = name, frames, seed, Draws(seed, phrases, views)
+        self.name, self.frames, self.draws = name, frames, Draws(seed, phrases, views)
         problems, folders, kept = Problems(f"{name}: {len(videos)} videos"), PictureFolders(()), []
         for video in videos:
             missing = next((frame for frame in video.frames if not folders.has(frame)), None)
@@ -64,7 +63,7 @@ class ReferredVideos:
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, pictures undecoded. ValueError or OSError when its annotation or first header is wrong."""
         view = self.draws.view(index, len(self.videos))
-        video, rng = self.videos[view.place], random.Random(f"{self.seed}/{index}")
+        video, rng = self.videos[view.place], self.draws.clip(index)
         shown = draw_frames(len(video.frames), self.frames, rng)
         spoken = self.draws.choose(video.expressions, view)
         return Sample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ class VideoQuestions:
         skip_broken: bool = False,
     ):
         check_counts(frames=frames)
-        self.frames, self.seed, self.draws = frames, seed, Draws(seed, views=views)
+        self.frames, self.draws = frames, Draws(seed, views=views)
         path, self.folder = Path(root) / annotations, Path(root) / videos
         require_files("video chat", {path: _ORIGIN, self.folder: _ORIGIN})
         entries = read_json(path)
@@ -71,7 +70,7 @@ class VideoQuestions:
         view = self.draws.view(index, len(self.records))
         number, name, turns = self.records[view.place]
         video = VideoFile(self.folder / name)
-        shown = draw_from_segments(video.frame_count, self.frames, random.Random(f"{self.seed}/{index}"))
+        shown = draw_from_segments(video.frame_count, self.frames, self.draws.clip(index))
         return Sample(
             id=f"{self.name}/{number}{view.suffix}",
             frames=SeekedFrames(video, shown).lazy,
