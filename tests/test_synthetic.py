@@ -89,6 +89,7 @@ def test_length_bounds_the_index() -> None:
         {"tasks": {"sing": 1.0}},
         {"tasks": {"region": 1.0}, "frames": 8},
         {"tasks": {"refer": 0.0}},
+        {"crowd": True, "frames": 8},
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict) -> None:
@@ -233,14 +234,21 @@ def test_masks_are_exactly_the_pixels_that_each_object_painted(monkeypatch: pyte
     assert compared > 30_000
 
 
-def test_objects_do_not_share_pixels_and_stay_recognisable() -> None:
-    world = SyntheticWorld("train", seed=1)
+@pytest.mark.parametrize("crowd", [False, True])
+def test_objects_do_not_share_pixels_and_stay_recognisable(crowd: bool) -> None:
+    world = SyntheticWorld("train", seed=1, crowd=crowd)
     for index in range(150):
         scene = world.scene(index)
         assert scene.masks.sum(axis=0).max() <= 1
         assert (scene.masks <= scene.outlines).all()
         visible = scene.masks.sum(axis=(1, 2, 3))
         assert (visible >= 26).all() and (visible >= 0.5 * scene.outlines.sum(axis=(1, 2, 3)) - 1).all()
+
+
+def test_a_crowd_holds_more_objects() -> None:
+    alone, crowded = (SyntheticWorld("train", seed=1, crowd=crowd) for crowd in (False, True))
+    counts = [[len(world.scene(index).things) for index in range(20)] for world in (alone, crowded)]
+    assert max(counts[0]) <= 8 and np.mean(counts[1]) > 1.7 * np.mean(counts[0])
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
     batch = Collator.of(processor)(
         [encode_sample(named("a red star", (0, 0, 128, 128)), processor, EncodeOptions(targets="area"))]
     )
-    words = processor.tokenizer(" a red star ", add_special_tokens=False)["input_ids"]
+    words = processor.tokenizer(" a red star", add_special_tokens=False)["input_ids"]
     for name, head in pretext.levels.items():  # heads that say the same whatever they see
         nn.init.zeros_(head.norm.weight)
         nn.init.zeros_(head.norm.bias)
@@ -91,6 +91,13 @@ def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
     everything = model.get_input_embeddings().weight.shape[0]
     sure = 3 * np.log(len(words)) + np.log(everything)
     assert terms["words"].mean().item() == pytest.approx(sure, rel=1e-3)
+    # The noun has half of the vote, besides its share as one of the words.
+    for name, head in pretext.levels.items():
+        if name != "vision":
+            head.words.bias.data[words[-1]] = 3.0
+    noun = pretext.cells(model, batch, torch.Generator().manual_seed(0))["words"].mean().item() - np.log(everything)
+    missed = np.log(len(words) - 1 + np.exp(3.0))
+    assert noun == pytest.approx(3 * (missed - 3.0 * (1 / 2 + 1 / (2 * len(words)))), rel=1e-3)
     # The middle is half a picture away from the origin in both directions.
     assert terms["middle"].mean().item() == pytest.approx(4 * 1.0, rel=1e-3)
 

@@ -20,7 +20,7 @@ from sa2va.train.trainable import TrainableOptions
 # The towers stay as they are: later losses say little about them, and Muon does not take smaller steps for it.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
-_READING = {"caption": 4.0, "segment": 4.0, "question": 1.5, "region": 1.5, "chat": 0.5}
+_READING = {"segment": 5.0, "caption": 2.5, "question": 2.0, "region": 1.0, "chat": 0.5, "text": 0.1}
 #: Every object of a scene, each with its name and mask.
 _NAMED = {"caption": 1.0}
 #: As SAM was trained.
@@ -39,7 +39,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
     stages = (
         _stage(
             stage="towers",
-            data=(_pictures(_NAMED),),
+            data=(_pictures(_NAMED, crowd=True),),
             trainable=_parts("vision", "projector", "embeddings", "image_encoder"),
             loss=_losses(text=0, bce=0, dice=0, words=1, middle=2),
             grounding_side=GROUNDING_SIDE // 2,
@@ -79,12 +79,12 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="language",
-            data=(_pictures(_READING, seed=2),),
+            data=_tasks(_READING, seed=2),
             trainable=_parts(*_LANGUAGE),
-            loss=_losses(text=1, bce=0, dice=0, place=0.5),
+            loss=_losses(text=1, bce=0, dice=0, place=1),
             lr_scale=_SLOWLY,
             learning_rate=2e-3,
-            batch_size=24,
+            batch_size=48,
             steps=6000,
         ),
         _stage(
@@ -134,8 +134,22 @@ def _stage(**settings: Any) -> TrainConfig:
     )
 
 
-def _pictures(tasks: dict[str, float], seed: int = 0) -> SourceOptions:
-    return SourceOptions("synthetic", {"split": "train", "seed": seed, "tasks": tasks}, group="pictures")
+def _pictures(tasks: dict[str, float], seed: int = 0, *, crowd: bool = False) -> SourceOptions:
+    return SourceOptions(
+        "synthetic", {"split": "train", "seed": seed, "tasks": tasks, "crowd": crowd}, group="pictures"
+    )
+
+
+def _tasks(weights: dict[str, float], seed: int) -> tuple[SourceOptions, ...]:
+    """A group for each task: conversations of a batch are about equally long, so little of it is padding."""
+    return tuple(
+        SourceOptions(
+            "synthetic",
+            {"split": "train", "seed": seed, "tasks": {task: 1.0}, "length": round(weight * 100_000)},
+            group=task,
+        )
+        for task, weight in weights.items()
+    )
 
 
 def _clips(seed: int, tasks: dict[str, float] | None = None) -> SourceOptions:

@@ -66,9 +66,10 @@ class Pretext(nn.Module):
     Args:
         model: whose towers and language model are trained; an InternVL with one tile per picture.
         side: visual tokens along a side of the picture. phrase_ids: token ids of ``<p>`` and ``</p>``.
+        blank_ids: token ids of a blank, which is no word.
     """
 
-    def __init__(self, model: Sa2VAModel, side: int, phrase_ids: tuple[int, int]):
+    def __init__(self, model: Sa2VAModel, side: int, phrase_ids: tuple[int, int], blank_ids: list[int]):
         super().__init__()
         width, words = model.config.get_text_config().hidden_size, model.vlm.lm_head.weight.shape[0]
         pyramid = model.config.sam2_config.vision_config.fpn_hidden_size
@@ -77,7 +78,7 @@ class Pretext(nn.Module):
             {"vision": CellHead(width, None)} | {level: CellHead(pyramid, words) for level in ("fine", "middle", "top")}
         )
         self.place = nn.Linear(width, side**2)
-        self.phrase_ids, self.seg_id = phrase_ids, model.config.seg_token_id
+        self.phrase_ids, self.blank_ids, self.seg_id = phrase_ids, blank_ids, model.config.seg_token_id
 
     @classmethod
     def of(cls, model: Sa2VAModel, processor: Sa2VAProcessor) -> Pretext:
@@ -89,7 +90,8 @@ class Pretext(nn.Module):
         if processor.cells is None:
             raise ValueError('stages "towers" and "language" train InternVL models; this one is of another family')
         opening, closing = (processor.tokenizer.get_vocab()[token] for token in ("<p>", "</p>"))
-        return cls(model, processor.cells, (opening, closing))
+        blank = processor.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        return cls(model, processor.cells, (opening, closing), blank)
 
     def cells(self, model: Sa2VAModel, batch: Batch, generator: torch.Generator) -> dict[PretextLoss, Term]:
         """Losses of the stage "towers": both image encoders run, the language model does not.
@@ -154,8 +156,11 @@ class Pretext(nn.Module):
         covered_M = ~places_M2.isnan().any(dim=1)
         weights_M = torch.where(covered_M, 1.0, _BACKGROUND_WEIGHT)
         logits_MV = logits_MV.float()
+        count_M = (names_MW >= 0).sum(dim=1)
         named_MW = logits_MV.gather(1, names_MW.clamp(min=0)) * (names_MW >= 0)
-        error_M = logits_MV.logsumexp(dim=1) - named_MW.sum(dim=1) / (names_MW >= 0).sum(dim=1)
+        # The last word is the noun: the hardest to learn, so it has half of the vote.
+        noun_M = named_MW.gather(1, count_M[:, None] - 1)[:, 0]
+        error_M = logits_MV.logsumexp(dim=1) - (named_MW.sum(dim=1) / count_M + noun_M) / 2
         distance_M = (middle_M2.float() - places_M2.nan_to_num()).abs().sum(dim=1)
         return (
             Term((error_M * weights_M).sum(), weights_M.sum()),
@@ -166,6 +171,7 @@ class Pretext(nn.Module):
         """(K, W) for every ``[SEG]`` of a sample the words of its phrase; -1 fills up."""
         opening, closing = self.phrase_ids
         bags, first, last = [], None, None
+        ids_L = ids_L[~torch.isin(ids_L, ids_L.new_tensor(self.blank_ids))]
         for position, token in enumerate(ids_L.tolist()):
             if token == opening:
                 first, last = position + 1, None

@@ -22,13 +22,18 @@ def any_kind(rng: random.Random) -> str:
 
 
 class Cast:
-    """Draws looks for one picture: a few kinds and colours return, others come once."""
+    """Draws looks for one picture: a few kinds and colours return, others come once.
 
-    def __init__(self, rng: random.Random, split: Split, colors: list[str]):
+    Args:
+        rng: every choice comes from it. split: whose looks may be drawn. colors: that the background lets stand out.
+        varied: a dozen kinds return in any colour, as a crowd needs.
+    """
+
+    def __init__(self, rng: random.Random, split: Split, colors: list[str], varied: bool = False):
         self._rng, self._colors = rng, colors
         self._split: Split = split
-        self._kinds = [any_kind(rng) for _ in range(rng.randint(1, 4))]
-        self._favourites = rng.sample(colors, min(len(colors), rng.randint(2, 4)))
+        self._kinds = [any_kind(rng) for _ in range(12 if varied else rng.randint(1, 4))]
+        self._favourites = colors if varied else rng.sample(colors, min(len(colors), rng.randint(2, 4)))
         self._drawn = 0
 
     def draw(self, kind: str | None = None) -> Look:

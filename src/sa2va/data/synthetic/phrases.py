@@ -210,7 +210,7 @@ def plural(facts: Facts, rng: random.Random) -> Phrase | None:
     """All striped shapes; both stars; every house: one ``[SEG]`` whose mask is their union."""
     description = loose_description(facts, _any(facts, rng), rng)
     members = facts.matching(description)
-    if not members or len(members) < 2 or not description.noun.many:
+    if not members or not 2 <= len(members) < len(lexicon.NUMBERS) or not description.noun.many:
         return None
     form, text = rng.choice(PLURALS), words(description, rng, plural=True)
     if form.startswith("every"):

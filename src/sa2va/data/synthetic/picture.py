@@ -33,10 +33,16 @@ class Actor:
         return self.radius * KINDS[self.look.kind].reach
 
 
-def picture_scene(rng: random.Random, noise: np.random.Generator, split: Split, size: tuple[int, int]) -> Scene:
-    """A still scene of up to eight objects on a background; frames have F = 1."""
+def picture_scene(
+    rng: random.Random, noise: np.random.Generator, split: Split, size: tuple[int, int], crowd: bool = False
+) -> Scene:
+    """A still scene of up to eight objects on a background, or of a crowd of up to 24; frames have F = 1."""
     canvas = background(rng, noise, size)
-    stage = _Stage(rng, Cast(rng, split, readable_colors(canvas)), size)
+    stage = _Stage(rng, Cast(rng, split, readable_colors(canvas), varied=crowd), size)
+    if crowd:
+        for _ in range(rng.randint(12, 24)):
+            stage.add_somewhere()
+        return _paint(canvas, stage.actors, rng, noise, split)
     layout = rng.random()
     if layout < 0.2:
         stage.add_row()

@@ -89,7 +89,7 @@ def ask_count(facts: Facts, rng: random.Random) -> Question | None:
     if rng.random() < 0.15:
         description = absent_description(facts, rng) or description
     members = facts.matching(description)
-    if members is None or not description.noun.many:
+    if members is None or len(members) >= len(lexicon.NUMBERS) or not description.noun.many:
         return None
     text = rng.choice(w.COUNT_QUESTIONS).format(words(description, rng, plural=True))
     return Question(text, lexicon.NUMBERS[len(members)], "count")

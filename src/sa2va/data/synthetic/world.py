@@ -34,6 +34,7 @@ class SyntheticWorld:
         tasks: weight of each task, see ``dialogs.TASKS``; empty for the default mix of pictures or clips.
         phrases: most turns in a conversation of one kind of request.
         answers: ``"fixed"``: always "Sure, [SEG].", ``"pool"``: all released forms.
+        crowd: pictures hold a dozen objects and more, as many as find room: many names and masks for one picture.
         length: number of samples.
 
     Raises:
@@ -47,6 +48,7 @@ class SyntheticWorld:
     tasks: Mapping[str, float] = field(default_factory=dict)
     phrases: int = 6
     answers: Answers = "fixed"
+    crowd: bool = False
     length: int = 1_000_000
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class SyntheticWorld:
             )
         if self.answers not in ("fixed", "pool"):
             raise ValueError(f'answers must be "fixed" or "pool", got {self.answers!r}')
+        if self.crowd and self.frames > 1:
+            raise ValueError(f"only pictures can be crowded, got frames={self.frames}")
         allowed = [task for task in TASKS if self.frames == 1 or task not in _PICTURE_ONLY]
         wrong = [task for task, weight in self.tasks.items() if task not in allowed or weight < 0]
         if wrong or (self.tasks and not sum(self.tasks.values())):
@@ -99,7 +103,7 @@ class SyntheticWorld:
     def _scene(self, rng: random.Random) -> Scene:
         noise = np.random.default_rng(rng.getrandbits(63))
         if self.frames == 1:
-            return picture_scene(rng, noise, self.split, self.shape)
+            return picture_scene(rng, noise, self.split, self.shape, self.crowd)
         return clip_scene(rng, noise, self.split, self.shape, self.frames)
 
     def _sample(self, index: int, task: str, scene: Scene, dialog: Dialog) -> Sample:
