@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from sa2va import Sa2VA
 from sa2va.data.collate import Collator
-from sa2va.data.encode import EncodeOptions, encode_sample
+from sa2va.data.encode import EncodeOptions, encode_sample, key_frames
 from sa2va.data.sample import Sample
 from sa2va.results import Turn
 from sa2va.train.config import TrainConfig
@@ -22,6 +23,7 @@ from sa2va.train.curriculum import tiny
 from sa2va.train.muon import MuonWithAdamW, is_matrix
 from sa2va.train.pretext import Pretext
 from sa2va.train.run import finished, prepare, train
+from sa2va.train.seg_attention import SegAttention
 from sa2va.train.start import load_start
 from sa2va.train.tiny import RANDOM_TINY
 
@@ -116,6 +118,24 @@ def test_places_are_where_the_mask_is():
     assert pretext.places(states, batch)["place"].mean().item() == pytest.approx(np.log(16), rel=1e-3)
     pretext.place.bias.data = share.flip(1).clamp(min=1e-9).log().flatten()
     assert pretext.places(states, batch)["place"].mean().item() > 10
+
+
+def test_the_attention_of_seg_is_that_of_the_language_model():
+    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    model.float().vlm.set_attn_implementation("eager")
+    samples = [named("a red star", (64, 0, 128, 64)), named("a house", (0, 32, 48, 128))]
+    options = EncodeOptions(targets="area")
+    batch = Collator.of(processor)([encode_sample(sample, processor, options) for sample in samples])
+    batch = replace(batch, grounding_pixels=None)
+    weights: list[torch.Tensor] = []
+    attention = model.vlm.model.language_model.layers[-2].self_attn
+    attention.register_forward_hook(lambda module, args, output: weights.append(output[1]))
+    watch = SegAttention(model, processor, partial(key_frames, options=options))
+    model(batch)
+    looks = weights[0][:, 0][batch.input_ids == model.config.seg_token_id]
+    looks = looks[:, model.vlm.config.image_token_id == batch.input_ids[0]].view(2, 8, 8).log()
+    expected = -(looks[0, :4, 4:].mean() + looks[1, 2:, :3].mean()) / 2
+    assert watch.term(batch).mean().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_towers_need_captions_that_name():

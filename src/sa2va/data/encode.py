@@ -83,7 +83,7 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
     """
     options = options or EncodeOptions()
     sample.validate()
-    keys = _key_frames(len(sample.frames), options) if sample.video else range(len(sample.frames))
+    keys = key_frames(len(sample.frames), options) if sample.video else range(len(sample.frames))
     # Without masks nothing but the key frames is looked at, so nothing else is decoded.
     needed = range(len(sample.frames)) if sample.masks else keys
     images = {index: Image.fromarray(sample.picture(index)) for index in needed}
@@ -163,7 +163,8 @@ def _targets(masks: Sequence[np.ndarray], grounding_side: int, options: EncodeOp
     return F.adaptive_avg_pool2d(stacked_KFHW.float(), side)
 
 
-def _key_frames(count: int, options: EncodeOptions) -> list[int]:
+def key_frames(count: int, options: EncodeOptions) -> list[int]:
+    """Which frames of a clip of so many the language model sees."""
     choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
     return choose(count, min(options.key_frames, count))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.encode import EncodeOptions
+from sa2va.data.synthetic.dialogs import PICTURE_MIX
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY
@@ -20,6 +21,7 @@ from sa2va.train.trainable import TrainableOptions
 # The towers stay as they are: later losses say little about them, and Muon does not take smaller steps for it.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
+_DRAWN = {"segment": 4.0, "caption": 1.0}
 _READING = {"segment": 5.0, "caption": 2.5, "question": 2.0, "region": 1.0, "chat": 0.5, "text": 0.1}
 #: Every object of a scene, each with its name and mask.
 _NAMED = {"caption": 1.0}
@@ -81,34 +83,32 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             stage="language",
             data=_tasks(_READING, seed=2),
             trainable=_parts(*_LANGUAGE),
-            loss=_losses(text=1, bce=0, dice=0, place=1),
+            loss=_losses(text=1, bce=0, dice=0, place=1, attention=1),
             lr_scale=_SLOWLY,
             learning_rate=2e-3,
             batch_size=48,
             steps=6000,
         ),
         _stage(
-            data=(_pictures({}, seed=3),),
-            trainable=_parts(*_LANGUAGE, "projection", *_DRAWING),
-            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.2),
+            data=_tasks(_DRAWN, seed=3),
+            trainable=_parts("projection", *_DRAWING),
+            loss=_losses(text=0, bce=2, dice=1, iou=0.2, presence=0.2),
+            learning_rate=1e-3,
+            batch_size=24,
+            steps=1000,
+        ),
+        _stage(
+            data=(*_tasks(PICTURE_MIX, seed=4), _clips(seed=5)),
+            trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5),
+            prompted_frames=2,
             lr_scale=_SLOWLY,
             learning_rate=1e-3,
             batch_size=16,
-            steps=8000,
-        ),
-        _stage(
-            data=(_pictures({}, seed=4), _clips(seed=5)),
-            trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
-            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5),
-            prompted_frames=2,
-            lr_scale=_SLOWLY,
-            learning_rate=5e-4,
-            batch_size=8,
-            accumulation=2,
-            steps=3000,
+            steps=4000,
         ),
     )
-    names = ("1-towers", "2-segmenter", "3-finer", "4-memory", "5-language", "6-joint", "7-clips")
+    names = ("1-towers", "2-segmenter", "3-finer", "4-memory", "5-language", "6-drawing", "7-joint")
     previous, configs = RANDOM_TINY, []
     for name, stage in zip(names, stages, strict=True):
         steps = max(1, round((stage.steps or 1) * float(scale)))

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sa2va.data.collate import Collator
+from sa2va.data.encode import key_frames
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, epochs_to_samples
 from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
 from sa2va.model.sa2va import Sa2VAModel
@@ -35,6 +36,7 @@ from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_t
 from sa2va.train.muon import MuonWithAdamW, is_matrix
 from sa2va.train.pretext import Pretext
 from sa2va.train.saving import save_run
+from sa2va.train.seg_attention import SegAttention
 from sa2va.train.trainable import parameters_of, part_of, zero_of
 
 #: The learning rate starts at this share of its peak.
@@ -158,6 +160,9 @@ class Sa2VATrainer(Trainer):
         self._micro_batch = 0
         self._averages: Counts | None = None
         self._window: dict[str, Tensor] = {}
+        self._attention = None
+        if config.loss.weights.attention:
+            self._attention = SegAttention(model, processor, partial(key_frames, options=config.encode))
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -234,6 +239,8 @@ class Sa2VATrainer(Trainer):
             terms |= drawn
         if self.config.stage == "language" and output.seg_states is not None:
             terms |= self._pretext.places(output.seg_states, batch)
+        if self._attention is not None and output.seg_states is not None:
+            terms["attention"] = self._attention.term(batch)
         self._micro_batch += 1
         return terms
 

@@ -1,0 +1,96 @@
+"""Where a ``[SEG]`` looks: one attention head of the language model is taught to look at the object that is meant.
+
+A mask loss says that a mask is wrong, not where the object would have been; a small model needs millions of pictures to
+find out. This loss says it: of the attention that a ``[SEG]`` pays in the last layer but one, one head's is to lie on
+the visual tokens of its object, each as far as the object covers its cell. It has no weights of its own.
+
+Shape legend: B samples, L tokens, N ``[SEG]`` of the batch, K objects of a sample, T visual tokens of a sample, d width
+of a head.
+
+Source: supervised attention of captions (Liu et al. 2017, arXiv 1605.09553, section 3.2), here of segmentation tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from sa2va.model import language
+from sa2va.model.batch import Batch
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.train.losses import Term
+
+
+class SegAttention:
+    """Watches the language model of a model that is trained, and says how far its ``[SEG]`` look elsewhere.
+
+    Args:
+        model: whose language model runs. processor: says how many cells a picture has.
+        key_frames: which frames of a clip of so many the language model sees.
+
+    Raises:
+        ValueError: the model is no InternVL with Qwen2 layers, whose visual tokens are a square of cells per picture.
+    """
+
+    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, key_frames: Callable[[int], Sequence[int]]):
+        layers: Any = getattr(model.vlm.model.language_model, "layers", ())
+        if processor.cells is None or len(layers) < 2 or model.config.get_text_config().model_type != "qwen2":
+            raise ValueError(
+                "loss.weights.attention trains InternVL models with Qwen2 layers; this one is of another family: set "
+                "loss.weights.attention=0"
+            )
+        self._vlm, self._seg_id = model.vlm, model.config.seg_token_id
+        self._side, self._key_frames = processor.cells, key_frames
+        self._layer: Any = layers[-2].self_attn
+        self._seen: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        self._layer.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def term(self, batch: Batch) -> Term:
+        """Cross-entropy between attention and object, over the objects in the pictures that the language model saw.
+
+        Args:
+            batch: that the language model has just read.
+        """
+        assert self._seen is not None, "the language model has not run"
+        attention_NL, rows_N = self._log_attention(batch)
+        is_image_BL = language.image_tokens(self._vlm, batch.input_ids)
+        total, count = attention_NL.new_zeros(()), 0
+        for row, masks_KFss in enumerate(batch.masks or ()):
+            share_KT = None if masks_KFss is None else self._shares(masks_KFss.to(attention_NL.device))
+            # A text that speaks of marked regions has more visual tokens than cells.
+            if share_KT is None or share_KT.shape[1] != int(is_image_BL[row].sum()):
+                continue
+            seen_K = share_KT.sum(dim=1) > 0
+            looks_KT = attention_NL[rows_N == row][:, is_image_BL[row]]
+            total, count = total - (share_KT * looks_KT)[seen_K].sum(), count + int(seen_K.sum())
+        return Term(total, total.new_tensor(count))
+
+    def _see(self, layer: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        self._seen = (states, kwargs["position_embeddings"])
+
+    def _log_attention(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N, L) logarithm of the first head's attention of every ``[SEG]``, and (N,) the sample it stands in."""
+        assert self._seen is not None
+        (states_BLD, (cos, sin)), self._seen = self._seen, None
+        width, projections = self._layer.head_dim, (self._layer.q_proj, self._layer.k_proj)
+        queries, keys = (projection(states_BLD)[:, None, :, :width].float() for projection in projections)
+        queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
+        is_seg_BL = (batch.input_ids == self._seg_id) & batch.attention_mask
+        rows_N, positions_N = is_seg_BL.nonzero(as_tuple=True)
+        scores_NL = torch.einsum("nd,nld->nl", queries[rows_N, 0, positions_N], keys[rows_N, 0]) * self._layer.scaling
+        before_NL = torch.arange(scores_NL.shape[1], device=scores_NL.device) <= positions_N[:, None]
+        hidden_NL = ~(before_NL & batch.attention_mask[rows_N])
+        return scores_NL.masked_fill(hidden_NL, float("-inf")).log_softmax(dim=1), rows_N
+
+    def _shares(self, masks_KFss: Tensor) -> Tensor:
+        """(K, T) how the attention of each object is to be spread; all zero for one that is not in sight."""
+        seen_KFss = masks_KFss[:, list(self._key_frames(masks_KFss.shape[1]))]
+        cover_KT = F.adaptive_avg_pool2d(seen_KFss.float(), self._side).flatten(1)
+        return cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
