@@ -98,22 +98,32 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=1000,
         ),
         _stage(
-            data=(*_tasks(PICTURE_MIX, seed=4), _clips(seed=5)),
+            data=_tasks(PICTURE_MIX, seed=4),
+            trainable=_parts(*_LANGUAGE, "projection", *_DRAWING),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5),
+            lr_scale=_SLOWLY,
+            learning_rate=1e-3,
+            batch_size=24,
+            steps=4000,
+        ),
+        _stage(
+            data=(_pictures({}, seed=5, length=100_000), _clips(seed=6)),
             trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
             loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5),
             prompted_frames=2,
             lr_scale=_SLOWLY,
-            learning_rate=1e-3,
-            batch_size=16,
-            steps=4000,
+            learning_rate=5e-4,
+            batch_size=8,
+            accumulation=2,
+            steps=3000,
         ),
     )
-    names = ("1-towers", "2-segmenter", "3-finer", "4-memory", "5-language", "6-drawing", "7-joint")
+    names = ("towers", "segmenter", "finer", "memory", "language", "drawing", "joint", "clips")
     previous, configs = RANDOM_TINY, []
-    for name, stage in zip(names, stages, strict=True):
-        steps = max(1, round((stage.steps or 1) * float(scale)))
-        configs.append(replace(stage, model=previous, output=str(root / name), steps=steps))
-        previous = str(root / name)
+    for number, (name, stage) in enumerate(zip(names, stages, strict=True), start=1):
+        steps, folder = max(1, round((stage.steps or 1) * float(scale))), str(root / f"{number}-{name}")
+        configs.append(replace(stage, model=previous, output=folder, steps=steps))
+        previous = folder
     return tuple(configs)
 
 
@@ -134,10 +144,9 @@ def _stage(**settings: Any) -> TrainConfig:
     )
 
 
-def _pictures(tasks: dict[str, float], seed: int = 0, *, crowd: bool = False) -> SourceOptions:
-    return SourceOptions(
-        "synthetic", {"split": "train", "seed": seed, "tasks": tasks, "crowd": crowd}, group="pictures"
-    )
+def _pictures(tasks: dict[str, float], seed: int = 0, *, crowd: bool = False, length: int = 1_000_000) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "tasks": tasks, "crowd": crowd, "length": length}
+    return SourceOptions("synthetic", options, group="pictures")
 
 
 def _tasks(weights: dict[str, float], seed: int) -> tuple[SourceOptions, ...]:
