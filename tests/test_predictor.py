@@ -296,6 +296,22 @@ def test_regions_are_checked(sa2va: Sa2VA, regions: list, message: str):
         sa2va.describe(PICTURE, regions)
 
 
+def test_questions_about_regions_see_their_own_only(sa2va: Sa2VA):
+    regions = [[0, 0, 70, 50], [60, 40, 150, 97]]
+    with counting(sa2va) as calls:
+        answers = sa2va.ask(PICTURE, ["What is region1?"] * 2, regions=regions, max_new_tokens=8)
+    assert len(calls["vision tower"]) == 1
+    for region, answer in zip(regions, answers, strict=True):
+        assert [answer.text] == sa2va.describe(PICTURE, [region], requests=["What is region1?"], max_new_tokens=8)
+    with pytest.raises(ValueError, match="one region per question; got 1 for 2"):
+        sa2va.ask(PICTURE, ["What?", "Where?"], regions=regions[:1])
+    with pytest.raises(ValueError, match="one history per question; got 1 for 2"):
+        sa2va.ask(PICTURE, ["What?", "Where?"], histories=[()])
+    for media in (None, [PICTURE, PICTURE]):
+        with pytest.raises(ValueError, match="regions are parts of one picture"):
+            sa2va.ask(media, ["What?"], regions=regions[:1])
+
+
 # -- inputs and errors -------------------------------------------------------------------------------------------------
 
 

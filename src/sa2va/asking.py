@@ -89,14 +89,18 @@ class Asker:
         questions: Sequence[str],
         options: GenerationOptions,
         *,
-        history: Sequence[Turn] = (),
+        histories: Sequence[Sequence[Turn]] | None = None,
         regions: Sequence[np.ndarray] | None = None,
         at_once: int | None = None,
     ) -> list[Reply]:
-        """Put questions about one view to the model, as one batch, or as batches of at most ``at_once``."""
+        """Put questions about one view to the model, as one batch, or as batches of at most ``at_once``.
+
+        Args:
+            histories: the turns before each question; None for none. regions: what every question is shown.
+        """
         prompts = [
             self.processor.prompt_ids(question, vision=view.vision, history=history, regions=regions)
-            for question in questions
+            for question, history in zip(questions, histories or [()] * len(questions), strict=True)
         ]
         step = at_once or max(len(prompts), 1)
         written: list[Generated] = []
@@ -107,6 +111,28 @@ class Asker:
             Reply(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
             for question, one in zip(questions, written, strict=True)
         ]
+
+    def ask_by_region(
+        self,
+        image: Image.Image,
+        questions: Sequence[str],
+        regions: Sequence[np.ndarray],
+        options: GenerationOptions,
+        *,
+        histories: Sequence[Sequence[Turn]],
+    ) -> list[Reply]:
+        """Put each question with a region of its own, which is its region1; the picture is looked at once.
+
+        Args:
+            regions: per question, a bool (cells, cells) grid. histories: per question, the turns before it.
+        """
+        view = self.look([image], video=False, regions=regions)
+        cells = [int(region.sum()) for region in regions]
+        replies: list[Reply] = []
+        for number, (question, history, region) in enumerate(zip(questions, histories, regions, strict=True)):
+            own = view.with_region(cells, number)
+            replies += self.ask(own, [question], options, histories=[history], regions=[region])
+        return replies
 
     def is_finished(self, ids: list[int]) -> bool:
         """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""

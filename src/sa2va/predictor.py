@@ -183,7 +183,7 @@ class Sa2VA:
             GenerationOptions(**generation),
             _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
             names=[None],
-            history=history,
+            histories=[history],
         )
         return answer
 
@@ -192,6 +192,8 @@ class Sa2VA:
         media: Media | None,
         questions: Sequence[str],
         *,
+        histories: Sequence[Sequence[Turn]] | None = None,
+        regions: Sequence[Region] | None = None,
         at_once: int | None = None,
         empty_masks: bool = False,
         threshold: float = 0.5,
@@ -203,20 +205,33 @@ class Sa2VA:
         """Many unrelated questions about one picture or short video, which is encoded once for all of them.
 
         Args:
-            questions: each is put as it is, as if it were the first.
-            at_once: how many are answered together; None for all. Fewer need less memory.
+            questions: each is put as it is, and knows nothing of the others.
+            histories: the turns before each question; None where every one is the first.
+            regions: of a picture, a marked part for each question, which its text calls region1; as in [`describe`].
+            at_once: how many are answered together; None for all. Fewer need less memory. Questions about regions are
+                answered one by one.
             empty_masks: keep a segment for every ``[SEG]``, also where its mask is empty.
             threshold, key_frames, num_key_frames, mode, generation: as in [`segment`].
 
         Returns:
             an [`Answer`] for each, as [`chat`] would give.
+
+        Raises:
+            ValueError: histories or regions of another number than the questions; or as in [`describe`].
         """
+        for name, given in (("history", histories), ("region", regions)):
+            if given is not None and len(given) != len(questions):
+                raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
+        if regions is not None and (media is None or is_video(media)):
+            raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
         return self._answer(
             media,
             list(questions),
             GenerationOptions(**generation),
             _MaskSettings(MaskOutput(threshold), key_frames, num_key_frames, mode, empty_masks),
             names=[None] * len(questions),
+            histories=histories,
+            regions=regions,
             at_once=at_once,
         )
 
@@ -234,45 +249,27 @@ class Sa2VA:
         regions: Sequence[Region],
         *,
         requests: Sequence[str] | None = None,
-        together: bool = True,
         **generation: Any,
     ) -> list[str]:
-        """Describe marked parts of a picture, one text each.
+        """Describe marked parts of a picture, one text each. Every request sees all of them.
 
         Args:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture.
-            requests: what to ask about each region; None for the released models' own wording.
-            together: every request sees all regions, called region1, region2, ...; False shows it its own one only,
-                which is then region1.
+            requests: what to ask about each region, where they are called region1, region2, ...; None for the released
+                models' own wording.
 
         Raises:
             ValueError: the model's family reads no regions, or a region is empty or outside the picture.
         """
-        if not self.processor.family.visual_prompts or self.processor.cells is None:
-            raise ValueError(
-                f"{self.processor.family.name} checkpoints cannot describe regions; use an InternVL-based one "
-                "(Sa2VA-1B, -4B, -8B, -26B or Sa2VA-InternVL3-*)"
-            )
         if len(regions) == 0:
             raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
         if requests is not None and len(requests) != len(regions):
             raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(regions)}")
         image = load_image(media)
-        size, cells = (image.height, image.width), self.processor.cells
-        grids = [region_cells(region, size, cells) for region in regions]
+        grids = self._region_grids(image, regions)
+        questions = requests or [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
         view = self._asker.look([image], video=False, regions=grids)
-        options = GenerationOptions(**generation)
-        if together:
-            numbers = range(1, len(grids) + 1)
-            questions = requests or [REGION_REQUEST.format(number=number) for number in numbers]
-            replies = self._asker.ask(view, questions, options, regions=grids)
-        else:
-            questions = requests or [REGION_REQUEST.format(number=1)] * len(grids)
-            counts = [int(grid.sum()) for grid in grids]
-            replies = [
-                self._asker.ask(view.with_region(counts, k), [question], options, regions=[grids[k]])[0]
-                for k, question in enumerate(questions)
-            ]
+        replies = self._asker.ask(view, questions, GenerationOptions(**generation), regions=grids)
         return [self.processor.clean(reply.raw)[0] for reply in replies]
 
     def track(
@@ -398,29 +395,45 @@ class Sa2VA:
         settings: _MaskSettings,
         *,
         names: Sequence[str | None],
-        history: Sequence[Turn] = (),
+        histories: Sequence[Sequence[Turn]] | None = None,
+        regions: Sequence[Region] | None = None,
         at_once: int | None = None,
     ) -> list[Answer]:
         """Answer questions about one picture, one short video, or nothing at all."""
+        histories = [()] * len(questions) if histories is None else histories
+        segments: list[Segment] = []
+        size: tuple[int, int] | None = None
         if media is None:
-            replies = self._asker.ask(View(), questions, options, history=history, at_once=at_once)
-            return [self._assemble(reply, history, [], None, None) for reply in replies]
-        if is_video(media):
+            replies = self._asker.ask(View(), questions, options, histories=histories, at_once=at_once)
+        elif is_video(media):
             source = open_media(media)
             keys = key_frame_indices(settings.key_frames, settings.num_key_frames, frame_count(source))
             view = self._asker.look_at_frames(source, keys)
-            replies = self._asker.ask(view, questions, options, history=history, at_once=at_once)
+            replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
             segments, size = self._clip_segments(source, keys, replies, settings), source.size
         else:
             image = load_image(media)
-            view = self._asker.look([image], video=False)
-            replies = self._asker.ask(view, questions, options, history=history, at_once=at_once)
+            if regions is None:
+                view = self._asker.look([image], video=False)
+                replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
+            else:
+                grids = self._region_grids(image, regions)
+                replies = self._asker.ask_by_region(image, questions, grids, options, histories=histories)
             segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
         answers = []
-        for reply, name in zip(replies, names, strict=True):
+        for reply, history, name in zip(replies, histories, names, strict=True):
             own, segments = segments[: len(reply.prompts_KC)], segments[len(reply.prompts_KC) :]
             answers.append(self._assemble(reply, history, own, size, name, keep_empty=settings.keep_empty))
         return answers
+
+    def _region_grids(self, image: Image.Image, regions: Sequence[Region]) -> list[np.ndarray]:
+        """The cells of each region, bool (cells, cells). ValueError where the family reads none, or one is no part."""
+        if not self.processor.family.visual_prompts or self.processor.cells is None:
+            raise ValueError(
+                f"{self.processor.family.name} checkpoints cannot describe regions; use an InternVL-based one "
+                "(Sa2VA-1B, -4B, -8B, -26B or Sa2VA-InternVL3-*)"
+            )
+        return [region_cells(region, (image.height, image.width), self.processor.cells) for region in regions]
 
     @torch.inference_mode()
     def _picture_segments(self, image: Image.Image, replies: Sequence[Reply], settings: _MaskSettings) -> list[Segment]:

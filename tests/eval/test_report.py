@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import Prediction, Row, Scores
 from sa2va.eval.header import RunHeader
 from sa2va.eval.predict import BenchmarkRecord
-from sa2va.eval.report import report
+from sa2va.eval.report import report, written
 from sa2va.eval.score import score_all
 from sa2va.eval.shards import ShardWriter, shard_path
 from sa2va.eval.showing import extremes
@@ -79,9 +81,9 @@ def put(out: Path, benchmark: SyntheticBenchmark) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of a picture, a clip, a region, a question and a text benchmark, scored."""
+    """A run of benchmarks of every kind, scored."""
     HEADER.settle(tmp_path)
-    tasks = ("refer", "clips", "region", "question", "text", "caption")
+    tasks = ("refer", "clips", "region", "question", "text", "caption", "chat")
     for task in tasks:
         small = synthetic_benchmark(task, length=4)
         row = Row(small.name, lambda root, small=small: small, lambda root: {}, PUBLISHED, f"Title of {task} <b>")
@@ -109,10 +111,63 @@ def test_our_number_stands_beside_the_published_one(run: Path):
     ours = 100 * scores.values["ciou"]
     text = report(run)[0].read_text(encoding="utf-8")
     queries = len(synthetic_benchmark("refer", length=4).cases)
-    row = f"| synthetic/refer | ciou | {ours:.1f} | 61.2 | {ours - 61.25:+.1f} | {queries} |"
+    row = f"| synthetic/refer | cIoU | {ours:.1f} | 61.2 | {ours - 61.25:+.1f} | {queries} |"
     assert row in text
     for tag, group in scores.groups.items():
         assert f"| {tag} ({group['count']}) | {100 * group['ciou']:.1f} |" in text
+
+
+def put_row(monkeypatch: pytest.MonkeyPatch, scores: Scores, **fields: Any) -> None:
+    """Let a benchmark of the run have these scores, and its row these fields."""
+
+    class Fixed(SyntheticBenchmark):
+        def score(self, predictions: Mapping[str, Prediction]) -> Scores:
+            return scores
+
+    one = synthetic_benchmark("refer", length=4)
+    fixed = Fixed(one.name, one.kind, one.world, one.measure)
+    row = Row(one.name, lambda root: fixed, lambda root: {}, PUBLISHED, "Fixed", **fields)
+    monkeypatch.setitem(table.BENCHMARKS, one.name, row)
+
+
+def refer_table(run: Path) -> str:
+    list(score_all(run, ["synthetic/refer"]))
+    return report(run, ["synthetic/refer"], pictures=False)[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("metric", "theirs"), [("", "61.2 | -11.2"), ("word_f1", "61.2 | -11.2"), ("meteor", "- | -")])
+def test_a_number_of_another_metric_is_not_compared(run: Path, monkeypatch, metric: str, theirs: str):
+    """Without Java the headline of captions is another one than what was published."""
+    put_row(monkeypatch, Scores({"word_f1": 0.5}, {}, {}, "word_f1"), metric=metric)
+    text = refer_table(run).replace("\\", "")
+    assert f"| word f1 | 50.0 | {theirs} |" in text
+    assert f"| published for | {'METEOR' if metric == 'meteor' else 'word f1'} |" in text
+
+
+def test_values_of_groups_alone_and_points_are_shown(run: Path, monkeypatch: pytest.MonkeyPatch):
+    scores = Scores({"perception": 12.5}, {"count": {"count": 2, "score": 1.5}, "": {"score": 9.0}}, {}, "perception")
+    put_row(monkeypatch, scores, unit="points")
+    text = refer_table(run)
+    assert "All numbers are percent, those of synthetic/refer points." in text
+    assert "|  | perception | score |" in text
+    assert "| all | 1250.0 | - |\n| count (2) | - | 150.0 |\n\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(
+            ("ciou", "cIoU"),
+            ("j&f_by_expression", "J&F by expression"),
+            ("n_acc<50px", "N-acc<50px"),
+            ("pr@0.5", "Pr@0.5"),
+        ),
+        *(("ap50", "AP50"), ("f1", "F1"), ("meteor_raw", "METEOR raw"), ("accuracy", "accuracy"), ("recall", "recall")),
+        *(("phrase_recall", "phrase recall"), ("accuracy/dev", "accuracy/dev"), ("a", "A"), ("precision", "precision")),
+    ],
+)
+def test_names_are_written_as_papers_do(name: str, expected: str):
+    assert written(name) == expected
 
 
 def test_no_difference_is_shown_for_a_part(run: Path):
@@ -157,13 +212,46 @@ def test_worst_and_best_answers_are_shown(run: Path):
 
 
 def test_truth_and_prediction_are_drawn(run: Path):
-    """A right answer looks like the truth, one without a mask like the bare picture."""
+    """A right answer looks like the truth; without a mask everything is faded."""
     text = report(run, ["synthetic/refer"], samples=1)[0].read_text(encoding="utf-8")
     pictures = [np.asarray(Image.open(run / link), int) for link in re.findall(r"\]\((report/[^)]+)\)", text)]
     wrong, missed, right, truth = pictures
     assert np.abs(wrong - missed).max() > 40
     # A right answer carries its phrase as a label, so it may differ from the truth in a few places only.
     assert np.median(np.abs(right - truth)) == 0
+    item, *_ = synthetic_benchmark("refer", length=4).items()
+    assert isinstance(item.media, np.ndarray)
+    spread = item.media.astype(float).std()
+    assert wrong.std() < 0.5 * spread, "nothing was pointed at, so nothing stands out"
+
+
+def test_a_question_is_shown_with_its_picture_as_it_is(run: Path):
+    text = report(run, ["synthetic/question"], samples=1)[0].read_text(encoding="utf-8")
+    assert {name for name, _ in re.findall(r"!\[(\w+)\]\(([^)]+)\)", text)} == {"picture"}
+    (first, *_) = re.findall(r"\]\((report/[^)]+)\)", text)
+    (name,) = re.findall(r"\* query: synthetic/question/val-2024-(\d+)/\d+", text)[:1]
+    shown = Image.open(run / first).resize((128, 128), Image.Resampling.BOX)
+    picture = synthetic_benchmark("question", length=4).items()[int(name)].media
+    assert isinstance(picture, np.ndarray)
+    assert np.abs(np.asarray(shown, int) - picture).mean() < 6
+
+
+def test_a_turn_of_a_conversation_is_shown_with_those_before_it(run: Path):
+    text = report(run, ["synthetic/chat"], samples=20)[0].read_text(encoding="utf-8").replace("\\", "")
+    cases = synthetic_benchmark("chat", length=4).cases
+    later = [case for case in cases if case.query.history]
+    assert text.count("* before: ") == len(later) < len(cases)
+    for case in later:
+        assert f"{case.query.history[0].question} - {case.query.history[0].answer}" in text
+
+
+def test_pictures_of_an_earlier_page_go(run: Path):
+    report(run, ["synthetic/refer"], samples=3)
+    mine = run / "report" / "mine.jpg"
+    mine.touch()
+    text = report(run, ["synthetic/refer"], samples=1)[0].read_text(encoding="utf-8")
+    links = re.findall(r"\]\(report/([^)]+)\)", text)
+    assert sorted(path.name for path in (run / "report").iterdir()) == [*links, mine.name]
 
 
 def test_numbers_only(run: Path):

@@ -33,6 +33,7 @@ from sa2va.eval.score import score_all
 from sa2va.eval.selection import select
 from sa2va.eval.shards import ShardWriter, read_predictions, shard_path
 from sa2va.eval.synthetic import synthetic_benchmark
+from sa2va.results import Turn
 from synthetic_checkpoint import picture
 
 SHORT = Settings(max_new_tokens=6)
@@ -186,6 +187,32 @@ def test_regions_are_described_alone_from_one_encoding(sa2va: Sa2VA):
         assert sa2va.describe(media(), [query.region], requests=[text], max_new_tokens=6) == [found.text]
 
 
+def test_what_is_said_about_a_region_is_kept_as_it_was_written(sa2va: Sa2VA):
+    (item,) = Stub(count=1, kind="region", texts=["What is in region1?"]).items()
+    with pointing(sa2va):
+        (found,) = answer_item(sa2va, "region", item, Settings())
+    assert found.raw_text == "[SEG].<|end|>"
+    assert found.text == "."
+    assert len(found.masks) == 1
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_turns_are_asked_after_their_history_from_one_encoding(sa2va: Sa2VA, frames: int):
+    (item,) = Stub(count=1, frames=frames).items()
+    turns = (Turn(REQUESTS[0], "Sure, [SEG]."), Turn(REQUESTS[1], "a dog"))
+    queries = tuple(replace(query, history=turns[:k]) for k, query in enumerate(item.queries))
+    media: Any = item.media
+    with pointing(sa2va), counting(sa2va) as calls:
+        answer_item(sa2va, "chat", replace(item, queries=queries), Settings())
+    assert calls["image encoder"] == frames
+    found = answer_item(sa2va, "chat", replace(item, queries=queries), SHORT)
+    alone = [sa2va.chat(media(), query.text, history=query.history, max_new_tokens=6) for query in queries]
+    assert [one.raw_text for one in found] == [one.raw_text for one in alone]
+    first = [answer_item(sa2va, "chat", replace(item, queries=(query,)), SHORT)[0] for query in item.queries]
+    assert first[0].raw_text == found[0].raw_text
+    assert [one.raw_text for one in first[1:]] != [one.raw_text for one in found[1:]]
+
+
 def test_media_of_another_size_are_refused(sa2va: Sa2VA):
     (item,) = Stub(count=1).items()
     with pytest.raises(ValueError, match=r"0: its media are \(48, 64\) \(h, w\), but its masks \(10, 10\)"):
@@ -205,6 +232,16 @@ def test_shards_together_are_the_whole(sa2va: Sa2VA, tmp_path: Path):
     assert one == three
     assert list(one) == stub.ids
     assert stub.score(one) == stub.score(three) == evaluate(sa2va, stub, SHORT)
+
+
+@pytest.mark.parametrize("task", ["chat", "clip-chat"])
+def test_shards_of_conversations_are_the_whole(sa2va: Sa2VA, tmp_path: Path, task: str):
+    row = synthetic_benchmark(task, length=3)
+    assert predict(sa2va, row, tmp_path / "one", SHORT) == 0
+    assert [predict(sa2va, row, tmp_path / "two", SHORT, shard=Shard(k, 2)) > 0 for k in (1, 0)] == [True, False]
+    one, two = (timeless(read_predictions(tmp_path / name)) for name in ("one", "two"))
+    assert one == two
+    assert row.score(one) == row.score(two)
 
 
 def test_a_run_goes_on_where_it_stopped(sa2va: Sa2VA, tmp_path: Path):

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sa2va import Mask
+from sa2va.data.synthetic import SyntheticWorld
 from sa2va.eval.benchmark import Prediction
 from sa2va.eval.benchmarks import BENCHMARKS
 from sa2va.eval.grounded import best_pairs
 from sa2va.eval.synthetic import SYNTHETIC_ROWS, SyntheticBenchmark
 from sa2va.eval.synthetic import synthetic_benchmark as benchmark
 from sa2va.eval.synthetic_measures import Case, attributes, plain_words
+from sa2va.results import Turn
 
 TASKS = [name.partition("/")[2] for name in SYNTHETIC_ROWS if name.startswith("synthetic/")]
 
@@ -58,6 +60,10 @@ def test_saying_nothing(task):
     row = benchmark(task, length=6)
     scores = row.score(answers(row, silent))
     expected = {"n_acc": 1.0, "t_acc": 0.0, "ciou": 0.0} if "absent" in task else dict.fromkeys(scores.values, 0.0)
+    if "chat" in task:  # turns about what is not there are right
+        nothing = [case.query.tag == "nothing there" for case in row.cases]
+        assert list(scores.samples.values()) == [float(one) for one in nothing]
+        expected = {"accuracy": np.mean(nothing)}
     if "j&f" in scores.values:  # frames in which the object is hidden are right
         hidden = np.mean([~np.logical_or.reduce(case.masks).any(axis=(1, 2)) for case in row.cases])
         expected = dict.fromkeys(scores.values, hidden)
@@ -134,6 +140,53 @@ def test_the_attributes_of_a_region_count_one_by_one():
     assert values == {"exact": 0.0, "size": 0.0, "texture": 1.0, "color": 1.0, "kind": 1.0}
 
 
+@pytest.mark.parametrize("task", ["chat", "clip-chat"])
+def test_the_turns_of_a_conversation(task):
+    """Each is asked after the right answers to those before it, and counted as what it asks for."""
+    row = benchmark(task, length=40)
+    for item in row.items():
+        before: tuple[Turn, ...] = ()
+        for query in item.queries:
+            (case,) = [case for case in row.cases if case.query is query]
+            assert query.history == before
+            before = (*before, Turn(query.text, case.answer))
+            about_it = re.search(r"\bit\b", query.text.replace("where it is", "")) is not None
+            assert query.tag.endswith(" it") == about_it, query.text
+            assert ("mask" in query.tag) == bool(case.masks), query.tag
+            assert (query.tag == "nothing there") == (case.answer == "There is no such object."), query.tag
+        assert len(before) <= 3
+    assert {case.query.tag for case in row.cases} == KINDS_OF_TURN
+
+
+KINDS_OF_TURN = {"mask", "mask of it", "nothing there", "words", "words about it"}
+
+
+def test_a_turn_is_right_from_half_of_its_mask_and_in_its_very_words():
+    row = benchmark("chat", length=30)
+
+    def score(answer) -> dict[str, float]:
+        groups = row.score(answers(row, answer)).groups
+        assert set(groups) == KINDS_OF_TURN
+        return {name: group["accuracy"] for name, group in groups.items()}
+
+    def share(case: Case, part: float) -> Prediction:
+        """So much of every target, and the right words."""
+        kept = [mask & (np.cumsum(mask).reshape(mask.shape) <= part * mask.sum()) for mask in case.masks]
+        return replace(right(case), masks=tuple(map(rle, kept)))
+
+    def sure(case: Case) -> Prediction:
+        everywhere = (rle(np.ones(case.shape, bool)),)
+        return replace(silent(case), text="Sure.", masks=everywhere, phrases=("",))
+
+    assert set(score(lambda case: share(case, 0.52)).values()) == {1.0}
+    low = score(lambda case: share(case, 0.48))
+    assert {kind for kind, value in low.items() if value == 1} == {"nothing there", "words", "words about it"}
+    assert low["mask"] == low["mask of it"] == 0
+    assert set(score(sure).values()) == {0.0}
+    wrong = score(lambda case: replace(right(case), text=f"not {case.answer}"))
+    assert {kind for kind, value in wrong.items() if value == 0} == {"words", "words about it"}
+
+
 @pytest.mark.parametrize(
     ("text", "size", "texture", "color", "kind"),
     [
@@ -174,13 +227,14 @@ def test_items_show_what_the_cases_are_about(task):
     assert len({item.id for item in items}) == len(items) == 4
     for index, item in enumerate(items):
         sample = row.world[index]
-        assert [query.tag for query in item.queries] == list(sample.tags)
+        if "chat" not in task:
+            assert [query.tag for query in item.queries] == list(sample.tags)
+            assert not any(query.history for query in item.queries)
         if item.media is None:
             assert task == "text"
             continue
-        shown = item.media()
-        assert item.video == isinstance(shown, list)
-        np.testing.assert_array_equal(shown if item.video else [shown], sample.pictures())
+        assert item.video == isinstance(item.media, list)
+        np.testing.assert_array_equal(item.media if item.video else [item.media], sample.pictures())
         for number, query in enumerate(item.queries):
             if task == "region":
                 np.testing.assert_array_equal(query.region, sample.regions[number])
@@ -194,6 +248,16 @@ def test_the_first_items_of_a_benchmark_are_those_of_its_part():
     whole, part = benchmark("refer", length=6), benchmark("refer", length=6).limited(2)
     assert [item.id for item in part.items()] == [item.id for item in whole.items()][:2]
     assert len(whole.limited(100).items()) == 6
+
+
+def test_every_scene_is_drawn_once(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[int] = []
+    pair = SyntheticWorld.pair
+    monkeypatch.setattr(SyntheticWorld, "pair", lambda self, index: drawn.append(index) or pair(self, index))
+    row = benchmark("refer", length=3)
+    row.score(answers(row))
+    assert len(row.items()) == 3
+    assert drawn == [0, 1, 2]
 
 
 def test_the_truth_can_be_shown():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sa2va.eval.benchmark import Benchmark, Item, Kind, Prediction, Scores
+from sa2va.eval.benchmark import Benchmark, Item, Kind, Prediction, Query, Scores
+from sa2va.results import Answer
 
 if TYPE_CHECKING:
     from sa2va.predictor import Sa2VA
@@ -54,17 +55,12 @@ def answer_item(sa2va: Sa2VA, kind: Kind, item: Item, settings: Settings = Setti
     media: Any = item.media() if callable(item.media) else item.media
     if isinstance(media, tuple):
         media = list(media)
-    ask = _describe if kind == "region" else _ask
-    answers = ask(sa2va, item, media, settings)
-    seconds = (perf_counter() - started) / max(len(item.queries), 1)
-    return [Prediction(query.id, *answer, seconds=seconds) for query, answer in zip(item.queries, answers, strict=True)]
-
-
-def _ask(sa2va: Sa2VA, item: Item, media: Any, settings: Settings) -> list[tuple[Any, ...]]:
     key_frames = settings.key_frames
     answers = sa2va.ask(
         media,
         [query.text for query in item.queries],
+        histories=[query.history for query in item.queries],
+        regions=_regions(item) if kind == "region" else None,
         at_once=settings.at_once,
         empty_masks=True,
         threshold=settings.threshold,
@@ -73,34 +69,31 @@ def _ask(sa2va: Sa2VA, item: Item, media: Any, settings: Settings) -> list[tuple
         mode=settings.mode,
         max_new_tokens=settings.max_new_tokens,
     )
-    for answer in answers:
-        if answer.size is not None and answer.size != item.size:
-            raise ValueError(f"{item.id}: its media are {answer.size} (h, w), but its masks {item.size}")
-    return [
-        (
-            answer.text,
-            answer.raw_text,
-            tuple(segment.masks for segment in answer.segments),
-            tuple(segment.phrase for segment in answer.segments),
-        )
-        for answer in answers
-    ]
+    seconds = (perf_counter() - started) / max(len(item.queries), 1)
+    found = zip(item.queries, answers, strict=True)
+    return [_prediction(item, query, answer, seconds) for query, answer in found]
 
 
-def _describe(sa2va: Sa2VA, item: Item, media: Any, settings: Settings) -> list[tuple[Any, ...]]:
+def _regions(item: Item) -> list[np.ndarray]:
     regions: list[np.ndarray] = []
     for query in item.queries:
         if query.region is None:
             raise ValueError(f"{query.id}: a query of a region benchmark needs its region, bool (H, W)")
         regions.append(query.region)
-    texts = sa2va.describe(
-        media,
-        regions,
-        requests=[query.text for query in item.queries],
-        together=False,
-        max_new_tokens=settings.max_new_tokens,
+    return regions
+
+
+def _prediction(item: Item, query: Query, answer: Answer, seconds: float) -> Prediction:
+    if answer.size is not None and answer.size != item.size:
+        raise ValueError(f"{item.id}: its media are {answer.size} (h, w), but its masks {item.size}")
+    return Prediction(
+        id=query.id,
+        text=answer.text,
+        raw_text=answer.raw_text,
+        masks=tuple(segment.masks for segment in answer.segments),
+        phrases=tuple(segment.phrase for segment in answer.segments),
+        seconds=seconds,
     )
-    return [(text, text) for text in texts]
 
 
 def answers(

@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from sa2va.mask import Mask
+from sa2va.results import Turn
 
-Kind = Literal["segment", "caption", "region", "question"]
+Kind = Literal["segment", "caption", "region", "question", "chat"]
 #: A picture: a path or uint8 RGB (H, W, 3). A clip: a sequence of those. Or a callable that makes either when asked.
 Media: TypeAlias = "Path | np.ndarray | Sequence[Path] | Sequence[np.ndarray] | Callable[[], Any]"
 
@@ -30,12 +31,14 @@ class Query:
         text: what the model is asked, without media placeholder.
         tag: group for scores per kind; "" for none.
         region: bool (H, W), the area to describe, for benchmarks of kind ``"region"``.
+        history: the turns before it, with their right answers, so that queries do not depend on each other.
     """
 
     id: str
     text: str
     tag: str = ""
     region: np.ndarray | None = None
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +132,8 @@ class Benchmark(Protocol):
     Attributes:
         name: e.g. ``"refcoco/val"``, ``"ref-davis17/per-expression"``.
         protocol: a paragraph for the report: what is asked, which masks count, formulas, conventions.
-        kind: how the model is asked: ``"segment"``, ``"caption"`` and ``"question"`` put the text as it is;
-            ``"region"`` puts it about the query's region.
+        kind: how the model is asked: ``"segment"``, ``"caption"``, ``"question"`` and ``"chat"`` put the text as it is,
+            after the query's history; ``"region"`` puts it about the query's region.
         submission: True where the truth is on a server: there is only :meth:`pack`.
     """
 
@@ -198,8 +201,9 @@ class Row:
         name: as typed on the command line.
         open: makes it from the data root; raises ``MissingData`` when files are missing.
         files: the files and folders it needs under a root, each with where it comes from; empty when it needs none.
-        published: checkpoint name -> published headline number, percent.
+        published: checkpoint name -> published headline number, in the unit.
         title: for tables.
+        unit: of the headline times 100. metric: the value that was published; "" for the headline, whichever it is.
     """
 
     name: str
@@ -207,6 +211,8 @@ class Row:
     files: Callable[[Path], Mapping[Path, str]]
     published: Mapping[str, float] = field(default_factory=dict)
     title: str = ""
+    unit: str = "percent"
+    metric: str = ""
 
 
 def require_all(name: str, ids: Sequence[str], predictions: Mapping[str, Prediction]) -> None:

@@ -62,11 +62,13 @@ Block = Heading | Paragraph | Bullets | Table | Gallery
 
 
 def write_markdown(path: Path, blocks: Sequence[Block]) -> None:
-    """Write a Markdown page; its pictures go into a folder beside it that has the page's name."""
+    """Write a Markdown page; its pictures go into a folder beside it that has the page's name, and replace those of an
+    earlier page."""
     pictures = _Pictures(path.with_suffix(""))
     text = "\n\n".join(_markdown(block, pictures) for block in blocks) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    pictures.drop_others()
 
 
 def write_html(path: Path, title: str, blocks: Sequence[Block]) -> None:
@@ -93,6 +95,12 @@ class _Pictures:
             picture.save(temporary, quality=88)
         return f"{self._folder.name}/{path.name}"
 
+    def drop_others(self) -> None:
+        """Delete what an earlier page had under higher numbers."""
+        for path in self._folder.glob("*.jpg"):
+            if path.stem.isdecimal() and int(path.stem) > self._count:
+                path.unlink()
+
 
 def _markdown(block: Block, pictures: _Pictures) -> str:
     if isinstance(block, Heading):
@@ -108,8 +116,7 @@ def _markdown(block: Block, pictures: _Pictures) -> str:
     parts = [f"**{_plain(block.title)}**"]
     for sample in block.samples:
         parts.append("\n".join(f"* {name}: {_plain(text)}" for name, text in _captions(sample)))
-        shown = [("prediction", sample.ours), ("truth", sample.truth)]
-        images = [f"![{name}]({pictures.save(picture)})" for name, picture in shown if picture is not None]
+        images = [f"![{name}]({pictures.save(picture)})" for name, picture in _pictures(sample)]
         if images:
             parts.append(" ".join(images))
     return "\n\n".join(parts)
@@ -121,9 +128,23 @@ def _plain(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def _pictures(sample: Sample) -> list[tuple[str, Image.Image]]:
+    """Pictures with what is written under them."""
+    ours = "picture" if sample.truth is None else "prediction"
+    return [(name, one) for name, one in ((ours, sample.ours), ("truth", sample.truth)) if one is not None]
+
+
 def _captions(sample: Sample) -> list[tuple[str, str]]:
-    found = [("score", f"{100 * sample.score:.1f}"), ("request", sample.request), ("answer", sample.answer or "(none)")]
-    return [*found, ("expected", sample.expected)] if sample.expected else found
+    """What is written under a picture: names with texts, those without text left out."""
+    texts = {
+        "query": sample.id,
+        "score": f"{100 * sample.score:.1f}",
+        "before": sample.before,
+        "request": sample.request,
+        "answer": sample.answer or "(no words)",
+        "expected": sample.expected,
+    }
+    return [(name, text) for name, text in texts.items() if text]
 
 
 # -- HTML --------------------------------------------------------------------------------------------------------------
@@ -157,15 +178,17 @@ h3 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 p { max-width: 48rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; }
+th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; background: var(--band); white-space: nowrap; }
+td:first-child { white-space: nowrap; }
+@media (max-width: 40rem) { td:first-child { white-space: normal; } }
 .n { text-align: right; }
 .gallery { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: 0; padding: .75rem; border: 1px solid var(--line); border-radius: .5rem; background: var(--band); }
 .wide { grid-column: 1 / -1; }
 .pair { display: flex; gap: .5rem; flex-wrap: wrap; }
-.pair div { flex: 1 1 9rem; min-width: 0; }
-.wide .pair div { flex-basis: 100%; }
+.pair div { flex: 0 1 calc(50% - .25rem); min-width: min(9rem, 100%); }
+.stacked .pair div { flex-basis: 100%; }
 img { display: block; width: 100%; height: auto; border-radius: .25rem; }
 .label { color: var(--soft); font-size: .8rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .75rem; margin: .6rem 0 0; font-size: .9rem; }
@@ -194,15 +217,16 @@ def _row(cells: Sequence[str], numbers: int, tag: str) -> str:
 
 
 def _figure(sample: Sample) -> str:
-    shown = [(name, one) for name, one in (("prediction", sample.ours), ("truth", sample.truth)) if one is not None]
+    shown = _pictures(sample)
     images = "".join(
         f'<div><img src="{_data_uri(one)}" alt="{name}" width="{one.width}" height="{one.height}">'
         f'<span class="label">{name}</span></div>'
         for name, one in shown
     )
     words = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in _captions(sample))
-    wide = ' class="wide"' if any(one.width > 2 * one.height for _, one in shown) else ""
-    return f'<figure{wide}><div class="pair">{images}</div><dl>{words}</dl></figure>'
+    wide = "wide " if any(one.width > 2 * one.height for _, one in shown) else ""
+    stacked = "stacked" if wide or sample.labelled else ""
+    return f'<figure class="{wide}{stacked}"><div class="pair">{images}</div><dl>{words}</dl></figure>'
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from sa2va.eval.pages import Block, Bullets, Gallery, Heading, Paragraph, Table,
 from sa2va.eval.score import Answered, benchmark_folders, open_answered, read_scores
 from sa2va.eval.showing import extremes, show
 
-#: Values that are counts, not fractions.
-_COUNTS = ("count",)
+#: Names of values, or their beginnings, as papers write them.
+_WRITTEN = {
+    **{"ciou": "cIoU", "giou": "gIoU", "miou": "mIoU", "pr": "Pr", "n_acc": "N-acc", "t_acc": "T-acc", "ap": "AP"},
+    **{"j&f": "J&F", "j": "J", "f": "F", "r": "R", "a": "A", "meteor": "METEOR", "cider": "CIDEr"},
+}
+_KNOWN = re.compile(rf"({'|'.join(sorted(_WRITTEN, key=len, reverse=True))})(?![a-z])")
 _NONE = "-"
 
 
@@ -35,7 +40,7 @@ def report(
             raise ValueError(f"{answered.benchmark.name} was not scored; run `sa2va eval score {out}` first")
     title = f"Evaluation of {model_name(header)}"
     blocks: list[Block] = [Heading(title), run_table(header), Heading("Scores", 2), score_table(header, sections)]
-    blocks.append(Paragraph("All numbers are percent. Published numbers are of the headline metric, by their authors."))
+    blocks.append(Paragraph(_units(sections)))
     for answered, scores in sections:
         blocks += _section(answered, scores, samples if pictures else 0)
     markdown, page = out / "report.md", out / "report.html"
@@ -75,18 +80,22 @@ def score_table(header: RunHeader, sections: Sequence[tuple[Answered, Mapping[st
     """One row per benchmark: our number beside the published one of the same checkpoint."""
     rows = []
     for answered, scores in sections:
-        published = answered.row.published.get(model_name(header))
+        row = answered.row
+        published = row.published.get(model_name(header))
         name = answered.benchmark.name
         theirs = _NONE if published is None else f"{published:.1f}"
         if scores is None:
             rows.append((name, "on a server", _NONE, theirs, _NONE, str(len(answered.predictions))))
             continue
+        if row.metric not in ("", scores["headline"]):
+            published, theirs = None, _NONE
         ours = 100 * scores["values"][scores["headline"]]
         # A part of a benchmark is not the benchmark: no difference is shown.
         comparable = published is not None and answered.limit is None
         difference = f"{ours - published:+.1f}" if comparable else _NONE
         part = f" (first {answered.limit} items)" if answered.limit is not None else ""
-        rows.append((name + part, scores["headline"], f"{ours:.1f}", theirs, difference, str(scores["queries"])))
+        metric = written(scores["headline"])
+        rows.append((name + part, metric, f"{ours:.1f}", theirs, difference, str(scores["queries"])))
     return Table(("benchmark", "metric", "this run", "published", "difference", "queries"), rows, numbers=2)
 
 
@@ -98,29 +107,45 @@ def _section(answered: Answered, scores: Mapping[str, Any] | None, samples: int)
         blocks.append(Paragraph(f"Only the first {answered.limit} items were asked: these are not its scores."))
     if scores is not None:
         values: dict[str, float] = scores["values"]
-        blocks.append(Table(("", *values), [("all", *_cells(values, values)), *_group_rows(scores)]))
+        # MME's tasks have values of their own, which it does not have as a whole.
+        groups = [group for tag, group in scores["groups"].items() if tag]
+        names = dict.fromkeys([*values, *(name for group in groups for name in group if name != "count")])
+        blocks.append(Table(("", *map(written, names)), [("all", *_cells(values, names)), *_group_rows(scores, names)]))
         if scores["notices"]:
             blocks.append(Bullets(scores["notices"]))
     if row.published:
-        others = sorted(row.published.items())
-        blocks.append(Table(("published by", "percent"), [(name, f"{value:.1f}") for name, value in others]))
+        others = [(name, f"{value:.1f}") for name, value in row.published.items()]
+        metric = written(row.metric or (scores["headline"] if scores else row.unit))
+        blocks.append(Table(("published for", metric), others))
     if scores is not None and samples:
         blocks += _galleries(answered, scores["samples"], samples)
     return blocks
 
 
-def _group_rows(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def written(name: str) -> str:
+    """A value's name for tables: ``"n_acc<50px"`` is N-acc<50px, ``"j&f_by_expression"`` J&F by expression."""
+    known = _KNOWN.match(name)
+    start = known[0] if known else ""
+    return _WRITTEN.get(start, "") + name[len(start) :].replace("_", " ")
+
+
+def _units(sections: Sequence[tuple[Answered, Mapping[str, Any] | None]]) -> str:
+    rows = [answered.row for answered, _ in sections]
+    exceptions = "".join(f", those of {row.name} {row.unit}" for row in rows if row.unit != "percent")
+    return f"All numbers are percent{exceptions}. Published numbers are of the headline metric, by their authors."
+
+
+def _group_rows(scores: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, ...]]:
     return [
-        (f"{tag} ({group['count']:.0f})" if "count" in group else tag, *_cells(group, scores["values"]))
+        (f"{tag} ({group['count']:.0f})" if "count" in group else tag, *_cells(group, names))
         for tag, group in scores["groups"].items()
         if tag
     ]
 
 
-def _cells(values: Mapping[str, float], names: Mapping[str, float]) -> list[str]:
-    """Values in the order of ``names``, percent but for counts."""
-    texts = {name: f"{value:.0f}" if name in _COUNTS else f"{100 * value:.1f}" for name, value in values.items()}
-    return [texts.get(name, _NONE) for name in names]
+def _cells(values: Mapping[str, float], names: Iterable[str]) -> list[str]:
+    """Values in the order of ``names``, times 100."""
+    return [f"{100 * values[name]:.1f}" if name in values else _NONE for name in names]
 
 
 def _galleries(answered: Answered, scores: Mapping[str, float], count: int) -> list[Block]:

@@ -1,4 +1,7 @@
-"""Pictures of single answers: the prediction drawn over its picture or over a few frames, the truth beside it."""
+"""Pictures of single answers: what was pointed at in its picture or in a few frames, and the truth beside it.
+
+What no mask covers is faded, so that a mask is seen whatever the colour of its object.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sa2va.draw import contact_sheet, overlay
+from sa2va.draw import overlay
 from sa2va.eval.benchmark import Benchmark, Expected, Explains, Item, Prediction, Query
 from sa2va.mask import Mask
 from sa2va.processing.frames import uniform_indices
 from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.results import Segment
 
-#: Longest side of one picture, pixels, and frames shown of a clip.
-SIDE = 360
+#: Longest side of one picture and of a frame, pixels; frames shown of a clip, and pixels between them.
+SIDE, FRAME_SIDE = 360, 240
 FRAMES = 4
+_GAP = 6
+#: What is not meant goes this far towards grey; several masks are tinted, so that they can be told apart.
+_FADED, _TINT = 0.7, 0.3
+_GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -26,17 +33,21 @@ class Sample:
     """One answer as a reader sees it.
 
     Attributes:
-        id, request, answer: of the query. expected: the right answer in words, "" where there is none.
+        id, request, answer: of the query. before: the turns it follows, "" where it is the first.
+        expected: the right answer in words, "" where there is none.
         score: higher is better. ours, truth: pictures; None where there is nothing to see.
+        labelled: whether there are words in the pictures, which must not become too small to read.
     """
 
     id: str
+    before: str
     request: str
     answer: str
     expected: str
     score: float
     ours: Image.Image | None
     truth: Image.Image | None
+    labelled: bool = False
 
 
 def extremes(scores: Mapping[str, float], count: int) -> tuple[list[str], list[str]]:
@@ -62,11 +73,15 @@ def show(
 
 
 def _sample(media: Any, query: Query, prediction: Prediction, truth: Expected, score: float) -> Sample:
-    marked = () if query.region is None else ((Mask.from_array(query.region),),)
-    ours = _picture(media, marked or prediction.masks, prediction.phrases)
-    masks_matter = bool(truth.masks or prediction.masks) and not marked
-    theirs = _picture(media, truth.masks, ()) if masks_matter else None
-    return Sample(query.id, query.text, prediction.text, truth.text, score, ours, theirs)
+    before = " / ".join(f"{turn.question} - {turn.answer}" for turn in query.history)
+    words = (query.id, before, query.text, prediction.text, truth.text, score)
+    if query.region is not None:
+        return Sample(*words, _picture(media, ((Mask.from_array(query.region),),)), None)
+    if not truth.masks and not prediction.masks:
+        return Sample(*words, _picture(media, None), None)
+    labelled = media is not None and any(prediction.phrases)
+    ours = _picture(media, prediction.masks, prediction.phrases)
+    return Sample(*words, ours, _picture(media, truth.masks), labelled)
 
 
 def _media(item: Item) -> Any:
@@ -74,30 +89,51 @@ def _media(item: Item) -> Any:
     return list(media) if isinstance(media, tuple) else media
 
 
-def _picture(media: Any, masks: Sequence[Sequence[Mask]], phrases: Sequence[str]) -> Image.Image | None:
-    """Masks over a picture, or over some frames of a clip side by side; None for words alone."""
+def _picture(media: Any, masks: Sequence[Sequence[Mask]] | None, phrases: Sequence[str] = ()) -> Image.Image | None:
+    """What masks point at in a picture, or in some frames of a clip side by side; None for words alone.
+
+    Args:
+        masks: per object, per frame; None where nothing is to be pointed at.
+    """
     if media is None:
         return None
     if not is_video(media):
-        return _small(_drawn(load_image(media), masks, phrases, 0))
+        return _drawn(load_image(media), masks, phrases, 0, SIDE)
     source = open_media(media)
     indices = uniform_indices(source.frame_count or 1, FRAMES)
-    frames = source.read(indices)
-    drawn = [_small(_drawn(frame, masks, phrases, index)) for frame, index in zip(frames, indices, strict=True)]
-    return contact_sheet(drawn, columns=len(drawn))
+    frames = zip(source.read(indices), indices, strict=True)
+    return _side_by_side([_drawn(load_image(frame), masks, phrases, index, FRAME_SIDE) for frame, index in frames])
 
 
 def _drawn(
-    picture: Image.Image | np.ndarray, masks: Sequence[Sequence[Mask]], phrases: Sequence[str], frame: int
+    picture: Image.Image, masks: Sequence[Sequence[Mask]] | None, phrases: Sequence[str], frame: int, side: int
 ) -> Image.Image:
-    segments = [
-        Segment(number, phrases[number - 1] if number <= len(phrases) else "", (own[frame],), 0.0, 0.0)
-        for number, own in enumerate(masks, 1)
-    ]
-    return overlay(picture, segments, labels=any(segment.phrase for segment in segments))
-
-
-def _small(picture: Image.Image) -> Image.Image:
-    scale = SIDE / max(picture.size)
+    """One picture in the size it is shown in, so that lines and letters are sharp whatever size it had."""
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    shown = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    if masks is None:
+        return shown
+    own = [_resized(one[frame], size) for one in masks]
+    faded = Image.blend(shown, Image.new("RGB", size, _GREY), _FADED)
+    for mask in own:
+        faded.paste(shown, mask=Image.fromarray(mask.array))
+    segments = [
+        Segment(number, phrases[number - 1] if number <= len(phrases) else "", (mask,), 0.0, 0.0)
+        for number, mask in enumerate(own, 1)
+    ]
+    return overlay(faded, segments, alpha=_TINT if len(segments) > 1 else 0, labels=any(phrases))
+
+
+def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
+    """A mask of (width, height) pixels."""
+    return Mask.from_array(np.asarray(Image.fromarray(mask.array).resize(size, Image.Resampling.NEAREST)))
+
+
+def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size in a row, like a strip of film."""
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (len(pictures) * (width + _GAP) - _GAP, height))
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number * (width + _GAP), 0))
+    return sheet

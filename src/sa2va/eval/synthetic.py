@@ -9,14 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sa2va.data.sample import SEG, Sample
 from sa2va.data.synthetic import Split, SyntheticWorld
 from sa2va.eval.benchmark import Expected, Item, Kind, Media, Prediction, Query, Row, Scores, require_all
-from sa2va.eval.synthetic_measures import ABSENT, ANSWER, CAPTION, CLIPS_REFER, REFER, REGION, Case, Measure
+from sa2va.eval.synthetic_measures import (
+    ABSENT,
+    ANSWER,
+    CAPTION,
+    CHAT,
+    CLIPS_REFER,
+    REFER,
+    REGION,
+    Case,
+    Measure,
+    kind_of_turn,
+)
 from sa2va.mask import Mask
 from sa2va.processing.answers import clean_answer
 
@@ -42,11 +53,14 @@ class SyntheticBenchmark:
     @property
     def protocol(self) -> str:
         """What is asked and how it is counted."""
-        media = "pictures" if self.world.frames == 1 else f"clips of {self.world.frames} frames"
         height, width = self.world.shape
+        media = "pictures" if self.world.frames == 1 else f"clips of {self.world.frames} frames"
+        media += f" of {height} x {width} pixels"
+        if "text" in self.world.tasks:
+            media = "riddles, asked without a picture,"
         return (
-            f"{len(self.world)} {media} of {height} x {width} pixels from the {self.world.split} split of the "
-            f"synthetic world (seed {self.world.seed}); requests in all wordings of training. {self.measure.protocol}"
+            f"{len(self.world)} {media} from the {self.world.split} split of the synthetic world (seed "
+            f"{self.world.seed}); requests in all wordings of training. {self.measure.protocol}"
         )
 
     def limited(self, count: int) -> SyntheticBenchmark:
@@ -56,23 +70,26 @@ class SyntheticBenchmark:
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Every query with its truth."""
-        return tuple(case for index in range(len(self.world)) for case in _cases(self.name, self.world[index]))
+        return tuple(case for _, own in self._drawn for case in own)
 
     def items(self) -> Sequence[Item]:
-        """One item per sample; pictures are drawn when they are asked for."""
-        by_item: dict[str, list[Case]] = {}
-        for case in self.cases:
-            by_item.setdefault(case.item, []).append(case)
+        """One item per sample."""
         return [
             Item(
-                id=item,
-                media=self._media(index, text=cases[0].shape[0] == 0),
-                video=self.world.frames > 1,
+                id=own[0].item,
+                media=_media(sample),
+                video=sample.video,
                 size=self.world.shape,
-                queries=tuple(case.query for case in cases),
+                queries=tuple(case.query for case in own),
             )
-            for index, (item, cases) in enumerate(by_item.items())
+            for sample, own in self._drawn
         ]
+
+    @cached_property
+    def _drawn(self) -> tuple[tuple[Sample, tuple[Case, ...]], ...]:
+        """Samples with their queries; a picture takes less memory than the masks of its targets, so it is kept."""
+        samples = (self.world[index] for index in range(len(self.world)))
+        return tuple((sample, tuple(_cases(self.name, self.kind, sample))) for sample in samples)
 
     def score(self, predictions: Mapping[str, Prediction]) -> Scores:
         """See ``Benchmark``."""
@@ -88,33 +105,32 @@ class SyntheticBenchmark:
         for case in self.cases:
             if case.query.id == query_id:
                 masks = tuple(tuple(Mask.from_array(frame) for frame in mask) for mask in case.masks)
-                says_it_all = self.kind == "segment" and masks
+                says_it_all = masks and self.kind != "caption"
                 return Expected("" if says_it_all else clean_answer(case.answer, ())[0], masks)
         raise ValueError(f"{self.name} has no query {query_id!r}")
 
-    def _media(self, index: int, *, text: bool) -> Media | None:
-        return None if text else partial(_draw, self.world, index)
+
+def _media(sample: Sample) -> Media | None:
+    if not sample.frames:
+        return None
+    return list(sample.pictures()) if sample.video else sample.picture(0)
 
 
-def _draw(world: SyntheticWorld, index: int) -> Any:
-    pictures = world[index].pictures()
-    return list(pictures) if world.frames > 1 else pictures[0]
-
-
-def _cases(name: str, sample: Sample) -> Iterator[Case]:
-    """The turns of a sample, each on its own."""
+def _cases(name: str, kind: Kind, sample: Sample) -> Iterator[Case]:
+    """The turns of a sample, each on its own or, in a conversation, after the right answers to those before it."""
     masks = iter(sample.masks)
     height, width = sample.size or (0, 0)
     for number, (turn, tag) in enumerate(zip(sample.turns, sample.tags, strict=True)):
-        text, region = turn.question, None
+        text, region, history = turn.question, None, ()
         if sample.regions:
             # Each region is asked about alone, where it is the first.
             text, region = re.sub(r"\bregion\d+\b", "region1", text), sample.regions[number]
+        if kind == "chat":
+            tag, history = kind_of_turn(turn, tag), sample.turns[:number]
         own = tuple(next(masks) for _ in range(turn.answer.count(SEG)))
         item = f"{name}/{sample.id}"
-        yield Case(
-            item, Query(f"{item}/{number}", text, tag, region), turn.answer, own, (len(sample.frames), height, width)
-        )
+        query = Query(f"{item}/{number}", text, tag, region, history)
+        yield Case(item, query, turn.answer, own, (len(sample.frames), height, width))
 
 
 #: Task -> how it is asked, tasks of the world, frames, how it is counted, title.
@@ -125,12 +141,14 @@ _TASKS: dict[str, tuple[Kind, dict[str, float], int, Measure[Any], str]] = {
     "question": ("question", {"question": 1}, 1, ANSWER, "Questions about pictures"),
     "caption": ("caption", {"caption": 1}, 1, CAPTION, "Grounded captions"),
     "region": ("region", {"region": 1}, 1, REGION, "Region descriptions"),
+    "chat": ("chat", {"chat": 1}, 1, CHAT, "Conversations about pictures"),
     "text": ("question", {"text": 1}, 1, ANSWER, "Riddles without a picture"),
     "clips": ("segment", {"refer": 1}, FRAMES, CLIPS_REFER, "Referring video segmentation"),
     "clip-reason": ("segment", {"reason": 1}, FRAMES, CLIPS_REFER, "Reasoning video segmentation"),
     "clip-absent": ("segment", {"refer": 1, "absent": 1}, FRAMES, ABSENT, "What is not in a clip"),
     "clip-question": ("question", {"question": 1}, FRAMES, ANSWER, "Questions about clips"),
     "clip-caption": ("caption", {"caption": 1}, FRAMES, CAPTION, "Grounded captions of clips"),
+    "clip-chat": ("chat", {"chat": 1}, FRAMES, CHAT, "Conversations about clips"),
 }
 _PREFIXES: dict[Split, str] = {"val": "synthetic", "test": "synthetic-test"}
 
@@ -139,8 +157,9 @@ def synthetic_benchmark(task: str, split: Split = "val", *, length: int | None =
     """A benchmark of the synthetic world.
 
     Args:
-        task: ``"refer"``, ``"reason"``, ``"absent"``, ``"question"``, ``"caption"``, ``"region"`` or ``"text"``, or of
-            clips ``"clips"``, ``"clip-reason"``, ``"clip-absent"``, ``"clip-question"`` or ``"clip-caption"``.
+        task: ``"refer"``, ``"reason"``, ``"absent"``, ``"question"``, ``"caption"``, ``"region"``, ``"chat"`` or
+            ``"text"``, or of clips ``"clips"``, ``"clip-reason"``, ``"clip-absent"``, ``"clip-question"``,
+            ``"clip-caption"`` or ``"clip-chat"``.
         split: ``"val"`` or ``"test"``. length: number of pictures or clips; None for the benchmark's own.
 
     Raises:

@@ -12,15 +12,18 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from sa2va.data.sample import SEG
 from sa2va.data.synthetic.paint import COLORS, TEXTURES
 from sa2va.data.synthetic.scene import SIZES
+from sa2va.data.synthetic.wording import COLOR_QUESTIONS, PRONOUN
 from sa2va.eval.benchmark import Prediction, Query, Scores
 from sa2va.eval.grounded import best_pairs
 from sa2va.eval.metrics import Overlap, ciou, generalized_scores, giou, jf_sequence, overlap, precision_at
 from sa2va.mask import Mask
+from sa2va.results import Turn
 
 _PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
-_MATCH = 0.5  # IoU from which a mask of a caption is that of an object
+_MATCH = 0.5  # IoU from which a mask is that of an object, in captions and conversations
 _Outcome = TypeVar("_Outcome")
 
 
@@ -107,7 +110,7 @@ REFER = Measure(
     quality=lambda outcome: outcome.iou,
     headline="ciou",
     protocol="The union of all masks of an answer against the union of all targets: cIoU (all intersections over all "
-    "unions), gIoU (mean IoU over requests) and Pr@t (share of requests with an IoU above t).",
+    "unions), gIoU (mean IoU over requests) and Pr@t (share of requests whose IoU reaches t).",
 )
 
 
@@ -203,6 +206,45 @@ REGION = Measure(
     headline="exact",
     protocol="One marked region per request. Exact: share of descriptions whose size, texture, colour and kind are all "
     "right; beside it the share for each of the four.",
+)
+
+
+# -- conversations -----------------------------------------------------------------------------------------------------
+
+_MASK, _MASK_OF_IT, _NOTHING = "mask", "mask of it", "nothing there"
+_WORDS, _WORDS_ABOUT_IT = "words", "words about it"
+
+
+def kind_of_turn(turn: Turn, tag: str) -> str:
+    """What a turn of a conversation asks for: ``"mask"``, ``"words"``, ``"mask of it"`` and ``"words about it"`` where
+    *it* is what the turn before spoke of, or ``"nothing there"``.
+
+    Args:
+        tag: the turn's in the synthetic world.
+    """
+    if tag == "absent":
+        return _NOTHING
+    if SEG in turn.answer:
+        return _MASK_OF_IT if tag == "pronoun" else _MASK
+    return _WORDS_ABOUT_IT if turn.question.startswith(COLOR_QUESTIONS[0].format(PRONOUN)) else _WORDS
+
+
+def _judge_turn(case: Case, prediction: Prediction) -> bool:
+    if case.query.tag in (_MASK, _MASK_OF_IT, _NOTHING):
+        return _says_rightly(ABSENT.judge(case, prediction)) >= _MATCH
+    return ANSWER.judge(case, prediction)
+
+
+CHAT = Measure(
+    judge=_judge_turn,
+    summary=_accuracy,
+    quality=float,
+    headline="accuracy",
+    protocol="Conversations of up to three turns. Each turn is asked after the right answers to those before it. A "
+    "turn that wants a mask is right when the union of all masks of its answer has an IoU of at least 0.5 with the "
+    "target (in clips over the pixels of all frames), one about what is not there when it gets no mask or empty ones, "
+    "and one that wants words when it equals the right ones, case, punctuation and articles aside. Accuracy: share of "
+    "right turns.",
 )
 
 

@@ -157,9 +157,10 @@ def row(
     make: Callable[[Path], FileBenchmark],
     files: Callable[[Path], Mapping[Path, str]],
     published: Mapping[str, float] | None = None,
+    metric: str = "",
 ) -> Row:
     """A row whose files are looked for, all at once, before it is opened."""
-    return Row(name, partial(_opened, name, make, files), files, published or {}, title)
+    return Row(name, partial(_opened, name, make, files), files, published or {}, title, metric=metric)
 
 
 def _opened(

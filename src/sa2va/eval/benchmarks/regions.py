@@ -18,7 +18,7 @@ REQUEST = "Please give me a short description of the region in the picture marke
 _PROTOCOL = (
     f"Each region is asked for alone, as {REQUEST!r}. METEOR and CIDEr against RefCOCOg's expressions, of the cleaned "
     "answer: opening and closing phrases of the template (such as 'region1 is', 'it is', 'in the image') are taken off "
-    "its two ends, words inside it stay. Values ending in _raw are of the answer as it came, without special tokens."
+    "its two ends, words inside it stay. Values marked raw are of the answer as it came, without special tokens."
 )
 
 
@@ -140,5 +140,5 @@ def _open(root: Path) -> RegionCaptions:
 
 
 ROWS: tuple[Row, ...] = (
-    row("region-caption/refcocog", "Region captions, RefCOCOg val", _open, region_files, REGION_CAPTION),
+    row("region-caption/refcocog", "Region captions, RefCOCOg val", _open, region_files, REGION_CAPTION, "meteor"),
 )

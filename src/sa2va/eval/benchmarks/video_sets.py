@@ -33,14 +33,14 @@ _DAVIS_RULES = (
     "comparable with the official protocol, which lays the objects of a video into label maps."
 )
 _REVOS_RULES = (
-    "r (robustness): 1 minus wrong pixels over pixels of all annotated objects, per frame, never below 0; a: share of "
+    "R (robustness): 1 minus wrong pixels over pixels of all annotated objects, per frame, never below 0; A: share of "
     "pixels that agree. Every value is the plain mean of the means over referring and over reasoning expressions, as "
-    "published; j&f_by_expression weighs expressions alike. Expressions without target are a group of their own and "
-    "outside these means. Nothing is rounded before averaging, and a pixel of two objects counts once in r; the "
+    "published; J&F by expression weighs expressions alike. Expressions without target are a group of their own and "
+    "outside these means. Nothing is rounded before averaging, and a pixel of two objects counts once in R; the "
     "published script differs in both."
 )
 _REF_SAV_RULES = (
-    "Every value is the plain mean of the means over long and over short expressions, as published; j&f_by_expression "
+    "Every value is the plain mean of the means over long and over short expressions, as published; J&F by expression "
     "weighs expressions alike."
 )
 _SERVER_PROTOCOL = ASKED + "The masks are scored by the server (J, F as DAVIS defines them, mean over expressions)."

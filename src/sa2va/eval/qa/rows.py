@@ -150,6 +150,7 @@ def _row(task: Task) -> Row:
         files=partial(task_files, task),
         published=_PUBLISHED.get(task.name, {}),
         title=task.title,
+        unit="points" if task.style is MME else "percent",
     )
 
 
