@@ -40,10 +40,11 @@ from sa2va.clip import follow
 from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.grounding import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
+from sa2va.model.pixels import normalized_frames
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import DecodedFrame, FrameSource
 from sa2va.processing.media import open_media
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.track import Track
 from sa2va.tracker import VideoTracker
 from sa2va.writers import OverlayWriter, VideoFile
@@ -142,7 +143,8 @@ def reference_schedule(model: Sa2VAModel, prompts: torch.Tensor, count: int) -> 
 def _pixels(model: Sa2VAModel, frame: np.ndarray) -> torch.Tensor:
     from PIL import Image
 
-    return grounding_pixels([Image.fromarray(frame)], model.sam2.image_size).to(model.sam2.device)
+    squashed = squashed_frames([Image.fromarray(frame)], model.sam2.image_size)
+    return normalized_frames(squashed.to(model.sam2.device))
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -163,7 +165,8 @@ def counted(model: Sa2VAModel) -> Iterator[list[int]]:
 def timed_parts(model: Sa2VAModel) -> Iterator[dict[str, float]]:
     """Seconds spent in each part, by wrapping the functions that are the parts."""
     places = {
-        "pixels": (tracker_module, "grounding_pixels"),
+        "pixels": (tracker_module, "squashed_frames"),
+        "pixels, normalised": (sa2va_module, "normalized_frames"),
         "image encoder": (sa2va_module, "encode_frames"),
         "memory attention": (memory_module, "read_memory"),
         "decode masks (tracked)": (memory_module, "decode_masks"),

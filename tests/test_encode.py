@@ -25,7 +25,7 @@ from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, enco
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
 from sa2va.data.sample import Sample
 from sa2va.data.sources.annotations import Annotations
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results import Turn
 
@@ -51,8 +51,10 @@ def test_a_picture_with_two_objects(processor: Sa2VAProcessor):
     assert encoded.masks is not None and encoded.masks.shape == (2, 1, side // 4, side // 4)
     share = encoded.masks.float().mean(dim=(2, 3))[:, 0]
     np.testing.assert_allclose(share, [mask.mean() for mask in sample.masks], rtol=0.2)
-    expected = grounding_pixels([Image.fromarray(sample.picture(0))], side)
+    expected = squashed_frames([Image.fromarray(sample.picture(0))], side)
     assert encoded.grounding is not None and torch.equal(encoded.grounding, expected)
+    assert encoded.pixel_values is not None
+    assert encoded.grounding.dtype == encoded.pixel_values.dtype == torch.uint8
 
 
 def test_a_clip_shows_key_frames_to_the_language_model_and_all_to_sam(processor: Sa2VAProcessor):

@@ -17,7 +17,7 @@ from sa2va.model.batch import Batch, Sa2VAOutput
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, language_tokens, point_tokens, upsample_logits
 from sa2va.model.memory import propagate
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.results import Turn
 from synthetic_checkpoint import picture
 
@@ -69,7 +69,7 @@ def collate(sa2va: Sa2VA, samples: Sequence[Sample]) -> Batch:
         image_grid_thw=torch.cat([v.image_grid_thw for v in seen]) if seen and not tiles else None,
         tiles_per_sample=tuple(0 if v is None else len(v.pixel_values) for v in visions) if tiles else None,
         regions=regions if tiles else None,
-        grounding_pixels=grounding_pixels(frames, SIDE) if frames else None,
+        grounding_pixels=squashed_frames(frames, SIDE) if frames else None,
         frames_per_sample=tuple(len(sample.frames) for sample in samples),
         sample_ids=tuple(f"sample-{number}" for number in range(len(samples))),
     )
@@ -170,7 +170,7 @@ def test_memory_carries_clips_of_a_batch(sa2va: Sa2VA, prompted: int):
     expected = []
     for clip in (CLIP, SHORT_CLIP):
         prompts = prompts_of(sa2va, clip)
-        features = sa2va.model.encode_frames(grounding_pixels([Image.fromarray(f) for f in clip.frames], SIDE))
+        features = sa2va.model.encode_frames(squashed_frames([Image.fromarray(f) for f in clip.frames], SIDE))
         with torch.no_grad():
             steps = propagate(
                 sa2va.model.sam2,
@@ -207,7 +207,7 @@ def test_memory_changes_what_follows_the_prompt(sa2va: Sa2VA):
 
 
 def test_propagation_needs_its_first_frame(sa2va: Sa2VA):
-    features = sa2va.model.encode_frames(torch.zeros(2, 3, SIDE, SIDE))
+    features = sa2va.model.encode_frames(torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="starts at frame 0"):
         next(propagate(sa2va.model.sam2, sa2va.model.sam2.mask_decoder, features, torch.zeros(1, SIDE), [1]))
 
@@ -353,13 +353,20 @@ def test_image_tokens_and_features_must_be_as_many(open_sa2va: Callable[[str], S
 
 def test_grounding_pixels_must_have_the_side_of_the_model(sa2va: Sa2VA):
     with pytest.raises(ValueError, match=r"\(frames, 3, 128, 128\); got \(1, 3, 64, 64\)"):
-        sa2va.model.encode_frames(torch.zeros(1, 3, 64, 64))
+        sa2va.model.encode_frames(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("pixels", [torch.zeros(1, SIDE, SIDE, 3), torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)])
+def test_the_model_normalises_pixels_itself(sa2va: Sa2VA, pixels: Tensor):
+    for encode in (sa2va.model.encode_frames, sa2va.model.encode_images):
+        with pytest.raises(ValueError, match=r"expected pictures as uint8 \(pictures, height, width, 3\)"):
+            encode(pixels)
 
 
 def test_several_frames_need_to_know_whose_prompt_is_whose(sa2va: Sa2VA):
     sam2 = sa2va.model.sam2
     with pytest.raises(ValueError, match="2 frames need frame_of_prompt_N"):
-        features = sa2va.model.encode_frames(torch.zeros(2, 3, SIDE, SIDE))
+        features = sa2va.model.encode_frames(torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8))
         decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, torch.zeros(1, SIDE)))
 
 
@@ -378,7 +385,7 @@ def test_what_was_trained_is_what_answers(sa2va: Sa2VA):
         input_ids=row,
         attention_mask=torch.ones_like(row, dtype=torch.bool),
         pixel_values=vision.pixel_values,
-        grounding_pixels=grounding_pixels([Image.fromarray(picture(90, 40))], SIDE),
+        grounding_pixels=squashed_frames([Image.fromarray(picture(90, 40))], SIDE),
     )
     with torch.no_grad():
         masks = sa2va.model(batch).masks

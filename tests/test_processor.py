@@ -80,9 +80,9 @@ def text_of(processor: Sa2VAProcessor, ids: list[int]) -> str:
 def test_pictures_are_tiled_and_frames_are_not():
     processor = internvl()
     picture, clip = processor.vision([IMAGE]), processor.vision([IMAGE] * 3, video=True)
-    assert (picture.pixel_values.shape, picture.tokens_per_image) == ((7, 3, 56, 56), (28,))
-    assert (clip.pixel_values.shape, clip.tokens_per_image) == ((3, 3, 56, 56), (4, 4, 4))
-    assert picture.pixel_values.dtype == torch.float32
+    assert (picture.pixel_values.shape, picture.tokens_per_image) == ((7, 56, 56, 3), (28,))
+    assert (clip.pixel_values.shape, clip.tokens_per_image) == ((3, 56, 56, 3), (4, 4, 4))
+    assert picture.pixel_values.dtype == clip.pixel_values.dtype == torch.uint8
     assert (picture.image_grid_thw, picture.video, clip.video) == (None, False, True)
 
 

@@ -279,7 +279,9 @@ def size_of(bank: MemoryBank) -> int:
 @torch.no_grad()
 def test_memory_does_not_grow_with_the_video(model: Sa2VAModel):
     sam2 = model.sam2
-    features = model.encode_frames(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.randint(256, (1, 128, 128, 3), dtype=torch.uint8, generator=generator)
+    features = model.encode_frames(frame)
     prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts(1, 2)))
     bank = MemoryBank().add_prompted(encode_memory(sam2, features, prediction, 0))
     sizes = []
@@ -311,7 +313,7 @@ def test_a_bank_is_never_changed():
 
 
 def test_nothing_is_tracked_before_a_prompt(model: Sa2VAModel):
-    features = model.encode_frames(torch.zeros(1, 3, 128, 128))
+    features = model.encode_frames(torch.zeros(1, 128, 128, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="no frame of this clip has been prompted"):
         track_frame(model.sam2, model.sam2.mask_decoder, MemoryBank(), features, 0)
 

@@ -36,7 +36,7 @@ from sa2va.model.grounding import (
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.results import Frame, Segment
 from sa2va.segments import MaskOutput
 from sa2va.track import Track
@@ -180,7 +180,7 @@ def follow_clips(
         pixels, size = decoded.pixels, source.size
         with torch.inference_mode():
             images = [Image.fromarray(np.ascontiguousarray(pixels))]
-            features = model.encode_frames(grounding_pixels(images, grounding_side(model.sam2)))
+            features = model.encode_frames(squashed_frames(images, grounding_side(model.sam2)))
             predictions = [_predict(model, view, features, decoded.index) for view in views]
             segments = _averaged(model, predictions, phrases, size, output)
         yield Frame(decoded.index, decoded.time, size, segments), pixels

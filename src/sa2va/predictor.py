@@ -28,7 +28,7 @@ from sa2va.model.grounding import decode_masks, grounding_side, language_tokens
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.media import is_video, load_image, open_media
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
 from sa2va.results import Answer, Segment, Turn
@@ -442,7 +442,7 @@ class Sa2VA:
         if not len(prompts):
             return []
         sam2 = self.model.sam2
-        features = self.model.encode_frames(grounding_pixels([image], grounding_side(sam2)))
+        features = self.model.encode_frames(squashed_frames([image], grounding_side(sam2)))
         prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts))
         return frame_segments(
             prediction,

@@ -38,7 +38,7 @@ from sa2va.model.grounding import (
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.pictures import load_pixels
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.results import Frame, Segment
 from sa2va.runtime import logger
 from sa2va.segments import MaskOutput, frame_segments
@@ -205,7 +205,7 @@ class VideoTracker:
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
         """SAM 2's image features of frames: the one time each passes the image encoder."""
         images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-        return self._model.encode_frames(grounding_pixels(images, self._side))
+        return self._model.encode_frames(squashed_frames(images, self._side))
 
     @torch.inference_mode()
     def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:

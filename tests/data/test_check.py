@@ -106,6 +106,7 @@ def test_the_command_says_what_is_there(root: Path, capsys: pytest.CaptureFixtur
     told = capsys.readouterr()
     assert all(name in told.out for name in WRITERS)
     assert "not in this folder: refcoco, " in told.err and "warning" not in told.err
+    assert "nothing is missing or malformed" in told.err
     assert main(["data", "check", str(root), "--json", "--set", "mevis", "--all"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["ok"] and [one["name"] for one in record["sets"]] == ["mevis"] and "revos" in record["absent"]
@@ -117,10 +118,11 @@ def test_the_command_fails_and_says_why(root: Path, capsys: pytest.CaptureFixtur
     assert main(["data", "check", str(root)]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "00003.jpg" in told and "mask_dict.json" in told and "1 entries are good" in told
+    assert "nothing is missing" not in told
     empty = root / "empty"
     empty.mkdir()
     assert main(["data", "check", str(empty)]) == 2
-    assert "holds none of the data sets" in capsys.readouterr().err
+    assert "own data have one of annotations.json, chat.jsonl" in capsys.readouterr().err
 
 
 def test_the_sheet_shows_samples(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -262,6 +262,17 @@ def test_problems_are_counted_and_the_first_are_named(caplog: pytest.LogCaptureF
     assert shown(["a", "b"]) == "a, b"
 
 
+def test_files_that_are_not_there_are_noted(tmp_path: Path):
+    (tmp_path / "there.jpg").touch()
+    (tmp_path / "folder").mkdir()
+    problems = Problems("mine")
+    assert problems.present(tmp_path / "there.jpg", "COCO")
+    problems.settle(1, skip=False)
+    assert not problems.present(tmp_path / "folder", "COCO") and not problems.present(tmp_path / "x" / "1.jpg", "COCO")
+    with pytest.raises(MissingData, match=r"2 files are missing \(COCO\): .*folder, .*1\.jpg"):
+        problems.settle(1, skip=False)
+
+
 def test_pictures_are_found_in_the_first_folder_that_has_them(tmp_path: Path):
     for name in ("x/1.jpg", "y/1.jpg", "y/deep/2.jpg", "y/3.jpg"):
         mini.save(mini.painted(), tmp_path / name)

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from sa2va.model.config import Sa2VAConfig
-from sa2va.processing.pixels import QwenPixels, _tile_grid, frame_tiles, grounding_pixels, qwen_patches, tile_image
+from sa2va.model.pixels import normalized_frames, normalized_tiles
+from sa2va.processing.pixels import QwenPixels, _tile_grid, qwen_patches, squashed_frames, tile_image
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
 from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
@@ -78,8 +79,8 @@ def test_tile_grids():
 @pytest.mark.parametrize("case", PREPROC["internvl"], ids=lambda case: f"{case['w']}x{case['h']}")
 def test_tiles_are_bit_equal(case: dict):
     tiles = tile_image(picture(case["w"], case["h"]), 448)
-    assert tiles.shape == (case["n"], 3, 448, 448)
-    assert digest(tiles) == case["float32_sha256"]
+    assert (tiles.dtype, tiles.shape) == (torch.uint8, (case["n"], 448, 448, 3))
+    assert digest(normalized_tiles(tiles)) == case["float32_sha256"]
 
 
 @pytest.mark.parametrize("case", PREPROC["qwen"]["q25"], ids=lambda case: f"{case['w']}x{case['h']}")
@@ -97,7 +98,7 @@ def test_qwen3_patches_are_bit_equal(case: dict):
 def test_grounding_pixels_are_bit_equal():
     for name, frames in (("image", [picture(150, 97)]), ("video", [picture(75, 48, s) for s in range(7)])):
         recorded = np.load(GOLDEN / f"mllm_e2e_iv25_qwen2_{name}.npz")
-        assert digest(grounding_pixels(frames, 128)) == str(recorded["g_pixels_sha256"])
+        assert digest(normalized_frames(squashed_frames(frames, 128))) == str(recorded["g_pixels_sha256"])
 
 
 # -- prompts ----------------------------------------------------------------------------------------------------------
@@ -130,7 +131,8 @@ def test_internvl_prompts_and_pixels(name: str):
         assert ids == processor.prompt_ids(TINY["text"][case], vision=vision, regions=grids), case
         assert processor.decode(recorded[f"{case}/new_ids"].tolist()) == str(recorded[f"{case}/text"]), case
         if vision is not None:
-            assert digest(vision.pixel_values) == str(recorded[f"{case}/pixel_values_sha256"]), case
+            pixels = normalized_tiles(vision.pixel_values)
+            assert digest(pixels) == str(recorded[f"{case}/pixel_values_sha256"]), case
         if grids is not None:
             assert np.array_equal(grids, recorded["vp/prompt_masks"] > 0.5)
 
@@ -188,7 +190,7 @@ def test_qwen_prompts_and_pixels(name: str):
 def test_frames_are_tiles_without_thumbnails():
     frames = [picture(500, 300, s) for s in range(2)]
     squares = [frame.resize((448, 448), Image.Resampling.BICUBIC) for frame in frames]
-    assert torch.equal(frame_tiles(frames, 448), torch.cat([tile_image(square, 448) for square in squares]))
+    assert torch.equal(squashed_frames(frames, 448), torch.cat([tile_image(square, 448) for square in squares]))
 
 
 # -- tokenizers -------------------------------------------------------------------------------------------------------

@@ -43,6 +43,9 @@ def test_every_stage_trains_from_the_one_before_and_leaves_a_model_that_loads(
     number: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     stage = quick(tiny()[number], tmp_path / "stage", log_every=1, save_every=1)
+    # Batches of one task may hold no mask: take the requests for masks, or the whole mix where it is one source.
+    with_masks = tuple(source for source in stage.data if source.group in ("segment", "pictures", "clips"))
+    stage = replace(stage, data=with_masks)
     assert not finished(stage)
     train(prepare(stage), progress=False)
     capfd.readouterr()
@@ -153,7 +156,8 @@ def test_another_grounding_side_changes_no_weight():
     assert (same.sam2.image_size, smaller.sam2.image_size, processor.grounding_side) == (256, 128, 128)
     ours, theirs = same.state_dict(), smaller.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert smaller.encode_frames(torch.zeros(1, 3, 128, 128)).fine.shape[-2:] == (32, 32)
+    frame = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    assert smaller.encode_frames(frame).fine.shape[-2:] == (32, 32)
 
 
 # -- Muon --------------------------------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def _forward() -> None:
     batch = Batch(
         input_ids=ids,
         attention_mask=torch.ones_like(ids).bool(),
-        pixel_values=torch.rand(1, 3, _SIDE, _SIDE),
-        grounding_pixels=torch.rand(1, 3, _GROUNDING_SIDE, _GROUNDING_SIDE),
+        pixel_values=torch.randint(256, (1, _SIDE, _SIDE, 3), dtype=torch.uint8),
+        grounding_pixels=torch.randint(256, (1, _GROUNDING_SIDE, _GROUNDING_SIDE, 3), dtype=torch.uint8),
         frames_per_sample=(1,),
     )
     output = _model()(batch)

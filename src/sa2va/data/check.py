@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,11 @@ class SetReport:
     def good(self) -> bool:
         """Nothing is missing, malformed or broken."""
         return not self.problems and not self.broken_count and self.samples > 0
+
+
+def places_of(names: Iterable[str]) -> str:
+    """The files and folders under a root that show that one of these sets is there, as a list for a message."""
+    return ", ".join(sorted({place for name in names for place in KNOWN_SETS[name].places}))
 
 
 def present_sets(root: str | Path) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from sa2va.data.clicks import random_clicks
 from sa2va.data.sample import SEG, Sample
 from sa2va.processing.frames import first_indices, uniform_indices
-from sa2va.processing.pixels import grounding_pixels
+from sa2va.processing.pixels import squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
 from sa2va.processing.regions import region_cells
 from sa2va.results import Turn
@@ -50,7 +50,7 @@ class Encoded:
     Attributes:
         id: name of the sample. ids, labels: (L,) int64; none of either for clicks.
         pixel_values, image_grid_thw: what the vision tower takes, see ``VisionInputs``.
-        regions: bool (R, cells, cells). grounding: float32 (F, 3, S, S), only where there are masks.
+        regions: bool (R, cells, cells). grounding: uint8 (F, S, S, 3), only where there are masks.
         masks: bool (K, F, s, s) targets at the side of predicted masks, in the order of ``[SEG]``; float32 0..1 where
             ``EncodeOptions.targets`` is ``"area"``.
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
@@ -106,7 +106,7 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
         pixel_values=vision.pixel_values if vision else None,
         image_grid_thw=vision.image_grid_thw if vision else None,
         regions=torch.from_numpy(np.stack(regions)) if regions else None,
-        grounding=grounding_pixels(list(images.values()), processor.grounding_side) if objects else None,
+        grounding=squashed_frames(list(images.values()), processor.grounding_side) if objects else None,
         masks=masks,
         turns_dropped=len(sample.turns) - len(kept),
     )
@@ -134,7 +134,7 @@ def encode_clicks(
         id=sample.id,
         ids=nothing,
         labels=nothing,
-        grounding=grounding_pixels([Image.fromarray(picture) for picture in sample.pictures()], side),
+        grounding=squashed_frames([Image.fromarray(picture) for picture in sample.pictures()], side),
         masks=_targets(masks, side, options or EncodeOptions()),
         points=torch.from_numpy(np.array([[points for points, _ in row] for row in clicks], dtype=np.float32)),
         point_labels=torch.from_numpy(np.array([[labels for _, labels in row] for row in clicks], dtype=np.int64)),

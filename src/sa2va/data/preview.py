@@ -59,7 +59,7 @@ def as_trained(sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions
         ValueError: it is wrong, or its first turn is too long.
     """
     encoded = encode_sample(sample, processor, options)
-    side, kept = processor.grounding_side, len(sample.turns) - encoded.turns_dropped
+    kept = len(sample.turns) - encoded.turns_dropped
     dropped = f", {encoded.turns_dropped} turns dropped" if encoded.turns_dropped else ""
     squashed = replace(
         sample,
@@ -67,12 +67,11 @@ def as_trained(sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions
         turns=sample.turns[:kept],
         tags=sample.tags[:kept],
     )
-    if encoded.masks is None:
+    if encoded.masks is None or encoded.grounding is None:
         return squashed
-    zoom = side // encoded.masks.shape[-1]
+    zoom = processor.grounding_side // encoded.masks.shape[-1]
     masks = encoded.masks.repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
-    pictures = (Image.fromarray(picture).resize((side, side)) for picture in sample.pictures())
-    return replace(squashed, frames=tuple(map(np.asarray, pictures)), masks=tuple((masks > 0.5).numpy()))
+    return replace(squashed, frames=tuple(encoded.grounding.numpy()), masks=tuple((masks > 0.5).numpy()))
 
 
 def _card(sample: Sample, width: int) -> Image.Image:

@@ -25,12 +25,12 @@ class Batch:
     Attributes:
         input_ids: (B, L) int64. attention_mask: (B, L) bool, False on padding.
         labels: (B, L) int64, ``IGNORED_LABEL`` where nothing is learned; None at inference.
-        pixel_values: what the family's vision tower takes: (tiles, 3, side, side) for InternVL, (patches, width) for
-            Qwen; of all samples in order; None for text alone.
+        pixel_values: of all samples in order, None for text alone: uint8 (tiles, side, side, 3) for InternVL, float32
+            (patches, width), normalised, for Qwen.
         image_grid_thw: (images, 3) int64 patch grids (Qwen families).
         tiles_per_sample: number of tiles of each sample (InternVL; needed with regions).
         regions: per sample a bool (R, cells, cells) of visual prompts on its last tile, or None.
-        grounding_pixels: (F, 3, S, S) normalised float pixels for SAM 2, all samples' frames in order.
+        grounding_pixels: uint8 (F, S, S, 3) squashed frames for SAM 2, of all samples in order.
         frames_per_sample: number of grounding frames of each sample.
         masks: per sample a bool (objects, frames, H, W) of targets, in the order of its ``[SEG]`` tokens; None at
             inference.

@@ -19,6 +19,7 @@ from transformers import Cache, PreTrainedModel
 
 from sa2va.model.batch import VisualTokens
 from sa2va.model.families import Family
+from sa2va.model.pixels import normalized_tiles
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def encode_images(
         return VisualTokens(
             torch.cat(features.pooler_output), tuple(torch.cat(level) for level in deepstack), image_grid_thw
         )
-    tiles = vlm.model.get_image_features(pixel_values, return_dict=True).pooler_output
+    tiles = vlm.model.get_image_features(normalized_tiles(pixel_values), return_dict=True).pooler_output
     if regions is None or all(region is None for region in regions):
         return VisualTokens(tiles.flatten(0, 1))
     pieces = []

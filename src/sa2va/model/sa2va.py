@@ -31,6 +31,7 @@ from sa2va.model.grounding import (
     point_tokens,
 )
 from sa2va.model.memory import propagate
+from sa2va.model.pixels import normalized_frames
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -197,9 +198,10 @@ class Sa2VAModel(PreTrainedModel):
             on_token=on_token,
         )
 
-    def encode_frames(self, pixels_F3SS: Tensor) -> FrameFeatures:
-        """SAM 2's image encoder over normalised grounding pixels (F, 3, S, S), once for all prompts and objects."""
-        return encode_frames(self.sam2, pixels_F3SS.to(self.sam2.no_memory_embedding.device))
+    def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:
+        """SAM 2's image encoder over squashed frames, uint8 (F, S, S, 3), once for all prompts and objects."""
+        frames_FSS3 = frames_FSS3.to(self.sam2.no_memory_embedding.device)
+        return encode_frames(self.sam2, normalized_frames(frames_FSS3))
 
     def forward(self, batch: Batch, *, prompted_frames: int | None = None, labelled_only: bool = False) -> Sa2VAOutput:
         """Text logits of every token and mask logits of every ``[SEG]``; or the masks of clicks, without any text.

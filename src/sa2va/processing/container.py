@@ -55,9 +55,12 @@ def container_format(head: bytes) -> str | None:
 
 @contextmanager
 def open_video(
-    path: Path, format: str, max_pixels: int
+    path: Path, format: str, max_pixels: int, threads: int = 0
 ) -> Iterator[tuple[InputContainer, VideoStream, VideoCodecContext]]:
     """Open a local file with one demuxer, and its first video stream with a decoder of its own.
+
+    Args:
+        threads: of the decoder; 0 for one per core.
 
     Raises:
         ValueError: not readable as that format, no video stream that can be decoded, or frames above ``max_pixels``.
@@ -79,6 +82,7 @@ def open_video(
             decoder = VideoCodecContext.create(alpha, "r")
             assert isinstance(decoder, VideoCodecContext)
         decoder.thread_type = "AUTO"
+        decoder.thread_count = threads
         decoder.options = limit
         yield container, stream, decoder
 

@@ -1,7 +1,7 @@
-"""RGB pictures to the numbers the towers read, bit for bit as the released checkpoints saw them.
+"""RGB pictures resized and cut for the towers, bit for bit as the released checkpoints saw them.
 
 Shapes: T tiles, F frames, S side of a square in pixels, L patches of a Qwen picture, D numbers per patch.
-PIL resizes (never torchvision); all results are float32.
+PIL resizes (never torchvision). Tiles and frames stay uint8: the model normalises them on its device.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -41,28 +38,23 @@ def tile_image(image: Image.Image, side: int, max_tiles: int = 12) -> torch.Tens
     """Cut a picture into square tiles, row by row; the whole picture as a last tile when there is more than one.
 
     Returns:
-        float32 (T, 3, side, side), ImageNet-normalised; T is 1 or 3 to ``max_tiles + 1``.
+        uint8 (T, side, side, 3); T is 1 or 3 to ``max_tiles + 1``.
     """
     columns, rows = _tile_grid(image.width, image.height, side, max_tiles)
     large = _resized(image, columns * side, rows * side)
     tiles = large.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     if len(tiles) > 1:
         tiles = np.concatenate([tiles, _resized(image, side, side)[None]])
-    return _normalized(tiles, IMAGENET_MEAN, IMAGENET_STD)
+    return torch.from_numpy(tiles)
 
 
-def frame_tiles(frames: Sequence[Image.Image], side: int) -> torch.Tensor:
-    """Video frames, one tile each, squashed to a square: float32 (F, 3, side, side), ImageNet-normalised."""
-    return _normalized(np.stack([_resized(frame, side, side) for frame in frames]), IMAGENET_MEAN, IMAGENET_STD)
+def squashed_frames(frames: Sequence[Image.Image], side: int) -> torch.Tensor:
+    """Frames squashed to squares, for SAM 2, and as one tile each for an InternVL vision tower.
 
-
-def grounding_pixels(frames: Sequence[Image.Image], side: int) -> torch.Tensor:
-    """Frames for SAM 2, squashed to a square: float32 (F, 3, side, side).
-
-    Mean and deviation are ImageNet's rounded to bfloat16, because the released models keep them so.
+    Returns:
+        uint8 (F, side, side, 3).
     """
-    mean, std = (torch.tensor(values).bfloat16().float().tolist() for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return _normalized(np.stack([_resized(frame, side, side) for frame in frames]), mean, std)
+    return torch.from_numpy(np.stack([_resized(frame, side, side) for frame in frames]))
 
 
 def qwen_patches(image: Image.Image, settings: QwenPixels) -> tuple[torch.Tensor, tuple[int, int, int]]:
@@ -127,10 +119,3 @@ def _smart_size(width: int, height: int, factor: int, min_pixels: int, max_pixel
 def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 3)."""
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _normalized(pictures: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W)."""
-    values = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
-    return ((values - mean_C11) / std_C11).contiguous()

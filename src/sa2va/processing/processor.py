@@ -21,7 +21,7 @@ from PIL import Image
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
-from sa2va.processing.pixels import QwenPixels, frame_tiles, qwen_patches, tile_image
+from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_image
 from sa2va.processing.prompts import Piece, bare_answer, expand_images, rendered_pieces, template_pieces
 from sa2va.processing.regions import region_prompt
 from sa2va.processing.templates import template_of
@@ -47,7 +47,8 @@ class VisionInputs:
     """Pictures as the vision tower reads them.
 
     Attributes:
-        pixel_values: float32 (tiles, 3, side, side), or (patches, numbers per patch) for Qwen families.
+        pixel_values: uint8 (tiles, side, side, 3), or float32 (patches, numbers per patch), normalised, for Qwen
+            families.
         image_grid_thw: int64 (images, 3), patches in time, rows and columns; None for InternVL families.
         tokens_per_image: visual tokens of each picture or frame.
         video: whether the pictures are frames of one video.
@@ -193,7 +194,7 @@ class Sa2VAProcessor:
             return VisionInputs(torch.cat(pictures), torch.tensor(grids, dtype=torch.int64), tokens, video)
         assert self.tile_side and self.tokens_per_tile
         tiles = (
-            frame_tiles(images, self.tile_side)
+            squashed_frames(images, self.tile_side)
             if video
             else tile_image(images[0], self.tile_side, self.settings.max_tiles)
         )

@@ -58,13 +58,15 @@ class VideoFile(FrameSource):
     Args:
         path: a regular file in a container that ``container_format`` knows.
         max_pixels: refuse larger frames (height * width).
+        threads: of the decoder, 0 for one per core. They decode ahead of what is asked for: 1 does the least work where
+            few frames are picked and other processes have the cores, as in a data loader.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: not a video, no video stream in it, nothing in it can be decoded, or the frames are too large.
     """
 
-    def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS, threads: int = 0) -> None:
         self._path = Path(path)
         with open(self._path, "rb") as file:
             format = container_format(file.read(HEAD_BYTES))
@@ -72,6 +74,7 @@ class VideoFile(FrameSource):
             raise ValueError(f"{self._path} is not a video that can be read: expected mp4, mov, webm, mkv or avi")
         self._format = format
         self._max_pixels = max_pixels
+        self._threads = threads
         self._first_pts: int | None = None
         self._index: PacketIndex | None = None
         self._end: int | None = None
@@ -196,7 +199,7 @@ class VideoFile(FrameSource):
         Yields nothing when the key frame itself does not come out first: what follows would then be decoded from
         other references than in a pass from the beginning, and could differ from it.
         """
-        with open_video(self._path, self._format, self._max_pixels) as (container, stream, decoder):
+        with open_video(self._path, self._format, self._max_pixels, self._threads) as (container, stream, decoder):
             packets, floor, index = demux(container, stream), self._first_pts, 0
             if key is not None:
                 packets = land(container, stream, key)

@@ -172,9 +172,7 @@ def _checked(
         return None
     if not all(is_segmentation(one) for span in picture.groundings for one in span.segmentations):
         problems.malformed("a phrase has a mask that is neither polygons nor RLE", where)
-    elif not folders.has(picture.image):
-        problems.missing(picture.image, f"the pictures of {schema.annotations}, see {_ORIGIN}")
-    else:
+    elif problems.present(picture.image, f"the pictures of {schema.annotations}, see {_ORIGIN}"):
         return picture
     return None
 

@@ -29,6 +29,14 @@ class Problems:
         self.dataset = dataset
         self._missing: dict[str, list[str]] = {}
         self._malformed: dict[str, list[str]] = {}
+        self._folders = PictureFolders(())
+
+    def present(self, path: Path, origin: str) -> bool:
+        """Whether a file is there; one that is not is noted. origin: where such files come from."""
+        if self._folders.has(path):
+            return True
+        self.missing(path, origin)
+        return False
 
     def missing(self, path: Path, origin: str) -> None:
         """Note a file that is not there. origin: where such files come from."""

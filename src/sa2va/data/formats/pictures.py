@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from sa2va.data.sample import LazyFrame
+from sa2va.data.sample import FrameLike, LazyFrame
 from sa2va.mask import Size
 from sa2va.processing.pictures import MAX_PIXELS, open_picture, to_rgb
 
@@ -53,6 +53,13 @@ def lazy_picture(path: Path, size: Size | None = None) -> LazyFrame:
     """The picture as a frame of a sample, decoded when asked for. size: as in [`read_picture`]; read when not given."""
     size = size or stored_size(path)
     return LazyFrame(partial(read_picture, path, size), size)
+
+
+def file_of(frame: FrameLike) -> Path | None:
+    """The picture file that a frame of a sample is read from; None where it is none, or not known."""
+    if isinstance(frame, LazyFrame) and isinstance(frame.load, partial) and frame.load.func is read_picture:
+        return frame.load.args[0]
+    return None
 
 
 def _upright(image: Image.Image, path: Path, size: Size) -> Image.Image:

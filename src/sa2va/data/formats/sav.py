@@ -65,7 +65,7 @@ class SavVideo:
         frames = content.get("masklet") if isinstance(content, dict) else None
         if not isinstance(frames, list) or not all(isinstance(frame, list) for frame in frames):
             raise ValueError(f'{masklets} must hold "masklet", a list per annotated frame of run lengths per object')
-        return SavClip(VideoFile(video), frames, masklets)
+        return SavClip(VideoFile(video, threads=1), frames, masklets)
 
 
 class SavClip:

@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from PIL import Image
 
 from sa2va.atomic import replacing
 from sa2va.data.formats.coco import decode_segmentation, is_segmentation
-from sa2va.data.formats.layout import PictureFolders, Problems, require_files
-from sa2va.data.formats.pictures import lazy_picture, read_picture, stored_size
-from sa2va.data.sample import SEG, FrameLike, LazyFrame, Sample
+from sa2va.data.formats.layout import Problems, require_files
+from sa2va.data.formats.pictures import file_of, lazy_picture, stored_size
+from sa2va.data.sample import SEG, Sample
 from sa2va.mask import Mask, Size
 from sa2va.results import Turn
 
@@ -48,11 +47,10 @@ class Chat:
     def __init__(self, root: str | Path, *, skip_broken: bool = False):
         self.path = Path(root) / "chat.jsonl" if Path(root).is_dir() else Path(root)
         require_files("chat", {self.path: "write_chat, or your own annotations"})
-        problems, folders = Problems(str(self.path)), PictureFolders(())
-        starts, start = [], 0
+        problems, starts, start = Problems(str(self.path)), [], 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip() and self._is_good(line, f"line {number}", problems, folders):
+                if line.strip() and self._is_good(line, f"line {number}", problems):
                     starts.append(start)
                 start += len(line)
         self._starts = np.array(starts, dtype=np.int64)
@@ -84,7 +82,7 @@ class Chat:
         except ValueError as error:
             raise ValueError(f"{self.path}, {record['id']!r}: {error}") from error
 
-    def _is_good(self, line: bytes, where: str, problems: Problems, folders: PictureFolders) -> bool:
+    def _is_good(self, line: bytes, where: str, problems: Problems) -> bool:
         record: Any = None
         with suppress(ValueError):
             record = json.loads(line)
@@ -92,10 +90,7 @@ class Chat:
         if trouble:
             problems.malformed(trouble, where)
             return False
-        missing = [path for name in _names(record) if not folders.has(path := self.path.parent / name)]
-        for path in missing:
-            problems.missing(path, "your pictures")
-        return not missing
+        return all([problems.present(self.path.parent / name, "your pictures") for name in _names(record)])
 
 
 def write_chat(samples: Iterable[Sample], path: str | Path) -> Path:
@@ -143,7 +138,7 @@ def _record(sample: Sample, names: list[str]) -> dict[str, Any]:
 
 def _stored(sample: Sample, place: int, folder: Path, pictures: Path) -> str:
     """The path of a frame's file, relative to the folder."""
-    own = _file_of(sample.frames[place])
+    own = file_of(sample.frames[place])
     if own and own.resolve().is_relative_to(folder.resolve()):
         return own.resolve().relative_to(folder.resolve()).as_posix()
     pixels = sample.picture(place)
@@ -154,13 +149,6 @@ def _stored(sample: Sample, place: int, folder: Path, pictures: Path) -> str:
         with replacing(target) as temporary:
             Image.fromarray(pixels).save(temporary)
     return Path(os.path.relpath(target, folder)).as_posix()
-
-
-def _file_of(frame: FrameLike) -> Path | None:
-    """The file that a frame is read from, where that is known."""
-    if isinstance(frame, LazyFrame) and isinstance(frame.load, partial) and frame.load.func is read_picture:
-        return frame.load.args[0]
-    return None
 
 
 def _names(record: dict[str, Any]) -> list[str]:

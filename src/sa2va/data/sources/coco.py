@@ -80,11 +80,7 @@ class Coco:
         return unite(map(self.instances.mask, targets), self.instances.images[number].size)
 
     def _has_picture(self, number: int, problems: Problems) -> bool:
-        path = self._folders.find(self.instances.images[number].file_name)
-        if not self._folders.has(path):
-            problems.missing(path, "your pictures")
-            return False
-        return True
+        return problems.present(self._folders.find(self.instances.images[number].file_name), "your pictures")
 
     def _said(self, problems: Problems) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
         """For each picture that has any: phrases with their annotations, and captions, which have none."""

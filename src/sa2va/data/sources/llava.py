@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.formats.conversations import place_image, read_conversation
-from sa2va.data.formats.layout import PictureFolders, Problems, read_json, require_files
+from sa2va.data.formats.layout import Problems, read_json, require_files
 from sa2va.data.formats.packed import PackedRecords
 from sa2va.data.formats.pictures import lazy_picture
 from sa2va.data.sample import Sample
@@ -48,8 +48,8 @@ class Llava:
         if not isinstance(entries, list):
             raise ValueError(f"{path} must hold a list of conversations, got {type(entries).__name__}")
         self.shortened = self.left_out = 0
-        problems, folders = Problems(str(path)), PictureFolders((self.folder,))
-        found = (self._record(number, entry, problems, folders) for number, entry in enumerate(entries))
+        problems = Problems(str(path))
+        found = (self._record(number, entry, problems) for number, entry in enumerate(entries))
         self.records = PackedRecords(
             record for record in found if record is not None and (text_only or record[1] is not None)
         )
@@ -68,7 +68,7 @@ class Llava:
         )
 
     def _record(
-        self, number: int, entry: Any, problems: Problems, folders: PictureFolders
+        self, number: int, entry: Any, problems: Problems
     ) -> tuple[int, str | None, list[tuple[str, str]]] | None:
         """Number, picture and turns of a good entry."""
         image = entry.get("image") if isinstance(entry, dict) else None
@@ -83,9 +83,7 @@ class Llava:
             return None
         if not turns:
             self.left_out += 1
-        elif image and not folders.has(self.folder / image):
-            problems.missing(self.folder / image, _ORIGIN)
-        else:
+        elif not image or problems.present(self.folder / image, _ORIGIN):
             self.shortened += shortened
             return number, image or None, turns
         return None

@@ -112,9 +112,7 @@ class Osprey:
         trouble = _trouble(segmentations, texts, described=self.kind == "description")
         if trouble:
             problems.malformed(trouble, f"entry {number}")
-        elif not self._folders.has(image):
-            problems.missing(image, _ORIGINS[1])
-        else:
+        elif problems.present(image, _ORIGINS[1]):
             return number, str(image), size, segmentations, texts
         return None
 

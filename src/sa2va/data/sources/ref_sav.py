@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sa2va.data.formats.layout import PictureFolders, Problems
+from sa2va.data.formats.layout import Problems
 from sa2va.data.formats.sav import read_ref_sav
 from sa2va.data.sample import Sample
 from sa2va.data.sources.clips import SeekedFrames, check_counts, draw_frames
@@ -45,12 +45,10 @@ class RefSAV:
         check_counts(frames=frames)
         self.frames, self.draws = frames, Draws(seed, phrases, views)
         folder = Path(root) / "video_datas"
-        problems, folders, kept = Problems(str(folder / "Ref-SAV.json")), PictureFolders(()), []
+        problems, kept = Problems(str(folder / "Ref-SAV.json")), []
         for video in read_ref_sav(folder / "Ref-SAV.json", folder / "sam_v_full"):
-            missing = [path for path in video.files if not folders.has(path)]
-            for path in missing:
-                problems.missing(path, "SA-V, from its authors' page")
-            if video.objects and not missing:
+            complete = [problems.present(path, "SA-V, from its authors' page") for path in video.files]
+            if all(complete) and video.objects:
                 kept.append(video)
         problems.settle(len(kept), skip=skip_broken)
         self.videos = tuple(kept)

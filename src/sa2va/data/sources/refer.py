@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from sa2va.data.formats.coco import is_segmentation
-from sa2va.data.formats.layout import PictureFolders, Problems
+from sa2va.data.formats.layout import Problems
 from sa2va.data.formats.refer import ReferPicture, read_refer, refer_files
 from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
@@ -44,11 +44,8 @@ class Refer:
         self.dataset, self.draws = dataset, Draws(seed, phrases, views)
         pictures = read_refer(root, dataset, split, split_by=split_by)
         *_, origin = refer_files(root, dataset, split_by=split_by).values()
-        problems, folders = Problems(f"{dataset} {split} in {root}"), PictureFolders(())
-        for picture in pictures:
-            if not folders.has(picture.image):
-                problems.missing(picture.image, origin)
-        there = [picture for picture in pictures if folders.has(picture.image)]
+        problems = Problems(f"{dataset} {split} in {root}")
+        there = [picture for picture in pictures if problems.present(picture.image, origin)]
         self.pictures = [picture for picture in there if _well_annotated(picture, problems)]
         problems.settle(len(self.pictures), skip=skip_broken)
 

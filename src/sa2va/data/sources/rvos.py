@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from sa2va.data.formats.layout import PictureFolders, Problems, first_existing
+from sa2va.data.formats.layout import Problems, first_existing
 from sa2va.data.formats.pictures import lazy_picture
 from sa2va.data.formats.rvos import RvosVideo, read_rvos
 from sa2va.data.sample import Sample
@@ -47,12 +47,10 @@ class ReferredVideos:
     ):
         check_counts(frames=frames)
         self.name, self.frames, self.draws = name, frames, Draws(seed, phrases, views)
-        problems, folders, kept = Problems(f"{name}: {len(videos)} videos"), PictureFolders(()), []
+        problems, kept = Problems(f"{name}: {len(videos)} videos"), []
         for video in videos:
-            missing = next((frame for frame in video.frames if not folders.has(frame)), None)
-            if missing is not None:
-                problems.missing(missing, "the first that is missing of its video")
-            elif video.expressions:
+            origin = "the first that is missing of its video"
+            if all(problems.present(frame, origin) for frame in video.frames) and video.expressions:
                 kept.append(video)
         problems.settle(len(kept), skip=skip_broken)
         self.videos = tuple(kept)

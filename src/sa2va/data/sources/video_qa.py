@@ -69,7 +69,7 @@ class VideoQuestions:
         """Sample ``index``, frames undecoded. ValueError or OSError when its video is damaged."""
         view = self.draws.view(index, len(self.records))
         number, name, turns = self.records[view.place]
-        video = VideoFile(self.folder / name)
+        video = VideoFile(self.folder / name, threads=1)
         shown = draw_from_segments(video.frame_count, self.frames, self.draws.clip(index))
         return Sample(
             id=f"{self.name}/{number}{view.suffix}",
@@ -96,8 +96,5 @@ class VideoQuestions:
             return None
         written = self.folder / name
         places = (written, *map(written.with_suffix, _SUFFIXES))
-        path = next((place for place in places if folders.has(place)), None)
-        if path is None:
-            problems.missing(written, _ORIGIN)
-            return None
-        return number, str(path.relative_to(self.folder)), turns
+        path = next(filter(folders.has, places), written)
+        return (number, str(path.relative_to(self.folder)), turns) if problems.present(path, _ORIGIN) else None
