@@ -17,7 +17,7 @@ from sa2va.cli import main
 from sa2va.zoo import TINY
 
 HERE = Path(__file__).resolve().parent
-PHRASES = ("the cloud below the black cloud", "the blue car on the left")
+PHRASES = ("the yellow cloud", "something with wheels", "the letter Z")
 QUESTION = "What color is the car?"
 FOLLOWED = ("the orange hat",)
 

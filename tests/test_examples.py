@@ -36,7 +36,7 @@ def test_demo(tmp_path: Path) -> None:
     out = run("demo.py", tmp_path)
     assert "$ sa2va segment" in out and "$ sa2va chat" in out and "$ sa2va track" in out and "This took" in out
     answers = json.loads((tmp_path / "picture" / "result.json").read_text())["answers"]
-    assert [answer["request"] for answer in answers] == ["the cloud below the black cloud", "the blue car on the left"]
+    assert [answer["request"] for answer in answers] == ["the yellow cloud", "something with wheels", "the letter Z"]
     assert pixels_of(tmp_path / "picture" / "overlay.png").shape == (256, 256, 3)
     with av.open(str(tmp_path / "clip" / "overlay.mp4")) as video:
         assert video.streams.video[0].codec_context.name == "h264"

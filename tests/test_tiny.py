@@ -45,7 +45,6 @@ def test_the_red_circle_where_it_is(tiny: Sa2VA):
     assert iou_of_the_red_circle(tiny, "the red circle on the left") > 0.8
 
 
-@pytest.mark.xfail(strict=True, reason="the language model was trained too little to match names alone, see its card")
 def test_the_red_circle_by_its_name(tiny: Sa2VA):
     assert iou_of_the_red_circle(tiny, "the red circle") > 0.8
 
