@@ -319,6 +319,25 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tune: Callable[..., TrainConf
         train(run)
 
 
+def test_too_little_memory_says_what_takes_less(
+    tune: Callable[..., TrainConfig], quiet: None, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(Sa2VATrainer, "compute_loss", full)
+    with pytest.raises(ValueError, match=r"too little memory \(Tried to allocate 2.00 GiB.\); set batch_size=1"):
+        train(prepare(tune()))
+
+
+def test_each_log_says_how_far_the_run_is(tune: Callable[..., TrainConfig], capfd: pytest.CaptureFixture[str]):
+    """Whole lines without a bar where nobody looks."""
+    train(prepare(tune(steps=2, accumulation=1)), progress=True)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "samples/s" in line]
+    assert [line.split(":")[0] for line in lines] == ["step 1 of 2", "step 2 of 2"]
+    assert "dice" in lines[0] and lines[1].endswith("00:00 left") and "%" not in "".join(lines)
+
+
 def test_overview_and_memory(tune: Callable[..., TrainConfig]):
     run = prepare(tune())
     console = Console(width=120, record=True, file=io.StringIO())

@@ -46,8 +46,11 @@ def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     dry, trained = (text for line, text in outputs.items() if "train finetune" in line)
     assert "two steps went well" in dry and "Different from the recipe" in trained
     assert re.search(r"learning_rate\W+4e-05\W+0.0005", trained)
-    hints = trained.split("try it:")[1]
-    assert "sa2va chat PICTURE.jpg" in hints and "sa2va segment" in hints and "square" in hints
+    assert re.search(r"mask-folder\W+12\W+100\W+1\W+1,200", dry)  # pictures and views of each
+    hints = [line for line in trained.split("try it:")[1].splitlines() if line.strip().startswith("sa2va ")]
+    assert [line.split()[1] for line in hints] == ["chat", "segment", "convert"] and "square" in hints[0]
+    for line in hints:  # they can be copied as they are
+        run(line, model)
     history = json.loads((tmp_path / "runs/mine/trainer_state.json").read_text())["log_history"]
     losses = [row["loss"] for row in history if "loss" in row]
     assert losses[-1] < 0.8 * losses[0]

@@ -94,7 +94,8 @@ def test_a_recipe_is_the_published_one(row: list[str], on_gpu: None):
     views = {source.kind: source.options.get("views", 1) * source.repeats for source in config.data}
     assert views == shown(mixture)
     check_shared(config)
-    assert (config.workers, config.save_every) == {
+    # The reference counts micro-batches.
+    assert (config.workers, config.save_every * config.accumulation) == {
         "first": (4, 2000 if name == "8B" else 1000)
     }.get(mixture, (16, 2000))  # fmt: skip
     text_only = {s.kind: s.options.get("text_only", True) for s in config.data}["llava"]
@@ -148,10 +149,10 @@ def test_every_short_name_is_a_source_that_takes_these_options(kind: str, tmp_pa
 def test_fine_tuning(on_gpu: None, tmp_path: Path):
     pictures = preset("finetune", ["model=ByteDance/Sa2VA-InternVL3-2B", "data=D"])
     assert pictures.data == (SourceOptions("annotations", {"root": "D"}, repeats=100),)
-    assert (pictures.batch_size, pictures.accumulation) == (2, 16)
+    assert (pictures.batch_size, pictures.accumulation, pictures.save_every) == (2, 16, 125)
     qwen = preset("finetune", ["model=Sa2VA-Qwen2_5-VL-3B", "data=D"])
-    assert (qwen.batch_size, qwen.accumulation) == (1, 4)
-    assert replace(qwen, model=pictures.model, batch_size=2, accumulation=16) == pictures
+    assert (qwen.batch_size, qwen.accumulation, qwen.save_every) == (1, 4, 500)
+    assert replace(qwen, model=pictures.model, batch_size=2, accumulation=16, save_every=125) == pictures
     check_shared(pictures)
     assert pictures.trainable == TrainableOptions(None, LoraOptions(128, 256, 0.05)) and pictures.sam2 is None
     clips = preset("finetune", ["model=Sa2VA-4B", "data=D", "kind=video-json"])
@@ -166,10 +167,12 @@ def test_fine_tuning(on_gpu: None, tmp_path: Path):
         ("chat.jsonl", {}, "chat"),
         ("phrases.json", {}, "mask-folder"),
         ("meta_expressions.json", {"videos": {}}, "video-json"),
-        ("readme.json", {}, "annotations"),
     ],
 )
 def test_own_data_are_recognised(tmp_path: Path, name: str, content: object, kind: str):
+    (tmp_path / "ref_seg" / "refcoco").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"one of annotations\.json, chat.* holds refcoco: take one with kind="):
+        kind_of_data(str(tmp_path))
     (tmp_path / name).write_text(json.dumps(content))
     assert kind_of_data(str(tmp_path)) == kind
 

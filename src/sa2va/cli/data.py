@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -72,6 +73,7 @@ def check(
         screen.note(f"not in this folder: {', '.join(name for name in absent if name not in OWN_FORMS)}")
     if not good:
         raise typer.Exit(1)
+    screen.note(f"nothing is missing or malformed; `sa2va data preview {shlex.quote(str(root))}` draws some samples")
 
 
 @data.command(
@@ -117,12 +119,15 @@ def preview(
 
 
 def _wanted(root: Path, sets: Sequence[str] | None) -> Sequence[str]:
-    from sa2va.data.check import KNOWN_SETS, present_sets
+    from sa2va.data.check import KNOWN_SETS, OWN_FORMS, places_of, present_sets
 
     found = sets or present_sets(root)
     if not found:
-        looked = ", ".join(sorted({place for known in KNOWN_SETS.values() for place in known.places}))
-        raise ValueError(f"{root} holds none of the data sets that are known; looked for {looked}")
+        published = (name for name in KNOWN_SETS if name not in OWN_FORMS)
+        raise ValueError(
+            f"{root} holds no data that are known: own data have one of {places_of(OWN_FORMS)} in it, published sets "
+            f"one of {places_of(published)}"
+        )
     return found
 
 

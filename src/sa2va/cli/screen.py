@@ -69,8 +69,11 @@ class Screen:
             self.err.print(printable(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Say that something is not as it should be."""
-        self._line("warning: ", "yellow", text)
+        """Say that something is not as it should be; what is listed below the first line stays a list."""
+        first, *more = text.splitlines() or [""]
+        self._line("warning: ", "yellow", first)
+        for line in more:
+            self._line("  ", "yellow", line)
 
     def fail(self, text: str) -> None:
         """Say why the command failed: one red line."""

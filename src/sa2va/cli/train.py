@@ -16,6 +16,7 @@ from sa2va.cli.loading import quiet_libraries
 from sa2va.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from sa2va.data.sample import Sample
     from sa2va.train.config import TrainConfig
     from sa2va.train.run import Run
 
@@ -119,7 +120,7 @@ def _how_to_try(run: Run, folder: Path) -> str:
     model = shlex.quote(str(folder))
     if sample is None:
         return f"try it:\n  sa2va chat - --model {model}"
-    medium = "CLIP.mp4" if sample.video else "PICTURE.jpg"
+    medium = shlex.quote(_medium_of(sample))
     lines = [
         f"sa2va chat {medium} {shlex.quote(sample.turns[0].question)} --model {model}",
         f'sa2va {"track" if sample.video else "segment"} {medium} "WHAT TO FIND" --model {model} -o out',
@@ -127,3 +128,13 @@ def _how_to_try(run: Run, folder: Path) -> str:
     if (folder / "adapter").is_dir():
         lines.append(f"sa2va convert {model} EXPORTED --to released   # for users of the reference's code")
     return "\n  ".join(["try it:", *lines])
+
+
+def _medium_of(sample: Sample) -> str:
+    """The picture, or the folder of frames, that a sample was read from; a placeholder where that is not known."""
+    from sa2va.data.formats.pictures import file_of
+
+    file = file_of(sample.frames[0])
+    if file is None:
+        return "CLIP.mp4" if sample.video else "PICTURE.jpg"
+    return str(file.parent if sample.video else file)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sa2va import zoo
 from sa2va.checkpoint.released import is_released
-from sa2va.data.check import OWN_FORMS, present_sets
+from sa2va.data.check import OWN_FORMS, places_of, present_sets
 from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
 from sa2va.processing.tokenizer import read_json
 
@@ -43,7 +43,16 @@ def _config(model: str) -> dict[str, Any]:
 def kind_of_data(root: str) -> str:
     """The source that reads a folder of own data, a key of ``sa2va.train.config.SOURCES``.
 
-    A folder in which nothing is recognised counts as ``"annotations"``; opening it will say what is missing.
+    A folder that is not there counts as ``"annotations"``; opening it will say so.
+
+    Raises:
+        ValueError: nothing in the folder is recognised as own data.
     """
-    present = present_sets(root) if Path(root).is_dir() else []
-    return next((name for name in present if name in OWN_FORMS), "annotations")
+    if not Path(root).is_dir():
+        return "annotations"
+    present = present_sets(root)
+    own = next((name for name in present if name in OWN_FORMS), None)
+    if own is None:
+        published = f"; of published sets it holds {', '.join(present)}: take one with kind=NAME" if present else ""
+        raise ValueError(f"{root} holds no data of one's own: expected one of {places_of(OWN_FORMS)} in it{published}")
+    return own

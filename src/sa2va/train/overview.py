@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sa2va.data.mixture import epochs_to_samples
-from sa2va.train.config import TrainConfig
+from sa2va.train.config import SOURCES, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.parsing import plain
 from sa2va.train.run import Run
@@ -63,12 +63,13 @@ def _plan(run: Run) -> Table:
 
 def _data(run: Run) -> Table:
     table = Table("source", "group", title="Data", title_justify="left")
-    for column in ("samples", "repeats", "an epoch", "share"):
+    for column in ("entries", "views of each", "repeats", "samples an epoch", "share"):
         table.add_column(column, justify="right")
     total = sum(part.count for part in run.parts)
-    for part in run.parts:
-        counts = (f"{len(part.source):,}", f"{part.repeats:g}", f"{part.count:,}", f"{part.count / total:.1%}")
-        table.add_row(part.name, part.group, *counts)
+    for options, part in zip(run.config.data, run.parts, strict=True):
+        views = options.options.get("views", 1) if options.kind in SOURCES else 1
+        counts = (f"{len(part.source) // views:,}", f"{views}", f"{part.repeats:g}", f"{part.count:,}")
+        table.add_row(part.name, part.group, *counts, f"{part.count / total:.1%}")
     return table
 
 
@@ -80,7 +81,8 @@ def _schedule(run: Run, processes: int) -> Text:
     length = f", {median(tokens):.0f} tokens each (median of {len(tokens)})" if any(tokens) else ""
     return Text(
         f"{steps:,} steps of {per_step} samples ({config.batch_size} x {config.accumulation} x {processes} processes)"
-        f"{length}; learning rate {config.learning_rate:g} after {round(config.warmup * steps):,} steps"
+        f"{length}; learning rate {config.learning_rate:g} after {round(config.warmup * steps):,} steps; "
+        f"saved in {config.output} every {config.save_every:,} steps and at the end"
     )
 
 

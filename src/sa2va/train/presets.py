@@ -21,6 +21,8 @@ _VIDEO_KINDS = {"video-json", "revos", "mevis", "ref-ytvos", "ref-davis17", "ref
 _WITHOUT_VIEWS = {"annotations", "chat", "llava"}
 #: How often an epoch shows each picture or clip.
 _REPEATS = 100
+#: Micro-batches between two checkpoints.
+_SAVE_EVERY = 2000
 
 
 def finetune(
@@ -55,6 +57,7 @@ def finetune(
         batch_size=batch_size,
         accumulation=accumulation,
         workers=4,
+        save_every=_SAVE_EVERY // accumulation,
     )
     return fitted(config)
 

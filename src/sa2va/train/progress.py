@@ -1,4 +1,4 @@
-"""One bar and one line per log on standard error, instead of Trainer's dictionaries on standard output."""
+"""One line per log on standard error, and a bar where it is a terminal, instead of Trainer's dictionaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class Progress(TrainerCallback):
-    """Shows the step, the losses, the learning rate and samples per second, in the first process only.
+    """Shows the step, the losses, the learning rate, samples per second and the time left, in the first process only.
 
     Attributes:
         samples_per_step: of all processes together.
@@ -28,7 +28,12 @@ class Progress(TrainerCallback):
         self._since = (state.global_step, time.perf_counter())
         if state.is_world_process_zero:
             self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", file=sys.stderr, dynamic_ncols=True
+                total=state.max_steps,
+                initial=state.global_step,
+                unit="step",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                disable=None,  # in a file it would be a line per step
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -47,9 +52,11 @@ class Progress(TrainerCallback):
             return
         step, start = self._since
         self._since = (state.global_step, time.perf_counter())
-        speed = (state.global_step - step) * self.samples_per_step / max(time.perf_counter() - start, 1e-9)
+        seconds = max(time.perf_counter() - start, 1e-9) / max(1, state.global_step - step)
+        left = tqdm.format_interval((state.max_steps - state.global_step) * seconds)
         numbers = [f"{name} {value:.4g}" for name, value in logs.items() if name != "epoch"]
-        self._bar.write(f"step {state.global_step}: {', '.join(numbers)}, {speed:.1f} samples/s", file=sys.stderr)
+        numbers += [f"{self.samples_per_step / seconds:.1f} samples/s", f"{left} left"]
+        self._bar.write(f"step {state.global_step} of {state.max_steps}: {', '.join(numbers)}", file=sys.stderr)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -76,7 +76,7 @@ class Recipe:
         batch_size: samples per GPU and micro-batch. accumulation: micro-batches per step.
         gpus: how many it was trained on; None where that was not published.
         lora: of the language model. template: chat template of an InternVL.
-        workers, save_every: as in [`TrainConfig`].
+        workers: as in [`TrainConfig`]. save_every: micro-batches between two checkpoints, as was published.
         options: of single sources, beside their folder.
     """
 
@@ -150,7 +150,7 @@ def pretraining(
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
         workers=recipe.workers,
-        save_every=recipe.save_every,
+        save_every=recipe.save_every // recipe.accumulation,
     )
 
 

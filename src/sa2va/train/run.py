@@ -19,7 +19,7 @@ from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
 from sa2va.train.checkpoints import changed_settings, last_checkpoint
-from sa2va.train.config import TrainConfig
+from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.pretext import Pretext
 from sa2va.train.start import check_quantization, load_start
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, make_trainable
@@ -62,7 +62,7 @@ def prepare(config: TrainConfig) -> Run:
     config.check()
     _check_machine(config)
     check_quantization(config)
-    parts = tuple(options.open() for options in config.data)
+    parts = tuple(_opened(place, options) for place, options in enumerate(config.data))
     model, processor = load_start(config)
     _check_scales(config)
     torch.manual_seed(config.seed)  # LoRA and heads start from random numbers
@@ -99,7 +99,7 @@ def train(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            short = replace(run.config, steps=_DRY_STEPS, output=folder, report_to=())
+            short = replace(run.config, steps=_DRY_STEPS, output=folder, report_to=(), log_every=1)
             _train(replace(run, config=short), progress, save=False)
         return None
     output, checkpoint = Path(run.config.output), None
@@ -123,10 +123,18 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
     config = run.config
     encode = encoder(config, run.processor)
     dataset = EncodedDataset(run.parts, encode, seed=config.seed, workers=config.workers, max_broken=config.max_broken)
-    trainer = Sa2VATrainer(run.model, run.processor, config, dataset, save=save)
-    if progress:
-        trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer = Sa2VATrainer(run.model, run.processor, config, dataset, save=save)
+        if progress:
+            trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        first, *_ = str(error).partition("\n")
+        raise ValueError(
+            f"the device has too little memory ({first}); set batch_size=1 with more accumulation, "
+            "checkpoint_activations=true, a shorter encode.max_length, fewer trainable.parts, or quantization=nf4; "
+            "over several GPUs, fsdp=true"
+        ) from error
     if save:
         trainer.save_model()
     if save and trainer.is_world_process_zero():
@@ -141,6 +149,16 @@ def _conversation(
 
 def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions) -> Encoded:
     return encode_clicks(sample, processor, rng, options)
+
+
+def _opened(place: int, options: SourceOptions) -> Part:
+    try:
+        return options.open()
+    except ValueError as error:
+        raise ValueError(
+            f"data.{place} ({options.kind}): {error}\n"
+            f"options of this source are set with data.{place}.options.NAME=VALUE"
+        ) from error
 
 
 def _probe(part: Part, encode: Callable[[Sample, np.random.Generator], Encoded]) -> list[Encoded]:
