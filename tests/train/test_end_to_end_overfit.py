@@ -27,8 +27,7 @@ WORDS = (
     "workers=0",
 )
 #: Clips of four frames take fewer steps than pictures, and words fewer than masks.
-CLIPS = ("video-json", "ref-sav")
-STEPS = {kind: 100 if kind in CLIPS else 250 for kind in MASK_SOURCES} | dict.fromkeys(TEXT_SOURCES, 100)
+STEPS = dict.fromkeys(MASK_SOURCES, 250) | {"video-json": 100, "ref-sav": 160} | dict.fromkeys(TEXT_SOURCES, 100)
 #: Pictures, clips and words in every test run; the other sources are marked slow.
 ALWAYS = ("mask-folder", "video-json", "llava")
 
