@@ -555,7 +555,7 @@ def test_the_command(tune: Callable[..., TrainConfig], tmp_path: Path):
 def test_the_finetune_recipe():
     recipe = preset("finetune", ["model=M", "data=D", "loss.weights.dice=1"])
     assert replace(finetune("M", "D"), loss=recipe.loss) == recipe and recipe.loss.weights.dice == 1
-    assert recipe.data == (SourceOptions("annotations", {"root": "D"}, repeats=100),)
+    assert recipe.data == (SourceOptions("annotations", {"root": "D", "views": 100}),)
     assert (recipe.batch_size, recipe.accumulation, recipe.learning_rate, recipe.weight_decay) == (2, 16, 4e-5, 0.05)
     assert recipe.trainable == TrainableOptions(lora=LoraOptions(128, 256, 0.05))
     assert recipe.loss.points == 12544 and (recipe.loss.weights.bce, LossWeights().dice) == (2.0, 0.5)

@@ -148,7 +148,7 @@ def test_every_short_name_is_a_source_that_takes_these_options(kind: str, tmp_pa
 
 def test_fine_tuning(on_gpu: None, tmp_path: Path):
     pictures = preset("finetune", ["model=ByteDance/Sa2VA-InternVL3-2B", "data=D"])
-    assert pictures.data == (SourceOptions("annotations", {"root": "D"}, repeats=100),)
+    assert pictures.data == (SourceOptions("annotations", {"root": "D", "views": 100}),)
     assert (pictures.batch_size, pictures.accumulation, pictures.save_every) == (2, 16, 125)
     qwen = preset("finetune", ["model=Sa2VA-Qwen2_5-VL-3B", "data=D"])
     assert (qwen.batch_size, qwen.accumulation, qwen.save_every) == (1, 4, 500)
@@ -201,7 +201,7 @@ def test_what_is_overridden_is_listed():
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert ["loss.weights.dice", "0.5", "1.0"] in cells
     assert ["trainable.lora.rank", "128", "8"] in cells
-    assert ["data.0.repeats", "100", "3.0"] in cells
+    assert ["data.0.repeats", "1.0", "3.0"] in cells
     assert len(cells) == 3
     assert changes(recipe, replace(recipe, model="other", output="other"), "finetune") == []
 

@@ -18,7 +18,7 @@ _BATCHES: dict[FamilyName, tuple[int, int]] = {"internvl": (2, 16), "qwen": (1, 
 #: Own data that are clips.
 _VIDEO_KINDS = {"video-json", "revos", "mevis", "ref-ytvos", "ref-davis17", "ref-sav", "video-chat"}
 #: Sources without views, that is, without anything but wordings to draw anew where they are shown again.
-_WITHOUT_VIEWS = {"annotations", "chat", "llava"}
+_WITHOUT_VIEWS = {"chat", "llava"}
 #: How often an epoch shows each picture or clip.
 _REPEATS = 100
 #: Micro-batches between two checkpoints.

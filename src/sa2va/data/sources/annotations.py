@@ -7,73 +7,91 @@ one list of polygons and one phrase per object; the pictures are in ``ROOT/image
 
 from __future__ import annotations
 
-import json
-import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sa2va.data.formats.coco import decode_segmentation
-from sa2va.data.formats.pictures import lazy_picture
+from sa2va.data.formats.coco import decode_segmentation, is_segmentation
+from sa2va.data.formats.layout import PictureFolders, Problems, read_json, require_files
+from sa2va.data.formats.pictures import stored_size
 from sa2va.data.sample import Sample
-from sa2va.data.sources.wording import ANSWERS, REQUESTS, phrase_of
-from sa2va.results import Turn
+from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
+from sa2va.mask import Mask, Size
 
 
 class Annotations:
     """Samples of one folder, one per picture, a turn per object.
 
     Args:
-        root: the folder. seed: of the wordings.
+        root: the folder. seed, phrases, views: see [`Draws`].
+        skip_broken: leave out entries that are malformed or whose picture is missing, with a warning.
 
     Raises:
-        ValueError: a file is missing or an entry malformed; the message names the entry.
+        MissingData: files are missing; the message names them. ValueError: entries are malformed.
     """
 
-    def __init__(self, root: str | Path, seed: int = 0):
-        self.root, self.seed = Path(root), seed
-        path = self.root / "annotations.json"
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; expected annotations.json and a folder images in {self.root}")
-        try:
-            self.entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        if not isinstance(self.entries, list):
-            raise ValueError(f"{path} must hold a list of entries, got {type(self.entries).__name__}")
-        for number, entry in enumerate(self.entries):
-            self._check(entry, f"{path}, entry {number}")
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        seed: int = 0,
+        phrases: int = MOST_PHRASES,
+        views: int = 1,
+        skip_broken: bool = False,
+    ):
+        self.draws = Draws(seed, phrases, views)
+        path, self.folder = Path(root) / "annotations.json", Path(root) / "images"
+        require_files("own annotations", {path: "you: polygons and phrases", self.folder: "your pictures"})
+        entries = read_json(path)
+        if not isinstance(entries, list):
+            raise ValueError(f"{path} must hold a list of entries, got {type(entries).__name__}")
+        problems, folders = Problems(str(path)), PictureFolders((self.folder,))
+        self.entries: list[dict[str, Any]] = []
+        for number, entry in enumerate(entries):
+            trouble = _trouble(entry)
+            if trouble:
+                problems.malformed(trouble, f"entry {number}")
+            elif not folders.has(self.folder / entry["image"]):
+                problems.missing(self.folder / entry["image"], "your pictures")
+            else:
+                self.entries.append(entry)
+        problems.settle(len(self.entries), skip=skip_broken)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.entries) * self.draws.views
 
     def __getitem__(self, index: int) -> Sample:
-        entry = self.entries[index]
-        frame = lazy_picture(self.root / "images" / entry["image"])
-        rng = random.Random(f"{self.seed}/{index}")
-        phrases = [phrase_of(phrase) for phrase in entry["text"]]
-        return Sample(
-            id=entry["image"],
-            frames=(frame,),
-            turns=tuple(Turn(rng.choice(REQUESTS).format(phrase), rng.choice(ANSWERS)) for phrase in phrases),
-            masks=tuple(decode_segmentation(polygons, frame.size).array[None] for polygons in entry["mask"]),
+        view = self.draws.view(index, len(self.entries))
+        entry = self.entries[view.place]
+        image = self.folder / entry["image"]
+        size = stored_size(image)
+        objects = self.draws.choose(list(zip(entry["text"], entry["mask"], strict=True)), view)
+        return requests_sample(
+            [Request(text, partial(_mask, polygons, size, entry["image"])) for text, polygons in objects],
+            self.draws.wording(index),
+            name=f"annotations/{entry['image']}{view.suffix}",
+            image=image,
+            size=size,
             source="annotations",
         )
 
-    def _check(self, entry: Any, where: str) -> None:
-        if not isinstance(entry, dict) or not {"image", "mask", "text"} <= entry.keys():
-            raise ValueError(f"{where}: expected image, mask and text, got {entry!r:.200}")
-        if len(entry["mask"]) != len(entry["text"]) or not entry["text"]:
-            raise ValueError(
-                f"{where} ({entry['image']}): {len(entry['mask'])} masks but {len(entry['text'])} texts; each object "
-                "needs one of both"
-            )
-        if not all(isinstance(text, str) and text.strip() for text in entry["text"]):
-            raise ValueError(f"{where} ({entry['image']}): a text is empty; say what the object is")
-        for polygons in entry["mask"]:
-            if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-                raise ValueError(
-                    f"{where} ({entry['image']}): a mask is a list of polygons [x0, y0, x1, y1, ...] of three points "
-                    "or more"
-                )
-        if not (self.root / "images" / entry["image"]).is_file():
-            raise ValueError(f"{where}: picture {self.root / 'images' / entry['image']} does not exist")
+
+def _mask(polygons: Any, size: Size, name: str) -> Mask:
+    try:
+        return decode_segmentation(polygons, size)
+    except ValueError as error:
+        raise ValueError(f"annotations.json, picture {name}: {error}") from error
+
+
+def _trouble(entry: Any) -> str | None:
+    """What is wrong with an entry, if anything."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        return "an entry is no object with image, mask and text"
+    masks, texts = entry.get("mask"), entry.get("text")
+    if not isinstance(masks, list) or not isinstance(texts, list) or len(masks) != len(texts) or not texts:
+        return "an entry has not one text for each of its masks"
+    if not all(isinstance(text, str) and text.strip(" .") for text in texts):
+        return "an entry has a text that says nothing"
+    if not all(isinstance(mask, list) and is_segmentation(mask) for mask in masks):
+        return "an entry has a mask that is no list of polygons [x0, y0, x1, y1, ...] of three points or more"
+    return None
