@@ -7,7 +7,6 @@ key-value cache and SAM 2's image features; the prompts decode as one batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,28 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import compressed, zoo
-from sa2va.asking import Asker, Reply, View, segmentation_request, unfound, why_nothing
+from sa2va.answering import Answerer, MaskSettings, Media, Region
+from sa2va.asking import Asker, segmentation_request, unfound
 from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adapter
 from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
 from sa2va.mask_ops import Cleanup
 from sa2va.model.generation import GenerationOptions
-from sa2va.model.grounding import decode_masks, grounding_side, language_tokens
 from sa2va.model.sa2va import Sa2VAModel
-from sa2va.processing.frames import FrameSource
 from sa2va.processing.media import is_video, load_image, open_media
-from sa2va.processing.pixels import squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.processing.regions import region_cells
-from sa2va.results import Answer, Segment, Turn
+from sa2va.results import Answer, Turn
 from sa2va.runtime import default_device, default_dtype
-from sa2va.segments import MaskOutput, clip_segments, frame_segments
+from sa2va.segments import MaskOutput
 from sa2va.track import Track
 from sa2va.tracker import Mode, VideoTracker
-
-Media = Any  # what load_image and open_media take
-Region = np.ndarray | Sequence[float]  # bool mask (H, W), or box x0, y0, x1, y1
 
 #: Fixed requests of the released models' training and evaluation.
 CAPTION_REQUEST = (
@@ -48,17 +41,6 @@ CAPTION_REQUEST = (
 REGION_REQUEST = "Please give me a short description of the region in the picture marked by region{number}."
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5
-
-
-@dataclass(frozen=True)
-class _MaskSettings:
-    """How masks are made of mask prompts; see [`Sa2VA.track`]."""
-
-    output: MaskOutput
-    key_frames: KeyFrames
-    num_key_frames: int
-    mode: Mode | None
-    keep_empty: bool = False
 
 
 class Sa2VA:
@@ -72,6 +54,7 @@ class Sa2VA:
         self.model = model.eval()
         self.processor = processor
         self._asker = Asker(model, processor)
+        self._answerer = Answerer(self._asker)
 
     @classmethod
     def from_pretrained(
@@ -148,11 +131,11 @@ class Sa2VA:
         if media is None:
             raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
         video = is_video(media)
-        answers = self._answer(
+        answers = self._answerer.answer(
             media,
             [segmentation_request(phrase, video=video) for phrase in wanted],
             GenerationOptions(**generation),
-            _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
+            MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
             names=wanted,
         )
         return answers[0] if isinstance(phrases, str) else answers
@@ -177,11 +160,11 @@ class Sa2VA:
             history: ``history`` of an earlier answer about the same media, to go on talking.
             threshold, probabilities, cleanup, key_frames, num_key_frames, mode, generation: as in [`segment`].
         """
-        (answer,) = self._answer(
+        (answer,) = self._answerer.answer(
             media,
             [question],
             GenerationOptions(**generation),
-            _MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
+            MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
             names=[None],
             histories=[history],
         )
@@ -224,11 +207,11 @@ class Sa2VA:
                 raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
         if regions is not None and (media is None or is_video(media)):
             raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
-        return self._answer(
+        return self._answerer.answer(
             media,
             list(questions),
             GenerationOptions(**generation),
-            _MaskSettings(MaskOutput(threshold), key_frames, num_key_frames, mode, empty_masks),
+            MaskSettings(MaskOutput(threshold), key_frames, num_key_frames, mode, empty_masks),
             names=[None] * len(questions),
             histories=histories,
             regions=regions,
@@ -385,112 +368,6 @@ class Sa2VA:
             past_text=past_text,
             mask_prompts=mask_prompts,
             max_new_tokens=max_new_tokens,
-        )
-
-    def _answer(
-        self,
-        media: Media | None,
-        questions: Sequence[str],
-        options: GenerationOptions,
-        settings: _MaskSettings,
-        *,
-        names: Sequence[str | None],
-        histories: Sequence[Sequence[Turn]] | None = None,
-        regions: Sequence[Region] | None = None,
-        at_once: int | None = None,
-    ) -> list[Answer]:
-        """Answer questions about one picture, one short video, or nothing at all."""
-        histories = [()] * len(questions) if histories is None else histories
-        segments: list[Segment] = []
-        size: tuple[int, int] | None = None
-        if media is None:
-            replies = self._asker.ask(View(), questions, options, histories=histories, at_once=at_once)
-        elif is_video(media):
-            source = open_media(media)
-            keys = key_frame_indices(settings.key_frames, settings.num_key_frames, frame_count(source))
-            view = self._asker.look_at_frames(source, keys)
-            replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
-            segments, size = self._clip_segments(source, keys, replies, settings), source.size
-        else:
-            image = load_image(media)
-            if regions is None:
-                view = self._asker.look([image], video=False)
-                replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
-            else:
-                grids = self._region_grids(image, regions)
-                replies = self._asker.ask_by_region(image, questions, grids, options, histories=histories)
-            segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
-        answers = []
-        for reply, history, name in zip(replies, histories, names, strict=True):
-            own, segments = segments[: len(reply.prompts_KC)], segments[len(reply.prompts_KC) :]
-            answers.append(self._assemble(reply, history, own, size, name, keep_empty=settings.keep_empty))
-        return answers
-
-    def _region_grids(self, image: Image.Image, regions: Sequence[Region]) -> list[np.ndarray]:
-        """The cells of each region, bool (cells, cells). ValueError where the family reads none, or one is no part."""
-        if not self.processor.family.visual_prompts or self.processor.cells is None:
-            raise ValueError(
-                f"{self.processor.family.name} checkpoints cannot describe regions; use an InternVL-based one "
-                "(Sa2VA-1B, -4B, -8B, -26B or Sa2VA-InternVL3-*)"
-            )
-        return [region_cells(region, (image.height, image.width), self.processor.cells) for region in regions]
-
-    @torch.inference_mode()
-    def _picture_segments(self, image: Image.Image, replies: Sequence[Reply], settings: _MaskSettings) -> list[Segment]:
-        """The masks of all replies, decoded together from one encoding of the picture."""
-        prompts = torch.cat([reply.prompts_KC for reply in replies])
-        if not len(prompts):
-            return []
-        sam2 = self.model.sam2
-        features = self.model.encode_frames(squashed_frames([image], grounding_side(sam2)))
-        prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts))
-        return frame_segments(
-            prediction,
-            range(1, len(prompts) + 1),
-            [""] * len(prompts),
-            side=grounding_side(sam2),
-            size=(image.height, image.width),
-            output=settings.output,
-        )
-
-    def _clip_segments(
-        self, source: FrameSource, keys: Sequence[int], replies: Sequence[Reply], settings: _MaskSettings
-    ) -> list[Segment]:
-        prompts = torch.cat([reply.prompts_KC for reply in replies])
-        if not len(prompts):
-            return []
-        tracker = VideoTracker(self.model, mode=settings.mode, output=settings.output)
-        tracker.add_prompts(prompts, [""] * len(prompts))
-        return clip_segments(frame for frame, _ in follow(tracker, source, keys))
-
-    def _assemble(
-        self,
-        reply: Reply,
-        history: Sequence[Turn],
-        segments: Sequence[Segment],
-        size: tuple[int, int] | None,
-        name: str | None,
-        *,
-        keep_empty: bool = False,
-    ) -> Answer:
-        """An answer with phrases put to its masks; empty masks are left out and accounted for, or kept.
-
-        Args:
-            name: what was asked for, when a mask was; None in free conversation.
-        """
-        text, phrases = self.processor.clean(reply.raw)
-        shown = []
-        for segment, found in zip(segments, phrases, strict=False):
-            phrase, span = found or (name or "", None)
-            if keep_empty or any(mask.area for mask in segment.masks):
-                shown.append(replace(segment, phrase=name or phrase, span=span))
-        return Answer(
-            text=text,
-            raw_text=reply.raw,
-            segments=tuple(shown),
-            reason=None if shown or name is None else why_nothing(reply, text, len(segments)),
-            size=size,
-            history=(*history, Turn(reply.question, reply.raw)),
         )
 
 

@@ -15,21 +15,24 @@ from torch import nn
 
 from sa2va import Sa2VA
 from sa2va.data.collate import Collator
-from sa2va.data.encode import EncodeOptions, encode_sample, key_frames
+from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample, key_frames
 from sa2va.data.sample import Sample
+from sa2va.model.batch import Batch
 from sa2va.results import Turn
 from sa2va.train.config import TrainConfig
 from sa2va.train.curriculum import tiny
 from sa2va.train.muon import MuonWithAdamW, is_matrix
 from sa2va.train.pretext import Pretext
+from sa2va.train.recall import Recall
 from sa2va.train.run import finished, prepare, train
 from sa2va.train.seg_attention import SegAttention
 from sa2va.train.start import load_start
 from sa2va.train.tiny import RANDOM_TINY
+from sa2va.train.trainable import compile_layers
 
 
 def quick(stage: TrainConfig, folder: Path, **changes: object) -> TrainConfig:
-    base = replace(stage, model=RANDOM_TINY, output=str(folder), steps=2, batch_size=2, precision="fp32")
+    base = replace(stage, model=RANDOM_TINY, output=str(folder), steps=2, batch_size=2, precision="fp32", compile=False)
     return replace(base, **changes)
 
 
@@ -139,6 +142,61 @@ def test_the_attention_of_seg_is_that_of_the_language_model():
     looks = looks[:, model.vlm.config.image_token_id == batch.input_ids[0]].view(2, 8, 8).log()
     expected = -(looks[0, :4, 4:].mean() + looks[1, 2:, :3].mean()) / 2
     assert watch.term(batch).mean().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def clip_of_squares() -> Batch:
+    """A clip of three frames in which two objects stand still: the left half, and a quarter of the right one."""
+    _, processor = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=64))
+    masks = np.zeros((2, 3, 64, 64), bool)
+    masks[0, ..., :32] = True
+    masks[1, :, :32, 32:] = True
+    frames = tuple(np.full((64, 64, 3), 40 * number, np.uint8) for number in range(3))
+    turns = (Turn("What moves?", "Neither [SEG] nor [SEG]."),)
+    sample = Sample("clip", frames, turns, tuple(masks), video=True)
+    encoded = encode_clicks(sample, processor, np.random.default_rng(0), EncodeOptions(targets="area"))
+    return Collator.of(processor)([encoded])
+
+
+def test_recall_counts_every_cell_of_every_later_frame():
+    model, _ = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=64))
+    recall = Recall(model.float())
+    nn.init.zeros_(recall.here.weight)
+    nn.init.zeros_(recall.here.bias)  # undecided everywhere: probability one half
+    term = recall.term(model, clip_of_squares())
+    dice = [1 - (2 * covered / 2 + 1) / (16 / 2 + covered + 1) for covered in (8, 4)]  # of 4 x 4 cells
+    assert term.count.item() == 2 * 2
+    assert term.mean().item() == pytest.approx(np.log(2) + np.mean(dice), rel=1e-4)
+
+
+def test_memory_learns_to_tell_objects_apart_that_look_alike():
+    model, _ = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=64))
+    torch.manual_seed(0)
+    batch, recall = clip_of_squares(), Recall(model.float())
+    memory = [*model.sam2.memory_attention.parameters(), *model.sam2.memory_encoder.parameters()]
+    optimizer, losses = torch.optim.AdamW([*memory, *recall.parameters()], lr=3e-3), []
+    for _ in range(60):
+        loss = recall.term(model, batch).mean()
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    # Without memory both objects get the same answer, whose best is right for one half of the cells that differ.
+    assert losses[0] > 1 and losses[-1] < 0.1
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, where it compiles
+def test_compiled_layers_compute_the_same_under_the_same_names():
+    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    names = list(model.state_dict())
+    batch = Collator.of(processor)([encode_sample(named("a red star", (64, 0, 128, 64)), processor)])
+    with torch.no_grad():
+        plain = model.float()(batch)
+        compile_layers(model)
+        fused = model(batch)
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(fused.logits, plain.logits, atol=1e-4, rtol=1e-4)
+    assert plain.masks is not None and fused.masks is not None
+    torch.testing.assert_close(fused.masks.logits, plain.masks.logits, atol=1e-3, rtol=1e-3)
 
 
 def test_towers_need_captions_that_name():

@@ -211,3 +211,27 @@ def test_a_trained_model_in_the_released_layout(checkpoint, case: str, tmp_path:
     again = Sa2VAModel.from_pretrained(tmp_path / "out").state_dict()
     own = Sa2VAModel.from_pretrained(output).state_dict()
     assert all(torch.equal(again[name], own[name]) for name in own)
+
+
+def test_a_base_in_four_bits_trains_and_leaves_an_adapter_for_the_whole_one(checkpoint, tmp_path: Path):
+    base = checkpoint("iv25_qwen2")
+    config = TrainConfig(
+        model=str(base),
+        output=str(tmp_path / "run"),
+        data=(SourceOptions("rectangles:Rectangles", {"count": 8}),),
+        trainable=TrainableOptions(lora=LoraOptions(rank=4, alpha=8)),
+        quantization="nf4",
+        steps=3,
+        accumulation=1,
+        learning_rate=1e-2,
+        workers=0,
+    )
+    run = prepare(config)
+    stored = {name for name, weight in run.model.named_parameters() if weight.dtype == torch.uint8}
+    assert stored and all(".language_model.layers." in name and "lora" not in name for name in stored)
+    train(run, progress=False)
+    assert is_adapter(tmp_path / "run")
+    learnt = outputs(Sa2VA.from_pretrained(tmp_path / "run"))
+    untrained = outputs(Sa2VA.from_pretrained(base))
+    assert not torch.allclose(learnt[0], untrained[0], atol=0.1)
+    assert not torch.allclose(learnt[1], untrained[1], atol=0.1)

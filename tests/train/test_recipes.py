@@ -21,7 +21,7 @@ from sa2va.train.overview import changes
 from sa2va.train.presets import PRESETS, preset, recipes_and_overrides
 from sa2va.train.recipes import RECIPES, pretraining
 from sa2va.train.run import prepare
-from sa2va.train.start import load_start
+from sa2va.train.start import check_quantization, load_start
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 from sa2va.zoo import RELEASED
 
@@ -257,7 +257,6 @@ def test_a_start_that_does_not_fit_says_how_it_would(parts: TrainConfig, checkpo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["precision=bf16"], r"needs a CUDA device, and this machine has cpu"),
         (["precision=fp32"], "needs LoRA and precision=bf16"),
         (["precision=bf16", "trainable.lora=null"], "needs LoRA"),
         (["precision=bf16", "fsdp=true"], "leave out sam2, fsdp and deepspeed"),
@@ -266,9 +265,14 @@ def test_a_start_that_does_not_fit_says_how_it_would(parts: TrainConfig, checkpo
 def test_four_bits_say_what_they_need(
     checkpoint: Callable[[str], Path], tmp_path: Path, words: list[str], message: str
 ):
-    if torch.cuda.is_available():
-        pytest.skip("this machine could do it")
     data = (SourceOptions("rectangles:Rectangles", {}),)
     config = TrainConfig(model=str(checkpoint("q25")), output=str(tmp_path / "run"), data=data, quantization="nf4")
     with pytest.raises(ValueError, match=message):
         prepare(config.with_overrides(words))
+
+
+def test_four_bits_on_a_device_that_cannot_is_refused_before_anything_loads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sa2va.train.start.default_device", lambda: torch.device("mps"))
+    config = TrainConfig(model="nowhere", output="run", data=(), quantization="nf4")
+    with pytest.raises(ValueError, match="runs on CUDA and CPU, and this machine has mps; set quantization=null"):
+        check_quantization(config)

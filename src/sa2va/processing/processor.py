@@ -315,7 +315,11 @@ class Sa2VAProcessor:
 
     def _encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Each text tokenised by itself; BOS, where the tokenizer has one, before the first."""
-        return [self.tokenizer.encode(text, add_special_tokens=k == 0) for k, text in enumerate(texts)]
+        first, *later = texts
+        encoded = [self.tokenizer.encode(first)]
+        if later:  # in one call: each has a fixed cost that is larger than the work
+            encoded += self.tokenizer(later, add_special_tokens=False)["input_ids"]
+        return encoded
 
     def _region_counts(self, regions: Sequence[np.ndarray] | None, vision: VisionInputs | None) -> list[int]:
         if regions is None or not self.family.visual_prompts:

@@ -77,11 +77,12 @@ class TrainConfig:
             vision-language model. output: folder of the run.
         sam2: folder, hub id or Meta's ``.pt`` file of the SAM 2 that a base model is joined with; None where ``model``
             is a Sa2VA checkpoint already. template: chat template of such an InternVL; None means ``"qwen_chat"``.
-        quantization: ``"nf4"`` keeps the frozen linear layers of the language model in four bits (CUDA, LoRA only).
+        quantization: ``"nf4"`` keeps the frozen linear layers of the language model in four bits (LoRA only; CUDA or
+            CPU).
         data: the sources. encode: how samples become tensors.
         stage: ``"joint"``: text and masks. ``"segmenter"``: SAM 2 alone, from random clicks and boxes, without text.
-            ``"towers"``, ``"language"``: what a model that starts from nothing learns before, see
-            ``sa2va.train.pretext``.
+            ``"towers"``, ``"language"``, ``"memory"``: what a model that starts from nothing learns before, see
+            ``sa2va.train.pretext`` and ``sa2va.train.recall``.
         trainable: what is trained. loss: how losses are computed.
         grounding_side: side of the pictures that SAM 2 sees from now on, pixels, a multiple of 32; None keeps it.
         prompted_frames: None decodes every frame from its prompt, without memory (released). A number prompts that
@@ -96,6 +97,8 @@ class TrainConfig:
         precision: ``"bf16"``: frozen weights and computation in bfloat16, trained weights in float32.
             ``"fp32"``: everything in float32.
         checkpoint_activations: recompute activations in the backward pass, which saves memory for a third more time.
+        compile: fuse the layers of the vision tower and the language model with torch.compile, which takes a minute at
+            the start and needs a C++ compiler on CPU.
         workers: data loader processes per process. max_broken: share of broken samples above which a run stops.
         log_every, save_every: steps. keep: checkpoints that stay; older ones are deleted.
         report_to: what Trainer reports to besides the screen, e.g. ``["tensorboard"]``.
@@ -110,7 +113,7 @@ class TrainConfig:
     sam2: str | None = None
     template: str | None = None
     quantization: Literal["nf4"] | None = None
-    stage: Literal["joint", "segmenter", "towers", "language"] = "joint"
+    stage: Literal["joint", "segmenter", "towers", "language", "memory"] = "joint"
     trainable: TrainableOptions = field(default_factory=TrainableOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     grounding_side: int | None = None
@@ -129,6 +132,7 @@ class TrainConfig:
     warmup: float = 0.05
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpoint_activations: bool = True
+    compile: bool = False
     workers: int = 4
     max_broken: float = 0.01
     seed: int = 0
@@ -199,8 +203,8 @@ class TrainConfig:
             )
         if self.quantization and (self.sam2 or self.fsdp or self.deepspeed):
             raise ValueError(
-                'quantization "nf4" starts from a Sa2VA checkpoint and runs on one GPU or under DDP; leave out sam2, '
-                "fsdp and deepspeed"
+                'quantization "nf4" starts from a Sa2VA checkpoint and runs on one device or under DDP; leave out '
+                "sam2, fsdp and deepspeed"
             )
         if not any(vars(weights).values()):
             raise ValueError("all loss weights are 0; set at least one, e.g. loss.weights.text=1")
@@ -252,6 +256,7 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("loss.weights.words", 0, None),
     ("loss.weights.middle", 0, None),
     ("loss.weights.place", 0, None),
+    ("loss.weights.recall", 0, None),
     ("trainable.lora.rank", 1, None),
     ("trainable.lora.alpha", 1, None),
     ("trainable.lora.dropout", 0, 0.99),

@@ -69,6 +69,15 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=450,
         ),
         _stage(
+            stage="memory",
+            data=(_clips(seed=41, tasks=_NAMED),),
+            trainable=_parts("memory"),
+            loss=_losses(text=0, bce=0, dice=0, recall=1),
+            learning_rate=2e-3,
+            batch_size=8,
+            steps=1000,
+        ),
+        _stage(
             stage="segmenter",
             data=(_clips(seed=21, tasks=_NAMED),),
             trainable=_parts("mask_decoder", "memory"),
@@ -118,7 +127,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=3000,
         ),
     )
-    names = ("towers", "segmenter", "finer", "memory", "language", "drawing", "joint", "clips")
+    names = ("towers", "segmenter", "finer", "recall", "memory", "language", "drawing", "joint", "clips")
     previous, configs = RANDOM_TINY, []
     for number, (name, stage) in enumerate(zip(names, stages, strict=True), start=1):
         steps, folder = max(1, round((stage.steps or 1) * float(scale))), str(root / f"{number}-{name}")
@@ -138,6 +147,7 @@ def _stage(**settings: Any) -> TrainConfig:
         decay="matrices",
         accumulation=settings.pop("accumulation", 1),
         checkpoint_activations=False,
+        compile=True,
         workers=0,
         save_every=500,
         **settings,

@@ -45,6 +45,7 @@ class LossWeights:
         presence: cross-entropy of the object score.
         attention: of ``[SEG]`` on the visual tokens of its object, see ``sa2va.train.seg_attention``.
         words, middle, place: of a model that starts from nothing, see ``sa2va.train.pretext``.
+        recall: of the memory of a model that starts from nothing, see ``sa2va.train.recall``.
     """
 
     text: float = 1.0
@@ -57,6 +58,7 @@ class LossWeights:
     words: float = 0.0
     middle: float = 0.0
     place: float = 0.0
+    recall: float = 0.0
 
 
 @dataclass(frozen=True)

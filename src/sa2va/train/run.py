@@ -21,8 +21,9 @@ from sa2va.runtime import default_device, default_dtype
 from sa2va.train.checkpoints import changed_settings, last_checkpoint
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.pretext import Pretext
+from sa2va.train.recall import Recall
 from sa2va.train.start import check_quantization, load_start
-from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, make_trainable
+from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compile_layers, make_trainable
 
 #: Samples of each source that are encoded before the first step, to find what is wrong with them.
 _PROBES = 4
@@ -68,9 +69,13 @@ def prepare(config: TrainConfig) -> Run:
     torch.manual_seed(config.seed)  # LoRA and heads start from random numbers
     if config.stage in ("towers", "language"):
         model.add_module("pretext", Pretext.of(model, processor))
+    if config.stage == "memory":
+        model.add_module("pretext", Recall(model))
     plan = tuple(make_trainable(model, config.trainable))
     if config.checkpoint_activations:
         checkpoint_activations(model)
+    if config.compile:
+        compile_layers(model)
     encode = encoder(config, processor)
     probes = tuple(encoded for part in parts for encoded in _probe(part, encode))
     return Run(config, model, processor, parts, plan, probes)
@@ -78,7 +83,7 @@ def prepare(config: TrainConfig) -> Run:
 
 def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample, np.random.Generator], Encoded]:
     """How a stage encodes a sample."""
-    if config.stage == "segmenter":
+    if config.stage in ("segmenter", "memory"):
         return partial(_clicks, processor=processor, options=config.encode)
     return partial(_conversation, processor=processor, options=config.encode)
 

@@ -47,7 +47,7 @@ class SegAttention:
             )
         self._vlm, self._seg_id = model.vlm, model.config.seg_token_id
         self._side, self._key_frames = processor.cells, key_frames
-        self._layer: Any = layers[-2].self_attn
+        self._layer: Any = layers[-2]
         self._seen: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         self._layer.register_forward_pre_hook(self._see, with_kwargs=True)
 
@@ -79,12 +79,13 @@ class SegAttention:
         """(N, L) logarithm of the first head's attention of every ``[SEG]``, and (N,) the sample it stands in."""
         assert self._seen is not None
         (states_BLD, (cos, sin)), self._seen = self._seen, None
-        width, projections = self._layer.head_dim, (self._layer.q_proj, self._layer.k_proj)
-        queries, keys = (projection(states_BLD)[:, None, :, :width].float() for projection in projections)
+        attention, normed_BLD = self._layer.self_attn, self._layer.input_layernorm(states_BLD)
+        width, projections = attention.head_dim, (attention.q_proj, attention.k_proj)
+        queries, keys = (projection(normed_BLD)[:, None, :, :width].float() for projection in projections)
         queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
         is_seg_BL = (batch.input_ids == self._seg_id) & batch.attention_mask
         rows_N, positions_N = is_seg_BL.nonzero(as_tuple=True)
-        scores_NL = torch.einsum("nd,nld->nl", queries[rows_N, 0, positions_N], keys[rows_N, 0]) * self._layer.scaling
+        scores_NL = torch.einsum("nd,nld->nl", queries[rows_N, 0, positions_N], keys[rows_N, 0]) * attention.scaling
         before_NL = torch.arange(scores_NL.shape[1], device=scores_NL.device) <= positions_N[:, None]
         hidden_NL = ~(before_NL & batch.attention_mask[rows_N])
         return scores_NL.masked_fill(hidden_NL, float("-inf")).log_softmax(dim=1), rows_N

@@ -71,14 +71,14 @@ def check_quantization(config: TrainConfig) -> None:
     """Find out before loading whether this machine can train on a base in four bits.
 
     Raises:
-        ValueError: there is no CUDA device. ImportError: bitsandbytes is missing.
+        ValueError: bitsandbytes does not know the device. ImportError: bitsandbytes is missing.
     """
     if not config.quantization:
         return
     device = default_device()
-    if device.type != "cuda":
+    if device.type not in ("cuda", "cpu"):
         raise ValueError(
-            f'quantization "{config.quantization}" needs a CUDA device, and this machine has {device.type}; '
+            f'quantization "{config.quantization}" runs on CUDA and CPU, and this machine has {device.type}; '
             "set quantization=null, or take a smaller model"
         )
     require_extra("bitsandbytes", "quant")

@@ -167,6 +167,16 @@ def checkpoint_activations(model: Sa2VAModel) -> None:
             module._gradient_checkpointing_func = recompute  # type: ignore[assignment]
 
 
+def compile_layers(model: Sa2VAModel) -> None:
+    """Compile the layers of the vision tower and of the language model one by one: what lies between products of
+    matrices is fused, which is most of the time of a small model on CPU."""
+    vlm: Any = model.vlm.model
+    tower: Any = getattr(vlm, "vision_tower", None)
+    layers = [*vlm.language_model.layers, *(tower.encoder.layer if tower is not None else vlm.visual.blocks)]
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
 def trainable_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Of a state dict, what training changes."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -34,7 +34,7 @@ from sa2va.train.companion import CompanionCollator, has_companion
 from sa2va.train.config import TrainConfig
 from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.muon import MuonWithAdamW, is_matrix
-from sa2va.train.pretext import Pretext
+from sa2va.train.recall import Recall
 from sa2va.train.saving import save_run
 from sa2va.train.seg_attention import SegAttention
 from sa2va.train.trainable import parameters_of, part_of, zero_of
@@ -203,9 +203,9 @@ class Sa2VATrainer(Trainer):
         """Weighted sum of all losses of one micro-batch; the single losses are kept for the log."""
         weights, output = self.config.loss.weights, None
         with _fast_attention(self.config):
-            if self.config.stage == "towers":
+            if self.config.stage in ("towers", "memory"):
                 with self.accelerator.autocast():
-                    terms = self._pretext.cells(self.model, inputs, self._point_generator(self.args.device))
+                    terms = self._pretext_losses(inputs)
                 self._micro_batch += 1
             else:
                 if self.config.stage == "language":  # masks are learnt from, not drawn
@@ -244,9 +244,15 @@ class Sa2VATrainer(Trainer):
         self._micro_batch += 1
         return terms
 
+    def _pretext_losses(self, batch: Batch) -> dict[Any, Term]:
+        """The losses of a stage that runs only parts of the model."""
+        if self.config.stage == "memory":
+            return {"recall": cast(Recall, self._pretext).term(self.model, batch)}
+        return self._pretext.cells(self.model, batch, self._point_generator(self.args.device))
+
     @property
-    def _pretext(self) -> Pretext:
-        return cast(Pretext, self.accelerator.unwrap_model(self.model).pretext)
+    def _pretext(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).pretext
 
     def _point_generator(self, device: torch.device) -> torch.Generator:
         """Of this micro-batch, whichever process computes it: they take turns, see accelerate's BatchSamplerShard."""

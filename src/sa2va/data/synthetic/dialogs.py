@@ -21,7 +21,7 @@ from sa2va.results import Turn
 Answers = Literal["fixed", "pool"]
 _EXACT_SHARE = 0.5  # of requests in the exact wording of inference; the others paraphrase it
 _BARE_SHARE = 0.1  # of phrases that come without "the", as people type them
-_ABSENT_SHARE = 0.18  # of requests in the mixed task that ask for what is not there
+_ABSENT_SHARE = 0.3  # of requests in the mixed task that ask for what is not there
 _REGION_GRID = 16  # regions reach the model as cells of such a grid; fewer than four cells cannot be described
 _FEWEST_CELLS = 4
 _Maker = TypeVar("_Maker", bound=Callable)
