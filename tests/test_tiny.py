@@ -62,6 +62,34 @@ def test_a_clip_is_followed_frame_by_frame(tiny: Sa2VA):
     assert [frame.index for frame in frames] == list(range(6)) and frames[0].size == (64, 96)
 
 
+def rolling_circle() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Frames in which a red circle rolls past a blue square, and where the circle is."""
+    frames, truth = [], []
+    yy, xx = np.mgrid[:128, :128]
+    for left in range(16, 52, 6):
+        picture = Image.new("RGB", (128, 128), (190, 195, 200))
+        pen = ImageDraw.Draw(picture)
+        pen.ellipse((left, 20, left + 36, 56), fill=(215, 35, 40))
+        pen.rectangle((70, 78, 110, 118), fill=(40, 75, 215))
+        frames.append(np.asarray(picture))
+        truth.append((xx - left - 18) ** 2 + (yy - 38) ** 2 <= 18**2)
+    return frames, truth
+
+
+@pytest.mark.parametrize("named", ["by its mask", "by a phrase"])
+def test_what_moves_is_followed_from_its_first_frame_on(tiny: Sa2VA, named: str):
+    frames, truth = rolling_circle()
+    tracker = tiny.stream()
+    if named == "by its mask":
+        tracker.add(mask=truth[0])
+    else:
+        tracker.add("the red circle")
+    for frame, expected in zip(frames, truth, strict=True):
+        (segment,) = tracker.step(frame).segments
+        mask = segment.mask.array
+        assert (mask & expected).sum() / (mask | expected).sum() > 0.8
+
+
 SLICES = (
     dict(re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|$", REPORT.read_text(), re.MULTILINE)) if REPORT.is_file() else {}
 )

@@ -22,7 +22,7 @@ from sa2va.train.trainable import TrainableOptions
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
 _DRAWN = {"segment": 4.0, "caption": 1.0}
-_READING = {"segment": 5.0, "caption": 2.5, "question": 2.0, "region": 1.0, "chat": 0.5, "text": 0.1}
+_READING = {"segment": 6.0, "question": 2.5, "caption": 1.2, "region": 0.7, "chat": 0.7, "text": 0.15}
 #: Every object of a scene, each with its name and mask.
 _NAMED = {"caption": 1.0}
 #: As SAM was trained.
@@ -82,21 +82,21 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             data=(_clips(seed=21, tasks=_NAMED),),
             trainable=_parts("mask_decoder", "memory"),
             loss=_CLICKS,
-            prompted_frames=2,
+            prompted_frames=1,
             lr_scale=_SLOWLY,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             batch_size=4,
             steps=2000,
         ),
         _stage(
             stage="language",
-            data=_tasks(_READING, seed=2),
+            data=(*_tasks(_READING, seed=2), _clips(seed=32, length=110_000)),
             trainable=_parts(*_LANGUAGE),
             loss=_losses(text=1, bce=0, dice=0, place=1, attention=1),
             lr_scale=_SLOWLY,
             learning_rate=2e-3,
-            batch_size=48,
-            steps=6000,
+            batch_size=20,
+            steps=15000,
         ),
         _stage(
             data=_tasks(_DRAWN, seed=3),
@@ -116,10 +116,10 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=4000,
         ),
         _stage(
-            data=(_pictures({}, seed=5, length=100_000), _clips(seed=6)),
+            data=(_pictures({}, seed=5, length=100_000), _clips(seed=6, length=200_000)),
             trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
-            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5),
-            prompted_frames=2,
+            loss=_losses(text=1, bce=2, dice=1, iou=1, presence=0.5, attention=0.5),
+            prompted_frames=4,
             lr_scale=_SLOWLY,
             learning_rate=5e-4,
             batch_size=8,
@@ -171,8 +171,8 @@ def _tasks(weights: dict[str, float], seed: int) -> tuple[SourceOptions, ...]:
     )
 
 
-def _clips(seed: int, tasks: dict[str, float] | None = None) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "frames": 6, "length": 300_000, "tasks": tasks or {}}
+def _clips(seed: int, tasks: dict[str, float] | None = None, length: int = 300_000) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "frames": 6, "length": length, "tasks": tasks or {}}
     return SourceOptions("synthetic", options, group="clips")
 
 
