@@ -99,7 +99,7 @@ def requested(question: str) -> str | None:
 def test_phrases_hit_exactly_what_an_independent_reader_finds() -> None:
     world = SyntheticWorld("train", seed=2, tasks={"segment": 1.0})
     read: Counter[str] = Counter()
-    for index in range(700):
+    for index in range(900):
         sample, scene = world.pair(index)
         masks = iter(sample.masks)
         for turn, tag in zip(sample.turns, sample.tags, strict=True):

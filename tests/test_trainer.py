@@ -473,7 +473,7 @@ def test_settings_come_from_files_and_words(tune: Callable[..., TrainConfig], tm
         ("learning_rat=1", "unknown setting 'learning_rat'; did you mean 'learning_rate'"),
         ("loss.weights.dise=1", "'loss.weights.dise'; did you mean 'dice'"),
         ("steps=many", "steps must be a whole number, got 'many'"),
-        ("stage=both", r"stage must be one of \['joint', 'segmenter', 'towers', 'language'\]"),
+        ("stage=both", r"stage must be one of \['joint', 'segmenter', 'towers', 'language', 'memory'\]"),
         ("data.3.repeats=1", "not a place in a list of 1"),
         ("betas=[1]", "betas must be a list of 2"),
         ("steps", "must look like key=value"),

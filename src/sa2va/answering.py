@@ -81,7 +81,7 @@ class Answerer:
                 view = self._asker.look([image], video=False)
                 replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
             else:
-                grids = self._region_grids(image, regions)
+                grids = self.region_grids(image, regions)
                 replies = self._asker.ask_by_region(image, questions, grids, options, histories=histories)
             segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
         answers = []
@@ -90,7 +90,7 @@ class Answerer:
             answers.append(self._assemble(reply, history, own, size, name, keep_empty=settings.keep_empty))
         return answers
 
-    def _region_grids(self, image: Image.Image, regions: Sequence[Region]) -> list[np.ndarray]:
+    def region_grids(self, image: Image.Image, regions: Sequence[Region]) -> list[np.ndarray]:
         """The cells of each region, bool (cells, cells). ValueError where the family reads none, or one is no part."""
         if not self._asker.processor.family.visual_prompts or self._asker.processor.cells is None:
             raise ValueError(

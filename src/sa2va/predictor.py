@@ -249,7 +249,7 @@ class Sa2VA:
         if requests is not None and len(requests) != len(regions):
             raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(regions)}")
         image = load_image(media)
-        grids = self._region_grids(image, regions)
+        grids = self._answerer.region_grids(image, regions)
         questions = requests or [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
         view = self._asker.look([image], video=False, regions=grids)
         replies = self._asker.ask(view, questions, GenerationOptions(**generation), regions=grids)
