@@ -404,8 +404,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tune: Callable[..., Tra
     whole = replace(settings, output=str(tmp_path / "whole"))
     uninterrupted = start(whole, tmp_path)
     killed = start(settings, tmp_path)
-    marker = Path(settings.output) / "checkpoint-2" / "trainer_state.json"
-    while not marker.exists():
+    while last_checkpoint(settings.output, 1) is None:
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
