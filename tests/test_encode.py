@@ -23,7 +23,7 @@ from sa2va.data.clicks import BOX_FROM, BOX_TO, INSIDE, MOST_CLICKS, OUTSIDE, PA
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
-from sa2va.data.sample import Sample
+from sa2va.data.sample import Mention, Sample
 from sa2va.data.sources.annotations import Annotations
 from sa2va.processing.pixels import squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
@@ -67,6 +67,29 @@ def test_a_clip_shows_key_frames_to_the_language_model_and_all_to_sam(processor:
     assert not torch.equal(uniform.pixel_values[2], first.pixel_values[2])
     assert uniform.grounding is not None and len(uniform.grounding) == 6
     assert uniform.masks is not None and uniform.masks.shape[:2] == (1, 6)
+
+
+def test_mentions_become_tokens_and_shares_of_cells(processor: Sa2VAProcessor):
+    sample = Rectangles()[1]
+    objects = np.zeros((2, *sample.masks[0].shape), bool)
+    height, width = objects.shape[-2:]
+    objects[0, :, : height // 2, : width // 2] = True
+    objects[1, :, :, width // 2 :] = True
+    question = sample.turns[1].question
+    mentions = (
+        Mention(1, question.index(" "), (0,)),
+        Mention(1, len(question), (0, 1)),
+        Mention(1, question.index(" "), ()),
+    )
+    encoded = encode_sample(replace(sample, objects=objects, mentions=mentions), processor)
+    assert encoded.mention_ends is not None and encoded.mention_shares is not None
+    text = processor.tokenizer.decode(encoded.ids[: int(encoded.mention_ends[0]) + 1])
+    assert isinstance(text, str) and text.endswith(question[: question.index(" ")])
+    first, both, nothing = encoded.mention_shares.unflatten(1, (processor.cells, processor.cells))
+    half = (processor.cells or 0) // 2
+    assert first[:half, :half].sum().item() == pytest.approx(1)
+    assert both[:, half:].sum().item() == pytest.approx(0.5)
+    assert not nothing.any()
 
 
 def test_text_and_pictures_without_masks_need_no_grounding(processor: Sa2VAProcessor):

@@ -52,7 +52,7 @@ def collate(sa2va: Sa2VA, samples: Sequence[Sample]) -> Batch:
     for sample in samples:
         vision = None if sample.image is None else processor.vision([Image.fromarray(sample.image)])
         turns, regions = [Turn("What is it?", sample.answer)], None if sample.regions is None else [*sample.regions]
-        ids, learnt = processor.encode_turns(turns, vision, regions)
+        ids, learnt, _ = processor.encode_turns(turns, vision, regions)
         rows.append(torch.tensor(ids))
         labels.append(torch.tensor(learnt))
         visions.append(vision)

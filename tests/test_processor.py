@@ -172,7 +172,7 @@ def test_a_conversation_begins_with_the_prompts_of_its_turns(name: str, tmp_path
     ]
     for shorter, longer in pairwise(prompts):
         assert longer[: len(shorter)] == shorter
-    ids, labels = processor.encode_turns(CONVERSATION, vision)
+    ids, labels, _ = processor.encode_turns(CONVERSATION, vision)
     assert ids == prompts[2][: len(ids)]
     assert ids.count(processor.image_token_id) == sum(vision.tokens_per_image)
     bos = processor.tokenizer.bos_token_id

@@ -32,10 +32,11 @@ from sa2va.data.synthetic import (
     picture,
     vocabulary,
 )
-from sa2va.data.synthetic.lexicon import KIND_NOUNS
+from sa2va.data.synthetic.lexicon import KIND_NOUNS, SIZE_WORDS
 from sa2va.data.synthetic.paint import COLORS, TEXTURES, Sprite
 from sa2va.data.synthetic.splits import LOOKS, SPLITS, Look, Split
 
+SIZES = {word for words in SIZE_WORDS.values() for word in words}
 KIND_OF = {noun.one: kind for kind, noun in KIND_NOUNS.items()}
 MANY_OF = {noun.many: kind for kind, noun in KIND_NOUNS.items() if noun.many}
 ANY = ("thing", "object")
@@ -270,6 +271,27 @@ def test_pictures_show_and_requests_want_only_what_the_split_may(split: Split, f
         assert set(homes) <= {"train", split}
         own = scene.masks[[home == split for home in homes]].any(axis=0)
         assert all((mask & own).any() for mask in sample.masks)
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_the_words_of_questions_speak_of_what_they_fit(frames: int) -> None:
+    world, seen = SyntheticWorld("train", seed=8, frames=frames), Counter()
+    for index in range(40):
+        sample, scene = world.pair(index)
+        for turn, end, objects in sample.mentions:
+            *before, last = sample.turns[turn].question[:end].split()
+            kind = MANY_OF.get(last) or KIND_OF.get(last)
+            color = next((word for word in before[-1:] if word in COLORS), None)
+            fitting = [
+                k
+                for k, thing in enumerate(scene.things)
+                if kind in (None, thing.look.kind) and color in (None, thing.look.color)
+            ]
+            assert set(objects) <= set(fitting), sample.turns[turn].question[:end]
+            if kind and not set(before[-2:]) & {*TEXTURES, *SIZES, color}:
+                assert list(objects) == fitting
+            seen["nothing" if not objects else "one" if len(objects) == 1 else "several"] += 1
+    assert min(seen[name] for name in ("nothing", "one", "several")) > 5
 
 
 def test_training_never_speaks_of_a_held_out_look() -> None:

@@ -537,6 +537,15 @@ def test_only_complete_checkpoints_count(tune: Callable[..., TrainConfig], tmp_p
     assert changed_settings(tune(seed=3, output="elsewhere"), tmp_path / "checkpoint-9") == {"seed": (0, 3)}
 
 
+def test_a_run_of_other_processes_is_not_begun_anew(tune: Callable[..., TrainConfig]):
+    folder = Path(tune().output) / "checkpoint-9"
+    folder.mkdir(parents=True)
+    for name in ("trained.safetensors", "rng_state_0.pth", "rng_state_1.pth", "trainer_state.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match="checkpoints of 2 processes and this run has 1; start it with 2"):
+        train(prepare(tune()), progress=False)
+
+
 def test_the_command(tune: Callable[..., TrainConfig], tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(plain(tune())))

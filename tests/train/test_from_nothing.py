@@ -16,16 +16,16 @@ from torch import nn
 from sa2va import Sa2VA
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample, key_frames
-from sa2va.data.sample import Sample
+from sa2va.data.sample import Mention, Sample
 from sa2va.model.batch import Batch
 from sa2va.results import Turn
 from sa2va.train.config import TrainConfig
 from sa2va.train.curriculum import tiny
+from sa2va.train.looking import Looking
 from sa2va.train.muon import MuonWithAdamW, is_matrix
 from sa2va.train.pretext import Pretext
 from sa2va.train.recall import Recall
 from sa2va.train.run import finished, prepare, train
-from sa2va.train.seg_attention import SegAttention
 from sa2va.train.start import load_start
 from sa2va.train.tiny import RANDOM_TINY
 from sa2va.train.trainable import compile_layers
@@ -93,7 +93,7 @@ def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
         if name != "vision":
             nn.init.constant_(head.words.bias, -30.0)
             head.words.bias.data[words] = 0.0
-    terms = pretext.cells(model, batch, torch.Generator().manual_seed(0))
+    terms = pretext.losses(model, batch, torch.Generator().manual_seed(0))
     # Three feature maps as sure of every word of the phrase as one softmax allows, and one that knows nothing: it names
     # with the language model's own words.
     everything = model.get_input_embeddings().weight.shape[0]
@@ -103,7 +103,7 @@ def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
     for name, head in pretext.levels.items():
         if name != "vision":
             head.words.bias.data[words[-1]] = 3.0
-    noun = pretext.cells(model, batch, torch.Generator().manual_seed(0))["words"].mean().item() - np.log(everything)
+    noun = pretext.losses(model, batch, torch.Generator().manual_seed(0))["words"].mean().item() - np.log(everything)
     missed = np.log(len(words) - 1 + np.exp(3.0))
     assert noun == pytest.approx(3 * (missed - 3.0 * (1 / 2 + 1 / (2 * len(words)))), rel=1e-3)
     # The middle is half a picture away from the origin in both directions.
@@ -136,12 +136,39 @@ def test_the_attention_of_seg_is_that_of_the_language_model():
     weights: list[torch.Tensor] = []
     attention = model.vlm.model.language_model.layers[-2].self_attn
     attention.register_forward_hook(lambda module, args, output: weights.append(output[1]))
-    watch = SegAttention(model, processor, partial(key_frames, options=options))
+    watch = Looking(model, processor, partial(key_frames, options=options))
     model(batch)
     looks = weights[0][:, 0][batch.input_ids == model.config.seg_token_id]
     looks = looks[:, model.vlm.config.image_token_id == batch.input_ids[0]].view(2, 8, 8).log()
     expected = -(looks[0, :4, 4:].mean() + looks[1, 2:, :3].mean()) / 2
-    assert watch.term(batch).mean().item() == pytest.approx(expected.item(), rel=1e-4)
+    assert watch.attention(batch).mean().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_words_of_a_question_look_at_what_they_speak_of_and_at_the_first_token_for_nothing():
+    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    model.float().vlm.set_attn_implementation("eager")
+    objects = np.zeros((2, 1, 128, 128), bool)
+    objects[0, 0, :64, 64:] = True
+    objects[1, 0, 96:, :16] = True
+    question = "Is the star left of the house?"
+    star, house = (question.index(word) + len(word) for word in ("star", "house"))
+    mentions = (Mention(0, star, (0, 1)), Mention(0, house, ()))
+    picture = np.zeros((128, 128, 3), np.uint8)
+    sample = Sample("one", (picture,), (Turn(question, "yes"),), objects=objects, mentions=mentions)
+    batch = Collator.of(processor)([encode_sample(sample, processor)])
+    weights: list[torch.Tensor] = []
+    layers = model.vlm.model.language_model.layers
+    layers[len(layers) // 2 - 1].self_attn.register_forward_hook(lambda module, args, output: weights.append(output[1]))
+    watch = Looking(model, processor, partial(key_frames, options=EncodeOptions()))
+    model(batch)
+    vocabulary = processor.tokenizer.get_vocab()
+    of_star, of_house = (
+        weights[0][0, 0, batch.input_ids[0] == vocabulary[f"\u0120{w}"]][0].log() for w in ("star", "house")
+    )
+    cells = of_star[batch.input_ids[0] == model.vlm.config.image_token_id].view(8, 8)
+    on_stars = (cells[:4, 4:].mean() + cells[6:, 0].mean()) / 2  # a large one counts no more than a small one
+    expected = -(on_stars + of_house[0]) / 2
+    assert watch.mentions(batch).mean().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def clip_of_squares() -> Batch:
@@ -162,7 +189,7 @@ def test_recall_counts_every_cell_of_every_later_frame():
     recall = Recall(model.float())
     nn.init.zeros_(recall.here.weight)
     nn.init.zeros_(recall.here.bias)  # undecided everywhere: probability one half
-    term = recall.term(model, clip_of_squares())
+    term = recall.losses(model, clip_of_squares(), torch.Generator())["recall"]
     dice = [1 - (2 * covered / 2 + 1) / (16 / 2 + covered + 1) for covered in (8, 4)]  # of 4 x 4 cells
     assert term.count.item() == 2 * 2
     assert term.mean().item() == pytest.approx(np.log(2) + np.mean(dice), rel=1e-4)
@@ -175,7 +202,7 @@ def test_memory_learns_to_tell_objects_apart_that_look_alike():
     memory = [*model.sam2.memory_attention.parameters(), *model.sam2.memory_encoder.parameters()]
     optimizer, losses = torch.optim.AdamW([*memory, *recall.parameters()], lr=3e-3), []
     for _ in range(60):
-        loss = recall.term(model, batch).mean()
+        loss = recall.losses(model, batch, torch.Generator())["recall"].mean()
         losses.append(loss.item())
         loss.backward()
         optimizer.step()
@@ -205,7 +232,7 @@ def test_towers_need_captions_that_name():
     sample = replace(sample, turns=(Turn("What?", "Sure, [SEG]."),))
     batch = Collator.of(processor)([encode_sample(sample, processor)])
     with pytest.raises(ValueError, match="needs grounded captions"):
-        Pretext.of(model, processor).cells(model, batch, torch.Generator())
+        Pretext.of(model, processor).losses(model, batch, torch.Generator())
 
 
 def test_another_grounding_side_changes_no_weight():

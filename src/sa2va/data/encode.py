@@ -20,7 +20,7 @@ from sa2va.data.clicks import random_clicks
 from sa2va.data.sample import SEG, Sample
 from sa2va.processing.frames import first_indices, uniform_indices
 from sa2va.processing.pixels import squashed_frames
-from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.processing.processor import EncodedTurns, Sa2VAProcessor, VisionInputs
 from sa2va.processing.regions import region_cells
 from sa2va.results import Turn
 
@@ -55,6 +55,9 @@ class Encoded:
             ``EncodeOptions.targets`` is ``"area"``.
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
+        mention_ends: (M,) int64, the last token of each mention of a question.
+        mention_shares: float32 (M, T), where each mention's objects are: the share of its T visual tokens, equal for
+            each object; all zero where it speaks of nothing that is there. Both None where cells are no squares.
     """
 
     id: str
@@ -68,6 +71,8 @@ class Encoded:
     points: Tensor | None = None
     point_labels: Tensor | None = None
     turns_dropped: int = 0
+    mention_ends: Tensor | None = None
+    mention_shares: Tensor | None = None
 
 
 class SampleRejected(ValueError):
@@ -91,7 +96,7 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
     vision = processor.vision(shown, video=sample.video) if shown else None
     cells = processor.cells or 16
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
-    ids, labels, kept = _fitting_ids(sample, processor, vision, regions, options.max_length)
+    (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, options.max_length)
     masks = _targets(sample.masks[: _count_seg(kept)], processor.grounding_side, options)
     objects = 0 if masks is None else len(masks)
     if ids.count(processor.seg_token_id) != objects:
@@ -109,6 +114,8 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
         grounding=squashed_frames(list(images.values()), processor.grounding_side) if objects else None,
         masks=masks,
         turns_dropped=len(sample.turns) - len(kept),
+        mention_ends=torch.tensor(ends) if ends else None,
+        mention_shares=_shares(sample, len(ends), cells, keys) if ends else None,
     )
 
 
@@ -163,6 +170,17 @@ def _targets(masks: Sequence[np.ndarray], grounding_side: int, options: EncodeOp
     return F.adaptive_avg_pool2d(stacked_KFHW.float(), side)
 
 
+def _shares(sample: Sample, count: int, cells: int, keys: Sequence[int]) -> Tensor:
+    """(M, T) of the first mentions, see ``Encoded.mention_shares``."""
+    assert sample.objects is not None, "validated"
+    seen_KFHW = torch.from_numpy(sample.objects[:, list(keys)])
+    cover_KT = F.adaptive_avg_pool2d(seen_KFHW.float(), cells).flatten(1)
+    share_KT = cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    rows = [share_KT[list(mention.objects)].sum(dim=0) for mention in sample.mentions[:count]]
+    shares_MT = torch.stack(rows)
+    return shares_MT / shares_MT.sum(dim=1, keepdim=True).clamp(min=1e-6)
+
+
 def key_frames(count: int, options: EncodeOptions) -> list[int]:
     """Which frames of a clip of so many the language model sees."""
     choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
@@ -175,17 +193,18 @@ def _fitting_ids(
     vision: VisionInputs | None,
     regions: Sequence[np.ndarray],
     max_length: int,
-) -> tuple[list[int], list[int], tuple[Turn, ...]]:
-    """Ids and labels of as many first turns as fit, and these turns."""
+) -> tuple[EncodedTurns, tuple[Turn, ...]]:
+    """As many first turns as fit."""
     turns = sample.turns
     while turns:
         try:
-            ids, labels = processor.encode_turns(turns, vision, regions or None)
+            ends = [(turn, end) for turn, end, _ in sample.mentions if turn < len(turns)] if processor.cells else []
+            encoded = processor.encode_turns(turns, vision, regions or None, ends)
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r} of source {sample.source!r}: {error}") from error
-        if len(ids) <= max_length:
-            return ids, labels, turns
-        shortest, turns = len(ids), turns[:-1]
+        if len(encoded.ids) <= max_length:
+            return encoded, turns
+        shortest, turns = len(encoded.ids), turns[:-1]
     raise SampleRejected(
         f"sample {sample.id!r} of source {sample.source!r}: its first turn alone has {shortest} tokens, more than "
         f"max_length {max_length}"

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 IMAGE_MARK = "<image>"
 #: Label of a position that is not learnt.
 IGNORE = -100
+#: Question, answer, and what parts it from the next question.
+_PIECES_PER_TURN = 3
 
 _CONFIG_FILE = "processor_config.json"
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -58,6 +60,19 @@ class VisionInputs:
     image_grid_thw: torch.Tensor | None
     tokens_per_image: tuple[int, ...]
     video: bool
+
+
+class EncodedTurns(NamedTuple):
+    """A conversation for training.
+
+    Attributes:
+        ids: its token ids. labels: as many: the ids of each answer and its suffix, ``IGNORE`` elsewhere.
+        ends: position in ``ids`` of the last token of each run of words that was asked for.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    ends: list[int]
 
 
 @dataclass(frozen=True)
@@ -250,24 +265,33 @@ class Sa2VAProcessor:
         return self._checked(self._encode([past_text + self.template.ask(text)])[0], vision, regions)
 
     def encode_turns(
-        self, turns: Sequence[Turn], vision: VisionInputs | None, regions: Sequence[np.ndarray] | None = None
-    ) -> tuple[list[int], list[int]]:
+        self,
+        turns: Sequence[Turn],
+        vision: VisionInputs | None,
+        regions: Sequence[np.ndarray] | None = None,
+        ends: Sequence[tuple[int, int]] = (),
+    ) -> EncodedTurns:
         """A whole conversation for training.
 
-        Returns:
-            Its ids, and labels of the same length: the ids of each answer and its suffix, ``IGNORE`` elsewhere.
+        Args:
+            ends: (turn, character) where words of a question end whose last token is to be found.
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
         questions = self._place_image([turn.question for turn in turns], vision, regions)
         pieces = self._pieces(questions, [turn.answer for turn in turns], vision)
+        numbers = [_PIECES_PER_TURN * turn for turn, _ in ends]
+        rests = [_after(pieces[k][0], turns[turn].question, end) for k, (turn, end) in zip(numbers, ends, strict=True)]
+        encoded = self._encode([*(text for text, _ in pieces), *rests])
         ids: list[int] = []
         labels: list[int] = []
-        encoded = self._encode(text for text, _ in pieces)
-        for piece, (_, learnt) in zip(encoded, pieces, strict=True):
+        stops: list[int] = []
+        for piece, (_, learnt) in zip(encoded, pieces, strict=False):
             ids += piece
             labels += piece if learnt else [IGNORE] * len(piece)
-        return self._checked(ids, vision, regions), labels
+            stops.append(len(ids))
+        found = [stops[k] - len(rest) - 1 for k, rest in zip(numbers, encoded[len(pieces) :], strict=True)]
+        return EncodedTurns(self._checked(ids, vision, regions), labels, found)
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """The text of one answer's generated ids, special tokens kept, white space at both ends stripped."""
@@ -370,3 +394,8 @@ class Sa2VAProcessor:
                 "chat_template.jinja from the base model into the folder, or set tokenizer.chat_template"
             )
         return vocabulary
+
+
+def _after(piece: str, question: str, end: int) -> str:
+    """What follows the first ``end`` characters of a question in the piece of text that holds it."""
+    return piece[piece.rindex(question) + end :]

@@ -26,9 +26,20 @@ def last_checkpoint(output: str | Path, processes: int) -> Path | None:
     Args:
         output: folder of the run. processes: that trained; each leaves its own random state.
     """
-    folders = [path for path in Path(output).glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    complete = [path for path in folders if _is_complete(path, processes)]
+    complete = [path for path in _checkpoints(output) if _is_complete(path, processes)]
     return max(complete, key=lambda path: int(path.name.removeprefix(_PREFIX)), default=None)
+
+
+def other_processes(output: str | Path, processes: int) -> int | None:
+    """How many processes a run's checkpoints were made by, where that is surely not this many."""
+    for folder in _checkpoints(output):
+        ranks = len(list(folder.glob("rng_state_*.pth")))
+        made_by = 1 if (folder / "rng_state.pth").is_file() else ranks
+        # Fewer states than processes may also be those of a checkpoint that was never finished. A single process names
+        # its state differently.
+        if made_by and (made_by > processes or made_by == 1 < processes) and _is_complete(folder, made_by):
+            return made_by
+    return None
 
 
 def changed_settings(config: TrainConfig, checkpoint: Path) -> dict[str, tuple[Any, Any]]:
@@ -38,6 +49,10 @@ def changed_settings(config: TrainConfig, checkpoint: Path) -> dict[str, tuple[A
     now = plain(config)
     free = {"output", "resume", "log_every", "save_every", "keep", "report_to", "workers"}
     return {name: (then.get(name), now[name]) for name in now if name not in free and then.get(name) != now[name]}
+
+
+def _checkpoints(output: str | Path) -> list[Path]:
+    return [path for path in Path(output).glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
 
 
 def _is_complete(folder: Path, processes: int) -> bool:

@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from sa2va.data.check import KNOWN_SETS
 from sa2va.data.encode import EncodeOptions
 from sa2va.data.mixture import Part, Source
 from sa2va.runtime import require_extra
-from sa2va.train.losses import LossOptions
+from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.parsing import build, override, plain, read_settings
 from sa2va.train.trainable import TrainableOptions
 
@@ -183,14 +183,15 @@ class TrainConfig:
         weights = self.loss.weights
         if self.fsdp and self.deepspeed:
             raise ValueError("fsdp and deepspeed both shard the model; take one: fsdp=false or deepspeed=null")
-        if self.stage == "segmenter":
-            if self.trainable.lora or self.trainable.parts is None:
-                raise ValueError(
-                    'stage "segmenter" does not run the language model; set trainable.lora=null and name the parts, '
-                    "e.g. trainable.parts=[image_encoder, prompt_encoder, mask_decoder, memory]"
-                )
-            if not (weights.bce or weights.dice or weights.focal):
-                raise ValueError('stage "segmenter" needs a mask loss; set loss.weights.focal=20 loss.weights.dice=1')
+        if self.stage in ("segmenter", "memory") and (self.trainable.lora or self.trainable.parts is None):
+            raise ValueError(
+                f'stage "{self.stage}" does not run the language model; set trainable.lora=null and name the parts, '
+                "e.g. trainable.parts=[image_encoder, prompt_encoder, mask_decoder, memory]"
+            )
+        if self.stage == "segmenter" and not (weights.bce or weights.dice or weights.focal):
+            raise ValueError('stage "segmenter" needs a mask loss; set loss.weights.focal=20 loss.weights.dice=1')
+        if self.stage == "memory" and not weights.recall:
+            raise ValueError('stage "memory" has one loss; set loss.weights.recall=1')
         if self.grounding_side and (self.grounding_side % 32 or self.sam2 or self.quantization):
             raise ValueError(
                 "grounding_side is a multiple of 32 and changes a Sa2VA checkpoint; got "
@@ -247,16 +248,7 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("loss.points", 1, None),
     ("loss.oversample", 1, None),
     ("loss.importance", 0, 1),
-    ("loss.weights.text", 0, None),
-    ("loss.weights.bce", 0, None),
-    ("loss.weights.dice", 0, None),
-    ("loss.weights.focal", 0, None),
-    ("loss.weights.iou", 0, None),
-    ("loss.weights.presence", 0, None),
-    ("loss.weights.words", 0, None),
-    ("loss.weights.middle", 0, None),
-    ("loss.weights.place", 0, None),
-    ("loss.weights.recall", 0, None),
+    *((f"loss.weights.{weight.name}", 0, None) for weight in fields(LossWeights)),
     ("trainable.lora.rank", 1, None),
     ("trainable.lora.alpha", 1, None),
     ("trainable.lora.dropout", 0, 0.99),

@@ -92,7 +92,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             stage="language",
             data=(*_tasks(_READING, seed=2), _clips(seed=32, length=110_000)),
             trainable=_parts(*_LANGUAGE),
-            loss=_losses(text=1, bce=0, dice=0, place=1, attention=1),
+            loss=_losses(text=1, bce=0, dice=0, place=1, attention=1, mentions=1),
             lr_scale=_SLOWLY,
             learning_rate=2e-3,
             batch_size=20,
@@ -109,7 +109,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         _stage(
             data=_tasks(PICTURE_MIX, seed=4),
             trainable=_parts(*_LANGUAGE, "projection", *_DRAWING),
-            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5, mentions=0.5),
             lr_scale=_SLOWLY,
             learning_rate=1e-3,
             batch_size=24,
@@ -118,7 +118,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         _stage(
             data=(_pictures({}, seed=5, length=100_000), _clips(seed=6, length=200_000)),
             trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
-            loss=_losses(text=1, bce=2, dice=1, iou=1, presence=0.5, attention=0.5),
+            loss=_losses(text=1, bce=2, dice=1, iou=1, presence=0.5, attention=0.5, mentions=0.5),
             prompted_frames=4,
             lr_scale=_SLOWLY,
             learning_rate=5e-4,

@@ -43,7 +43,8 @@ class LossWeights:
         text: cross-entropy of the answers. bce, dice: of the mask. focal: of the mask, instead of ``bce`` where a
             segmenter starts from nothing (SAM: 20). iou: predicted against true IoU of all three candidates.
         presence: cross-entropy of the object score.
-        attention: of ``[SEG]`` on the visual tokens of its object, see ``sa2va.train.seg_attention``.
+        attention: of ``[SEG]`` on the visual tokens of its object. mentions: of the words of a question on those of
+            the objects they speak of, see ``sa2va.train.looking``.
         words, middle, place: of a model that starts from nothing, see ``sa2va.train.pretext``.
         recall: of the memory of a model that starts from nothing, see ``sa2va.train.recall``.
     """
@@ -55,6 +56,7 @@ class LossWeights:
     iou: float = 0.0
     presence: float = 0.0
     attention: float = 0.0
+    mentions: float = 0.0
     words: float = 0.0
     middle: float = 0.0
     place: float = 0.0

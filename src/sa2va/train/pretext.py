@@ -14,7 +14,7 @@ Source: words as classes of one softmax with several answers, SuperClass (arXiv 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.losses import Term
 
-PretextLoss = Literal["words", "middle", "place"]
 #: Cells of a level that are looked at in each picture; finer levels are sampled.
 _CELLS = 64
 #: Words of a phrase that count.
@@ -93,7 +92,7 @@ class Pretext(nn.Module):
         blank = processor.tokenizer(" ", add_special_tokens=False)["input_ids"]
         return cls(model, processor.cells, (opening, closing), blank)
 
-    def cells(self, model: Sa2VAModel, batch: Batch, generator: torch.Generator) -> dict[PretextLoss, Term]:
+    def losses(self, model: Sa2VAModel, batch: Batch, generator: torch.Generator) -> dict[str, Term]:
         """Losses of the stage "towers": both image encoders run, the language model does not.
 
         Args:
@@ -118,7 +117,7 @@ class Pretext(nn.Module):
             middles.append(middle)
         return {"words": _sum(words), "middle": _sum(middles)}
 
-    def places(self, states_ND: Tensor, batch: Batch) -> dict[PretextLoss, Term]:
+    def places(self, states_ND: Tensor, batch: Batch) -> dict[str, Term]:
         """Losses of the stage "language": cross-entropy between where each ``[SEG]`` says its object is, and its mask.
 
         Args:

@@ -22,6 +22,7 @@ from sa2va.model.batch import Batch
 from sa2va.model.grounding import MASK_LOGIT, FrameFeatures, MaskPrediction, decode_masks, point_tokens
 from sa2va.model.memory import MemoryBank, attend, encode_memory, remember
 from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.losses import Term, bce_per_mask, dice_per_mask
 
 
@@ -36,11 +37,16 @@ class Recall(nn.Module):
         super().__init__()
         self.here = nn.Linear(model.sam2.hidden_dim, 1)
 
-    def term(self, model: Sa2VAModel, batch: Batch) -> Term:
+    @classmethod
+    def of(cls, model: Sa2VAModel, processor: Sa2VAProcessor) -> Recall:
+        """The head for a model; the processor has no part in it."""
+        return cls(model)
+
+    def losses(self, model: Sa2VAModel, batch: Batch, generator: torch.Generator) -> dict[str, Term]:
         """Cross-entropy and dice loss of the cells of every frame but the first, summed over objects and frames.
 
         Args:
-            batch: clips with clicks, of at least two frames each.
+            batch: clips with clicks, of at least two frames each. generator: not used, every cell counts.
         """
         assert batch.grounding_pixels is not None and batch.frames_per_sample is not None and batch.masks is not None
         assert batch.points is not None and batch.point_labels is not None
@@ -54,7 +60,7 @@ class Recall(nn.Module):
             errors.append(self._clip_errors(model, clip, seen, masks_KFss))
             first_frame, first_pair = first_frame + frames, pairs.stop
         errors_M = torch.cat(errors)
-        return Term(errors_M.sum(), errors_M.new_tensor(len(errors_M)))
+        return {"recall": Term(errors_M.sum(), errors_M.new_tensor(len(errors_M)))}
 
     def _clip_errors(
         self, model: Sa2VAModel, clip: FrameFeatures, seen: list[MaskPrediction], masks_KFss: Tensor
@@ -75,7 +81,11 @@ class Recall(nn.Module):
 def _seen(
     model: Sa2VAModel, clip: FrameFeatures, points: Tensor, labels: Tensor, masks_KFss: Tensor
 ) -> list[MaskPrediction]:
-    """Per frame the true masks of all objects, with the pointers that the mask decoder gives for clicks on them."""
+    """Per frame the true masks of all objects, with the pointers that the mask decoder gives for clicks on them.
+
+    SAM 2's own way from a mask to a pointer passes the mask prompt, which a model that starts from nothing has not
+    learnt; clicks it knows.
+    """
     count, frames = masks_KFss.shape[:2]
     tokens = point_tokens(model.sam2, points, labels)
     frame_of_pair = torch.arange(frames, device=tokens.device).repeat(count)

@@ -18,7 +18,7 @@ from sa2va.data.sample import Sample
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
-from sa2va.train.checkpoints import changed_settings, last_checkpoint
+from sa2va.train.checkpoints import changed_settings, last_checkpoint, other_processes
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.pretext import Pretext
 from sa2va.train.recall import Recall
@@ -28,6 +28,12 @@ from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compil
 #: Samples of each source that are encoded before the first step, to find what is wrong with them.
 _PROBES = 4
 _DRY_STEPS = 2
+#: What a stage trains beside the model.
+_HEADS: dict[str, Callable[[Sa2VAModel, Sa2VAProcessor], Pretext | Recall]] = {
+    "towers": Pretext.of,
+    "language": Pretext.of,
+    "memory": Recall.of,
+}
 #: Is written last into the folder of a run.
 FINISHED = "trainer_state.json"
 
@@ -67,10 +73,8 @@ def prepare(config: TrainConfig) -> Run:
     model, processor = load_start(config)
     _check_scales(config)
     torch.manual_seed(config.seed)  # LoRA and heads start from random numbers
-    if config.stage in ("towers", "language"):
-        model.add_module("pretext", Pretext.of(model, processor))
-    if config.stage == "memory":
-        model.add_module("pretext", Recall(model))
+    if config.stage in _HEADS:
+        model.add_module("pretext", _HEADS[config.stage](model, processor))
     plan = tuple(make_trainable(model, config.trainable))
     if config.checkpoint_activations:
         checkpoint_activations(model)
@@ -107,13 +111,18 @@ def train(
             short = replace(run.config, steps=_DRY_STEPS, output=folder, report_to=(), log_every=1)
             _train(replace(run, config=short), progress, save=False)
         return None
-    output, checkpoint = Path(run.config.output), None
+    output, checkpoint, processes = Path(run.config.output), None, int(os.environ.get("WORLD_SIZE", "1"))
     if run.config.resume:
-        checkpoint = last_checkpoint(output, int(os.environ.get("WORLD_SIZE", "1")))
+        checkpoint = last_checkpoint(output, processes)
     if checkpoint:
         note(f"going on from {checkpoint}")
         for name, (then, now) in changed_settings(run.config, checkpoint).items():
             note(f"setting {name} was {then} and is now {now}: what follows differs from an uninterrupted run")
+    elif run.config.resume and (others := other_processes(output, processes)):
+        raise ValueError(
+            f"{output} holds checkpoints of {others} processes and this run has {processes}; start it with {others}, "
+            "or set another output to begin anew"
+        )
     elif any(output.glob("checkpoint-*")) and not run.config.resume:
         raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
     _train(run, progress, checkpoint=checkpoint)

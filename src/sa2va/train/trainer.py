@@ -32,11 +32,12 @@ from sa2va.runtime import default_device
 from sa2va.train.checkpoints import TRAINED_FILE
 from sa2va.train.companion import CompanionCollator, has_companion
 from sa2va.train.config import TrainConfig
+from sa2va.train.looking import Looking
 from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.muon import MuonWithAdamW, is_matrix
+from sa2va.train.pretext import Pretext
 from sa2va.train.recall import Recall
 from sa2va.train.saving import save_run
-from sa2va.train.seg_attention import SegAttention
 from sa2va.train.trainable import parameters_of, part_of, zero_of
 
 #: The learning rate starts at this share of its peak.
@@ -160,9 +161,9 @@ class Sa2VATrainer(Trainer):
         self._micro_batch = 0
         self._averages: Counts | None = None
         self._window: dict[str, Tensor] = {}
-        self._attention = None
-        if config.loss.weights.attention:
-            self._attention = SegAttention(model, processor, partial(key_frames, options=config.encode))
+        self._looking = None
+        if config.loss.weights.attention or config.loss.weights.mentions:
+            self._looking = Looking(model, processor, partial(key_frames, options=config.encode))
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +206,7 @@ class Sa2VATrainer(Trainer):
         with _fast_attention(self.config):
             if self.config.stage in ("towers", "memory"):
                 with self.accelerator.autocast():
-                    terms = self._pretext_losses(inputs)
+                    terms = self._head.losses(self.model, inputs, self._point_generator(self.args.device))
                 self._micro_batch += 1
             else:
                 if self.config.stage == "language":  # masks are learnt from, not drawn
@@ -238,20 +239,17 @@ class Sa2VATrainer(Trainer):
                 drawn = {name: Term(0 * term.total, 0 * term.count) for name, term in drawn.items()}
             terms |= drawn
         if self.config.stage == "language" and output.seg_states is not None:
-            terms |= self._pretext.places(output.seg_states, batch)
-        if self._attention is not None and output.seg_states is not None:
-            terms["attention"] = self._attention.term(batch)
+            terms |= cast(Pretext, self._head).places(output.seg_states, batch)
+        if self._looking is not None and options.weights.attention and output.seg_states is not None:
+            terms["attention"] = self._looking.attention(batch)
+        if self._looking is not None and options.weights.mentions:
+            terms["mentions"] = self._looking.mentions(batch)
         self._micro_batch += 1
         return terms
 
-    def _pretext_losses(self, batch: Batch) -> dict[Any, Term]:
-        """The losses of a stage that runs only parts of the model."""
-        if self.config.stage == "memory":
-            return {"recall": cast(Recall, self._pretext).term(self.model, batch)}
-        return self._pretext.cells(self.model, batch, self._point_generator(self.args.device))
-
     @property
-    def _pretext(self) -> Any:
+    def _head(self) -> Pretext | Recall:
+        """What the stage trains beside the model."""
         return self.accelerator.unwrap_model(self.model).pretext
 
     def _point_generator(self, device: torch.device) -> torch.Generator:

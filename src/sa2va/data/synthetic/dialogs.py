@@ -13,7 +13,7 @@ from sa2va.data.synthetic import wording as w
 from sa2va.data.synthetic.absent import ABSENT_FAMILIES
 from sa2va.data.synthetic.facts import Facts
 from sa2va.data.synthetic.motion import CLIP_ABSENT_FAMILIES, CLIP_ASKERS, CLIP_FAMILIES, told
-from sa2va.data.synthetic.phrases import PICTURE_FAMILIES, Family, Phrase, riddle, with_article
+from sa2va.data.synthetic.phrases import PICTURE_FAMILIES, PICTURE_LESSON, Family, Phrase, riddle, with_article
 from sa2va.data.synthetic.questions import PICTURE_ASKERS, Question, ask_riddle, name_of
 from sa2va.data.synthetic.scene import box_of
 from sa2va.results import Turn
@@ -87,7 +87,7 @@ class Writer:
     def segment(self, dialog: Dialog) -> None:
         """Requests for what is there mixed with some for what is not."""
         for _ in range(self.phrases):
-            self._request(dialog, self._mixed_phrase())
+            self._request(dialog, self._mixed_phrase(PICTURE_LESSON))
 
     def question(self, dialog: Dialog) -> None:
         """Questions with answers of one or two words."""
@@ -129,7 +129,7 @@ class Writer:
             if subject is not None and self.rng.random() < 0.6:
                 subject = self._follow_up(dialog, subject)
             elif self.rng.random() < 0.5:
-                subject = self._request(dialog, self._mixed_phrase())
+                subject = self._request(dialog, self._mixed_phrase(PICTURE_FAMILIES))
             else:
                 subject = self._ask(dialog, self._question())
             if len(dialog.turns) == length:
@@ -153,10 +153,10 @@ class Writer:
         """In validation and test, requests are for looks that are held out from training."""
         return self.facts.scene.split == "train" or self.facts.things[index].held
 
-    def _mixed_phrase(self) -> Phrase | None:
+    def _mixed_phrase(self, picture_families: Mapping[Family, float]) -> Phrase | None:
         if self.rng.random() < _ABSENT_SHARE:
             return self._phrase(CLIP_ABSENT_FAMILIES if self.clip else ABSENT_FAMILIES)
-        return self._phrase(CLIP_FAMILIES if self.clip else PICTURE_FAMILIES)
+        return self._phrase(CLIP_FAMILIES if self.clip else picture_families)
 
     def _phrase(self, families: Mapping[Family, float]) -> Phrase | None:
         """One valid phrase; where targets are held out from training, only phrases that mean one of them."""

@@ -279,3 +279,12 @@ PICTURE_FAMILIES: dict[Family, float] = {
     negation: 0.8,
     riddle: 2,
 }
+#: What is hard to learn is practised more often than it is asked for.
+PICTURE_LESSON: dict[Family, float] = {
+    **PICTURE_FAMILIES,
+    relation: 4,
+    order: 4,
+    closest: 2.5,
+    plural: 2,
+    negation: 1.6,
+}

@@ -12,6 +12,7 @@ from sa2va.data.sample import Sample
 from sa2va.data.synthetic.clip import clip_scene
 from sa2va.data.synthetic.dialogs import CLIP_MIX, PICTURE_MIX, TASKS, Answers, Dialog, Writer
 from sa2va.data.synthetic.facts import Facts
+from sa2va.data.synthetic.mentions import mentions
 from sa2va.data.synthetic.picture import picture_scene
 from sa2va.data.synthetic.scene import Scene
 from sa2va.data.synthetic.splits import SPLITS, Split
@@ -95,9 +96,10 @@ class SyntheticWorld:
         task = rng.choices(list(weights), list(weights.values()))[0]
         for _ in range(_MOST_ATTEMPTS):
             scene = self._scene(rng)
-            dialog = Writer(Facts(scene), rng, self.phrases, self.answers).write(task) if scene.things else Dialog()
+            facts = Facts(scene)
+            dialog = Writer(facts, rng, self.phrases, self.answers).write(task) if scene.things else Dialog()
             if dialog.turns:
-                return self._sample(index, task, scene, dialog), scene
+                return self._sample(index, task, facts, dialog), scene
         raise AssertionError(f"no scene allows task {task!r} for sample {index} of {self}")
 
     def _scene(self, rng: random.Random) -> Scene:
@@ -106,14 +108,17 @@ class SyntheticWorld:
             return picture_scene(rng, noise, self.split, self.shape, self.crowd)
         return clip_scene(rng, noise, self.split, self.shape, self.frames)
 
-    def _sample(self, index: int, task: str, scene: Scene, dialog: Dialog) -> Sample:
+    def _sample(self, index: int, task: str, facts: Facts, dialog: Dialog) -> Sample:
+        scene, seen = facts.scene, task != "text"
         return Sample(
             id=f"{self.split}-{self.seed}-{index}",
-            frames=() if task == "text" else tuple(scene.frames),
+            frames=tuple(scene.frames) if seen else (),
             turns=tuple(dialog.turns),
             masks=tuple(dialog.masks),
             video=self.frames > 1,
             regions=tuple(dialog.regions),
             source=f"synthetic/{task}",
             tags=tuple(dialog.tags),
+            objects=scene.masks if seen else None,
+            mentions=mentions(facts, dialog.turns) if seen else (),
         )
