@@ -18,7 +18,7 @@ from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY
 from sa2va.train.trainable import TrainableOptions
 
-# The towers stay as they are: later losses say little about them, and Muon does not take smaller steps for it.
+# The vision tower stays as it is: later losses say little about it, and Muon does not take smaller steps for it.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
 _DRAWN = {"segment": 4.0, "caption": 1.0}
@@ -28,7 +28,7 @@ _NAMED = {"caption": 1.0}
 #: As SAM was trained.
 _CLICKS = LossOptions(LossWeights(text=0, bce=0, focal=20, dice=1, iou=1, presence=1), points=None, candidate="best")
 #: Words and drawing are known before; they only adapt.
-_SLOWLY = {"embeddings": 0.1, "prompt_encoder": 0.3, "mask_decoder": 0.3}
+_SLOWLY = {"embeddings": 0.1, "image_encoder": 0.3, "prompt_encoder": 0.3, "mask_decoder": 0.3}
 
 
 def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ...]:
@@ -108,15 +108,15 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             data=_tasks(PICTURE_MIX, seed=4),
-            trainable=_parts(*_LANGUAGE, "projection", *_DRAWING),
-            loss=_losses(text=1, bce=2, dice=1, iou=0.2, presence=0.5, attention=0.5, mentions=0.5),
+            trainable=_parts(*_LANGUAGE, "projection", "image_encoder", *_DRAWING),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.3, presence=0.5, attention=0.5, mentions=0.5),
             lr_scale=_SLOWLY,
             learning_rate=1e-3,
             batch_size=24,
             steps=4000,
         ),
         _stage(
-            data=(_pictures({}, seed=5, length=100_000), _clips(seed=6, length=200_000)),
+            data=_mixed(_pictures({}, seed=5, length=100_000), _clips(seed=6, length=200_000, phrases=4)),
             trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
             loss=_losses(text=1, bce=2, dice=1, iou=1, presence=0.5, attention=0.5, mentions=0.5),
             prompted_frames=4,
@@ -171,9 +171,14 @@ def _tasks(weights: dict[str, float], seed: int) -> tuple[SourceOptions, ...]:
     )
 
 
-def _clips(seed: int, tasks: dict[str, float] | None = None, length: int = 300_000) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "frames": 6, "length": length, "tasks": tasks or {}}
+def _clips(seed: int, tasks: dict[str, float] | None = None, length: int = 300_000, phrases: int = 6) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "frames": 6, "length": length, "tasks": tasks or {}, "phrases": phrases}
     return SourceOptions("synthetic", options, group="clips")
+
+
+def _mixed(*sources: SourceOptions) -> tuple[SourceOptions, ...]:
+    """One group: every batch holds some of each, so that all take about equally long and processes need not wait."""
+    return tuple(replace(source, group="mixed") for source in sources)
 
 
 def _parts(*parts: str) -> TrainableOptions:
