@@ -206,7 +206,7 @@ def test_the_module_behind_read_memory(sam2: Sam2VideoModel):
     pointers, cells = 4, CELLS * CELLS
     picture, position = random(cells, WIDTH), random(cells, WIDTH, seed=1)
     memory, code = random(3, 2 * cells + pointers, MEMORY, seed=2), random(2 * cells + pointers, MEMORY, seed=3)
-    found = read_memory(attention, picture, position, memory, code, pointers)
+    found = read_memory(attention, picture[None], position, memory, code, pointers, torch.zeros(3, dtype=torch.long))
     for row in range(3):
         expected = attention(
             current_vision_features=picture[:, None],

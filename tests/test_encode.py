@@ -81,14 +81,17 @@ def test_mentions_become_tokens_and_shares_of_cells(processor: Sa2VAProcessor):
         Mention(1, len(question), (0, 1)),
         Mention(1, question.index(" "), ()),
     )
-    encoded = encode_sample(replace(sample, objects=objects, mentions=mentions), processor)
+    sample = replace(sample, objects=objects, mentions=mentions)
+    assert encode_sample(sample, processor).mention_ends is None, "nobody asked for places"
+    encoded = encode_sample(sample, processor, places=True)
     assert encoded.mention_ends is not None and encoded.mention_shares is not None
     text = processor.tokenizer.decode(encoded.ids[: int(encoded.mention_ends[0]) + 1])
     assert isinstance(text, str) and text.endswith(question[: question.index(" ")])
     first, both, nothing = encoded.mention_shares.unflatten(1, (processor.cells, processor.cells))
     half = (processor.cells or 0) // 2
-    assert first[:half, :half].sum().item() == pytest.approx(1)
-    assert both[:, half:].sum().item() == pytest.approx(0.5)
+    assert first[:half, :half].sum().item() == pytest.approx(1 / 2)
+    assert both[:, half:].sum().item() == pytest.approx(1 / 3)
+    assert both.sum().item() == pytest.approx(2 / 3)
     assert not nothing.any()
 
 

@@ -164,11 +164,12 @@ def test_frames_of_a_clip_are_decoded_without_memory_by_default(sa2va: Sa2VA):
 
 @pytest.mark.parametrize("prompted", [1, 2, 3])
 def test_memory_carries_clips_of_a_batch(sa2va: Sa2VA, prompted: int):
-    """Pairs are ordered by sample, then object, then frame; each clip is carried on its own."""
-    together = run(sa2va, [CLIP, WORDS, SHORT_CLIP], prompted_frames=prompted)
+    """Pairs are ordered by sample, then object, then frame; clips of one length that run together stay apart."""
+    backwards = replace(CLIP, frames=CLIP.frames[::-1])
+    together = run(sa2va, [CLIP, WORDS, SHORT_CLIP, backwards], prompted_frames=prompted)
     assert together.masks is not None
     expected = []
-    for clip in (CLIP, SHORT_CLIP):
+    for clip in (CLIP, SHORT_CLIP, backwards):
         prompts = prompts_of(sa2va, clip)
         features = sa2va.model.encode_frames(squashed_frames([Image.fromarray(f) for f in clip.frames], SIDE))
         with torch.no_grad():

@@ -60,6 +60,7 @@ class Collator:
             masks=tuple(sample.masks for sample in samples) if has_masks else None,
             points=_joined([_pairs(sample.points) for sample in samples]),
             point_labels=_joined([_pairs(sample.point_labels) for sample in samples]),
+            seg_shares=tuple(sample.seg_shares for sample in samples),
             mention_ends=tuple(sample.mention_ends for sample in samples),
             mention_shares=tuple(sample.mention_shares for sample in samples),
             sample_ids=tuple(sample.id for sample in samples),

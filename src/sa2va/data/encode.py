@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.data.clicks import random_clicks
-from sa2va.data.sample import SEG, Sample
+from sa2va.data.sample import SEG, Mention, Sample
 from sa2va.processing.frames import first_indices, uniform_indices
 from sa2va.processing.pixels import squashed_frames
 from sa2va.processing.processor import EncodedTurns, Sa2VAProcessor, VisionInputs
@@ -55,9 +55,11 @@ class Encoded:
             ``EncodeOptions.targets`` is ``"area"``.
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
+        seg_shares: float32 (K, T), where the objects are in what the language model sees: how much of each lies in each
+            of the T visual tokens; all zero for one that is not in sight.
         mention_ends: (M,) int64, the last token of each mention of a question.
-        mention_shares: float32 (M, T), where each mention's objects are: the share of its T visual tokens, equal for
-            each object; all zero where it speaks of nothing that is there. Both None where cells are no squares.
+        mention_shares: float32 (M, T), the same for the n objects of each mention that are in sight, 1 / (n + 1) for
+            each of them.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Encoded:
     points: Tensor | None = None
     point_labels: Tensor | None = None
     turns_dropped: int = 0
+    seg_shares: Tensor | None = None
     mention_ends: Tensor | None = None
     mention_shares: Tensor | None = None
 
@@ -79,8 +82,14 @@ class SampleRejected(ValueError):
     """A valid sample that cannot be trained on; the message names it and says why. Callers count these."""
 
 
-def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions | None = None) -> Encoded:
+def encode_sample(
+    sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions | None = None, *, places: bool = False
+) -> Encoded:
     """Encode a conversation with everything it is about.
+
+    Args:
+        places: also say where ``[SEG]`` and mentions are to look (``seg_shares``, ``mention_ends`` and
+            ``mention_shares``); only for processors whose pictures are a square of cells.
 
     Raises:
         SampleRejected: not even its first turn fits ``max_length``.
@@ -88,7 +97,7 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
     """
     options = options or EncodeOptions()
     sample.validate()
-    keys = key_frames(len(sample.frames), options) if sample.video else range(len(sample.frames))
+    keys = key_frames(len(sample.frames), options) if sample.video else list(range(len(sample.frames)))
     # Without masks nothing but the key frames is looked at, so nothing else is decoded.
     needed = range(len(sample.frames)) if sample.masks else keys
     images = {index: Image.fromarray(sample.picture(index)) for index in needed}
@@ -96,8 +105,10 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
     vision = processor.vision(shown, video=sample.video) if shown else None
     cells = processor.cells or 16
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
-    (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, options.max_length)
-    masks = _targets(sample.masks[: _count_seg(kept)], processor.grounding_side, options)
+    mentions = sample.mentions if places else ()
+    (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, mentions, options.max_length)
+    kept_masks = sample.masks[: _count_seg(kept)]
+    masks = _targets(kept_masks, processor.grounding_side, options)
     objects = 0 if masks is None else len(masks)
     if ids.count(processor.seg_token_id) != objects:
         raise ValueError(
@@ -114,8 +125,9 @@ def encode_sample(sample: Sample, processor: Sa2VAProcessor, options: EncodeOpti
         grounding=squashed_frames(list(images.values()), processor.grounding_side) if objects else None,
         masks=masks,
         turns_dropped=len(sample.turns) - len(kept),
+        seg_shares=_cell_shares(np.stack(kept_masks)[:, keys], cells) if places and objects else None,
         mention_ends=torch.tensor(ends) if ends else None,
-        mention_shares=_shares(sample, len(ends), cells, keys) if ends else None,
+        mention_shares=_mention_shares(sample, len(ends), cells, keys) if ends else None,
     )
 
 
@@ -170,15 +182,18 @@ def _targets(masks: Sequence[np.ndarray], grounding_side: int, options: EncodeOp
     return F.adaptive_avg_pool2d(stacked_KFHW.float(), side)
 
 
-def _shares(sample: Sample, count: int, cells: int, keys: Sequence[int]) -> Tensor:
+def _mention_shares(sample: Sample, count: int, cells: int, keys: Sequence[int]) -> Tensor:
     """(M, T) of the first mentions, see ``Encoded.mention_shares``."""
     assert sample.objects is not None, "validated"
-    seen_KFHW = torch.from_numpy(sample.objects[:, list(keys)])
-    cover_KT = F.adaptive_avg_pool2d(seen_KFHW.float(), cells).flatten(1)
-    share_KT = cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    rows = [share_KT[list(mention.objects)].sum(dim=0) for mention in sample.mentions[:count]]
-    shares_MT = torch.stack(rows)
-    return shares_MT / shares_MT.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    share_KT = _cell_shares(sample.objects[:, keys], cells)
+    shares_MT = torch.stack([share_KT[list(mention.objects)].sum(dim=0) for mention in sample.mentions[:count]])
+    return shares_MT / (shares_MT.sum(dim=1, keepdim=True) + 1)  # the sum is how many are in sight
+
+
+def _cell_shares(masks_KFHW: np.ndarray, cells: int) -> Tensor:
+    """(K, T) how much of each object lies in each cell of each frame, a part of 1; zeros where it is not in sight."""
+    cover_KT = F.adaptive_avg_pool2d(torch.from_numpy(masks_KFHW).float(), cells).flatten(1)
+    return cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def key_frames(count: int, options: EncodeOptions) -> list[int]:
@@ -192,13 +207,14 @@ def _fitting_ids(
     processor: Sa2VAProcessor,
     vision: VisionInputs | None,
     regions: Sequence[np.ndarray],
+    mentions: Sequence[Mention],
     max_length: int,
 ) -> tuple[EncodedTurns, tuple[Turn, ...]]:
     """As many first turns as fit."""
     turns = sample.turns
     while turns:
         try:
-            ends = [(turn, end) for turn, end, _ in sample.mentions if turn < len(turns)] if processor.cells else []
+            ends = [(turn, end) for turn, end, _ in mentions if turn < len(turns)]
             encoded = processor.encode_turns(turns, vision, regions or None, ends)
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r} of source {sample.source!r}: {error}") from error

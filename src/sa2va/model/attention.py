@@ -3,10 +3,10 @@ module.
 
 Two things make it cheaper. Memory is 64 wide and SAM 2 widens it to 256 before it is averaged; the average of widened
 values is the widened average (attention weights sum to one), so it is averaged at 64, a quarter of the work. And
-before the first look at memory all objects see the same picture, so the first layer's self-attention runs once for
-all of them.
+before the first look at memory all objects of a frame see the same picture, so the first layer's self-attention runs
+once for all of them.
 
-Shape legend: K objects, Q query cells, M memory tokens, C model width, D memory width.
+Shape legend: F frames, K objects, Q query cells, M memory tokens, C model width, D memory width.
 
 Source: SAM 2 (arXiv 2408.00714, section 4, "Memory attention").
 """
@@ -32,29 +32,31 @@ QUERY_POSITION_SHARE = 0.1
 
 def read_memory(
     attention: Sam2VideoMemoryAttention,
-    picture_QC: Tensor,
+    pictures_FQC: Tensor,
     picture_position_QC: Tensor,
     memory_KMD: Tensor,
     memory_position_MD: Tensor,
     pointer_tokens: int,
+    frame_of_object_K: Tensor,
 ) -> Tensor:
-    """Image features of one frame after looking at the memory of K objects: (K, Q, C).
+    """Image features of frames after looking at the memory of K objects: (K, Q, C).
 
     Args:
-        picture_QC: features of the frame, the same for all objects. memory_KMD: what each object remembers.
+        pictures_FQC: features of the frames. memory_KMD: what each object remembers.
         pointer_tokens: how many tokens at the end of the memory are pointers, which have no place in the picture.
+        frame_of_object_K: int64, which frame each object is looked for in.
     """
-    rotary = attention.rotary_emb(picture_QC, attention.position_ids)
-    states = (picture_QC + QUERY_POSITION_SHARE * picture_position_QC)[None]
+    rotary = attention.rotary_emb(pictures_FQC, attention.position_ids)
+    states = pictures_FQC + QUERY_POSITION_SHARE * picture_position_QC
+    rows: Tensor | slice = frame_of_object_K
     layer: Any
     for layer in attention.layers:
         normed = layer.layer_norm1(states)
         own, _ = layer.self_attn(normed[:, None], normed[:, None], normed[:, None], position_embeddings=rotary)
         states = states + layer.dropout1(own[:, 0])
-        looked = _look_at_memory(
-            layer.cross_attn_image, layer.layer_norm2(states), memory_KMD, memory_position_MD, rotary, pointer_tokens
-        )
-        states = states + layer.dropout2(looked)
+        query = layer.cross_attn_image.q_proj(layer.layer_norm2(states))[rows]
+        looked = _look_at_memory(layer.cross_attn_image, query, memory_KMD, memory_position_MD, rotary, pointer_tokens)
+        states, rows = states[rows] + layer.dropout2(looked), slice(None)
         hidden = layer.dropout(layer.activation(layer.linear1(layer.layer_norm3(states))))
         states = states + layer.dropout3(layer.linear2(hidden))
     return attention.layer_norm(states)
@@ -62,17 +64,15 @@ def read_memory(
 
 def _look_at_memory(
     attention: Sam2VideoRoPEAttention,
-    states_KQC: Tensor,
+    query_KQC: Tensor,
     memory_KMD: Tensor,
     position_MD: Tensor,
     rotary: tuple[Tensor, Tensor],
     pointer_tokens: int,
 ) -> Tensor:
-    """Cross-attention of one layer, (K, Q, C); the query may still be one for all objects."""
-    query = attention.q_proj(states_KQC)[:, None]
-    key = attention.k_proj(memory_KMD + position_MD)[:, None]
+    """Cross-attention of one layer, (K, Q, C)."""
+    query, key = query_KQC[:, None], attention.k_proj(memory_KMD + position_MD)[:, None]
     query, key = apply_rotary_pos_emb_2d(query, key, *rotary, num_k_exclude_rope=pointer_tokens, repeat_freqs_k=True)
-    query = query.expand(len(memory_KMD), -1, -1, -1)
     averaged = _average(query, key, memory_KMD[:, None], attention.dropout_p if attention.training else 0.0)
     return attention.o_proj(attention.v_proj(averaged[:, 0]))
 

@@ -38,6 +38,7 @@ class Batch:
             one set per object-frame pair in the order of the predictions. With them the language model does not run,
             and ``masks`` says how many objects a sample has.
         point_labels: (N, P) int64; 1 inside, 0 outside, 2 and 3 the corners of a box, -1 padding.
+        seg_shares: per sample float32 (objects, T), in which visual tokens the objects of its ``[SEG]`` are, or None.
         mention_ends, mention_shares: per sample int64 (M,) and float32 (M, T), which tokens of the questions speak of
             which visual tokens, see ``Encoded``; or None.
         sample_ids: names for error messages.
@@ -55,6 +56,7 @@ class Batch:
     masks: tuple[Tensor | None, ...] | None = None
     points: Tensor | None = None
     point_labels: Tensor | None = None
+    seg_shares: tuple[Tensor | None, ...] | None = None
     mention_ends: tuple[Tensor | None, ...] | None = None
     mention_shares: tuple[Tensor | None, ...] | None = None
     sample_ids: tuple[str, ...] | None = None

@@ -87,15 +87,23 @@ class MemoryBank:
         return MemoryBank(self.prompted)
 
 
-def encode_memory(sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int) -> FrameMemory:
+def encode_memory(
+    sam2: Sam2VideoModel,
+    features: FrameFeatures,
+    prediction: MaskPrediction,
+    index: int,
+    *,
+    frame_of_object_K: Tensor | None = None,
+) -> FrameMemory:
     """Turn one frame and its K masks into memory.
 
     The memory is stored in bfloat16, as the reference does. The raw image feature is encoded, not the one that memory
     attention has changed.
 
     Args:
-        features: of exactly one frame.
+        features: of one frame, or of several clips at the same moment.
         prediction: of K objects on this frame.
+        frame_of_object_K: int64, which of the frames shows each object; None where there is only one.
     """
     encoder, config = sam2.memory_encoder, sam2.config
     side = grounding_side(sam2)
@@ -104,6 +112,8 @@ def encode_memory(sam2: Sam2VideoModel, features: FrameFeatures, prediction: Mas
     masks = logits.sigmoid()
     masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
     picture = encoder.feature_projection(features.top)
+    if frame_of_object_K is not None:
+        picture = picture[frame_of_object_K]
     fused = encoder.memory_fuser(picture + encoder.mask_downsampler(masks.to(picture.dtype)))
     memory_KDhw = encoder.projection(fused)
     if sam2.occlusion_spatial_embedding_parameter is not None:  # SAM 2.1
@@ -120,54 +130,80 @@ def track_frame(
     index: int,
     *,
     backward: bool = False,
+    frame_of_object_K: Tensor | None = None,
 ) -> MaskPrediction:
     """Decode the K objects of a bank on one more frame, from memory alone.
 
     Args:
-        features: of exactly one frame. index: its place in the clip.
+        features: of one frame, or of several clips at the same moment. index: its place in the clip.
         backward: time runs towards frame 0; pointers are read from prompted frames that lie after this one.
+        frame_of_object_K: int64, which of the frames shows each object; None where there is only one.
     """
-    conditioned = attend(sam2, bank, features.top, index, backward=backward)
-    return decode_masks(sam2, decoder, features, no_prompt_tokens(sam2, len(conditioned)), conditioned_NChw=conditioned)
+    conditioned = attend(sam2, bank, features.top, index, backward=backward, frame_of_object_K=frame_of_object_K)
+    return decode_masks(
+        sam2,
+        decoder,
+        features,
+        no_prompt_tokens(sam2, len(conditioned)),
+        frame_of_prompt_N=frame_of_object_K,
+        conditioned_NChw=conditioned,
+    )
 
 
-def attend(sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool = False) -> Tensor:
-    """Image features (K, C, h, w) of one frame after memory attention, one per object of the bank."""
-    memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_1Chw, index, backward=backward)
-    picture_QC = top_1Chw[0].flatten(1).T
-    picture_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_1Chw, sam2.hidden_dim)
-    objects_per_chunk = max(1, PAIRS_PER_CHUNK // (len(picture_QC) * memory_KMD.shape[1]))
+def attend(
+    sam2: Sam2VideoModel,
+    bank: MemoryBank,
+    top_FChw: Tensor,
+    index: int,
+    *,
+    backward: bool = False,
+    frame_of_object_K: Tensor | None = None,
+) -> Tensor:
+    """Image features (K, C, h, w) after memory attention, one per object of the bank; see [`track_frame`]."""
+    memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_FChw, index, backward=backward)
+    if frame_of_object_K is None:
+        frame_of_object_K = torch.zeros(len(memory_KMD), dtype=torch.long, device=top_FChw.device)
+    pictures_FQC = top_FChw.flatten(2).transpose(1, 2)
+    picture_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_FChw, sam2.hidden_dim)
+    objects_per_chunk = max(1, PAIRS_PER_CHUNK // (pictures_FQC.shape[1] * memory_KMD.shape[1]))
+    chunks = zip(memory_KMD.split(objects_per_chunk), frame_of_object_K.split(objects_per_chunk), strict=True)
     conditioned = [
         read_memory(
             sam2.memory_attention,
-            picture_QC,
-            picture_position_QC.to(picture_QC.dtype),
+            pictures_FQC,
+            picture_position_QC.to(pictures_FQC.dtype),
             chunk,
             position_MD,
             pointer_tokens,
+            frames,
         )
-        for chunk in memory_KMD.split(objects_per_chunk)
+        for chunk, frames in chunks
     ]
-    height, width = top_1Chw.shape[-2:]
+    height, width = top_FChw.shape[-2:]
     return torch.cat(conditioned).transpose(1, 2).unflatten(2, (height, width))
 
 
 def propagate(
     sam2: Sam2VideoModel,
     decoder: Sam2VideoMaskDecoder,
-    features: FrameFeatures,
+    features: FrameFeatures | Sequence[FrameFeatures],
     prompts: Tensor,
     prompted: Sequence[int],
+    *,
+    clip_of_object_K: Tensor | None = None,
 ) -> Iterator[MaskPrediction]:
-    """Segment a clip that is already encoded: the differentiable whole, for training and for short clips.
+    """Segment clips that are already encoded: the differentiable whole, for training and for short clips.
+
+    Clips of equal length are unrolled together, as one batch of objects.
 
     Prompted frames are decoded with their prompt and no memory; all others follow from memory, forward in time.
 
     Args:
-        features: of T frames.
+        features: of the T frames of a clip; or T times those of several clips at the same moment.
         prompts: (K, C) language embeddings of K objects, the same on every prompted frame; or (K, T, P, C) sparse
             prompt tokens, of which those of prompted frames are read.
         prompted: frame indices that get the prompt; must hold 0, since nothing is known before the first of them.
+        clip_of_object_K: int64, which clip shows each object; None where there is only one.
 
     Yields:
         the prediction of the K objects, frame by frame.
@@ -177,37 +213,44 @@ def propagate(
     bank, given = MemoryBank(), {}
     for index in prompted:
         tokens = prompts[:, index] if prompts.ndim == 4 else language_tokens(sam2, prompts)
-        given[index] = decode_masks(sam2, decoder, features[index], tokens)
+        given[index] = decode_masks(sam2, decoder, features[index], tokens, frame_of_prompt_N=clip_of_object_K)
         if len(prompted) < len(features):  # otherwise nothing is left to be tracked
-            bank = bank.add_prompted(encode_memory(sam2, features[index], given[index], index))
+            memory = encode_memory(sam2, features[index], given[index], index, frame_of_object_K=clip_of_object_K)
+            bank = bank.add_prompted(memory)
     for index in range(len(features)):
         if index in given:
             yield given.pop(index)
             continue
-        prediction = track_frame(sam2, decoder, bank, features[index], index)
-        bank = remember(sam2, bank, features[index], prediction, index)
+        prediction = track_frame(sam2, decoder, bank, features[index], index, frame_of_object_K=clip_of_object_K)
+        bank = remember(sam2, bank, features[index], prediction, index, frame_of_object_K=clip_of_object_K)
         yield prediction
 
 
 def remember(
-    sam2: Sam2VideoModel, bank: MemoryBank, features: FrameFeatures, prediction: MaskPrediction, index: int
+    sam2: Sam2VideoModel,
+    bank: MemoryBank,
+    features: FrameFeatures,
+    prediction: MaskPrediction,
+    index: int,
+    *,
+    frame_of_object_K: Tensor | None = None,
 ) -> MemoryBank:
-    """The bank with a tracked frame added, within the limits of SAM 2's config."""
+    """The bank with a tracked frame added, within the limits of SAM 2's config; see [`encode_memory`]."""
     return bank.add_tracked(
-        encode_memory(sam2, features, prediction, index),
+        encode_memory(sam2, features, prediction, index, frame_of_object_K=frame_of_object_K),
         slots=sam2.num_maskmem - 1,
         pointers=sam2.config.max_object_pointers_in_encoder - 1,
     )
 
 
 def _read(
-    sam2: Sam2VideoModel, bank: MemoryBank, top_1Chw: Tensor, index: int, *, backward: bool
+    sam2: Sam2VideoModel, bank: MemoryBank, top_FChw: Tensor, index: int, *, backward: bool
 ) -> tuple[Tensor, Tensor, int]:
     """What memory attention reads at a frame: tokens (K, M', D), position codes (M', D), and how many are pointers."""
     if not bank.prompted:
         raise ValueError("nothing to track: no frame of this clip has been prompted yet")
     temporal_TD = sam2.memory_temporal_positional_encoding[:, 0, 0].float()
-    spatial_MD = _sine_position(sam2.memory_encoder.position_encoding, top_1Chw, sam2.mem_dim)
+    spatial_MD = _sine_position(sam2.memory_encoder.position_encoding, top_FChw, sam2.mem_dim)
 
     # Prompted frames keep their spatial memory for as long as the bank lives.
     memories = [memory.features for memory in bank.prompted if memory.features is not None]
@@ -230,7 +273,7 @@ def _read(
         memories.append(tokens_KPD)
         position_PD = _pointer_position(sam2, [abs(index - memory.index) for memory in pointing])
         positions.append(position_PD.repeat_interleave(pointer_tokens // len(pointing), dim=0))
-    dtype = top_1Chw.dtype
+    dtype = top_FChw.dtype
     return torch.cat([m.to(dtype) for m in memories], dim=1), torch.cat(positions).to(dtype), pointer_tokens
 
 
@@ -245,7 +288,7 @@ def _pointer_position(sam2: Sam2VideoModel, distances: Sequence[int]) -> Tensor:
     return sam2.temporal_positional_encoding_projection_layer(code.to(weight.dtype)).float()
 
 
-def _sine_position(encoding: torch.nn.Module, top_1Chw: Tensor, width: int) -> Tensor:
+def _sine_position(encoding: torch.nn.Module, top_FChw: Tensor, width: int) -> Tensor:
     """(M, width) sine position code of a feature grid, in float32 always: made in bfloat16 it is 0.03 off."""
-    shape = torch.Size((1, width, *top_1Chw.shape[-2:]))
-    return encoding(shape, top_1Chw.device, torch.float32)[0].flatten(1).T
+    shape = torch.Size((1, width, *top_FChw.shape[-2:]))
+    return encoding(shape, top_FChw.device, torch.float32)[0].flatten(1).T

@@ -261,17 +261,24 @@ class Sa2VAModel(PreTrainedModel):
         if prompted_frames is None or max(frames) <= prompted_frames:
             _, pair_frame = _object_frame_pairs(objects, frames, tokens_NPC.device)
             return decode_masks(self.sam2, self.sam2.mask_decoder, features, tokens_NPC, frame_of_prompt_N=pair_frame)
-        parts, first_pair, first_frame = [], 0, 0
-        for object_count, frame_count in zip(objects, frames, strict=True):
-            pairs = object_count * frame_count
-            if object_count:
-                clip = features[slice(first_frame, first_frame + frame_count)]
-                tokens_KFPC = tokens_NPC[first_pair : first_pair + pairs].unflatten(0, (object_count, frame_count))
-                prompted = range(min(prompted_frames, frame_count))
-                steps = propagate(self.sam2, self.sam2.mask_decoder, clip, tokens_KFPC, prompted)
-                parts.append(_object_major(list(steps)))
-            first_pair, first_frame = first_pair + pairs, first_frame + frame_count
-        return _concatenate(parts)
+        pair_object, pair_frame = _object_frame_pairs(objects, frames, tokens_NPC.device)
+        frames_of_object = torch.tensor(frames).repeat_interleave(torch.tensor(objects)).to(tokens_NPC.device)
+        parts, order = [], []
+        for count in sorted({count for count, shown in zip(frames, objects, strict=True) if shown}):
+            # Clips of one length are unrolled together.
+            pairs_KT = (frames_of_object[pair_object] == count).nonzero()[:, 0].view(-1, count)
+            starts_B, clip_of_object_K = pair_frame[pairs_KT[:, 0]].unique(return_inverse=True)
+            steps = propagate(
+                self.sam2,
+                self.sam2.mask_decoder,
+                [features[starts_B + time] for time in range(count)],
+                tokens_NPC[pairs_KT],
+                range(min(prompted_frames, count)),
+                clip_of_object_K=clip_of_object_K,
+            )
+            parts.append(_concatenate(list(steps)))
+            order.append(pairs_KT.T.flatten())
+        return _concatenate(parts)[torch.cat(order).argsort()]
 
 
 def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
@@ -310,12 +317,6 @@ def _object_frame_pairs(
             frame += range(first_frame, first_frame + frame_count)
         first_object, first_frame = first_object + object_count, first_frame + frame_count
     return torch.tensor(prompt, device=device, dtype=torch.long), torch.tensor(frame, device=device, dtype=torch.long)
-
-
-def _object_major(steps: list[MaskPrediction]) -> MaskPrediction:
-    """Predictions of K objects, frame after frame, reordered to object after object."""
-    order = torch.arange(len(steps) * len(steps[0].best), device=steps[0].best.device)
-    return _concatenate(steps)[order.view(len(steps), -1).T.flatten()]
 
 
 def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:

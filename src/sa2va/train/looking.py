@@ -3,10 +3,10 @@
 A mask loss says that a mask is wrong, not where the object would have been; a small model needs millions of pictures to
 find out. Two losses without weights of their own say it. ``attention``: of what a ``[SEG]`` pays in the last layer but
 one, one head's is to lie on the visual tokens of its object. ``mentions``: so is what the last token of "the star" in a
-question pays, layers before, on all stars, so that later layers can count, compare and choose; where there is no star,
-it is to lie on the first token, which then says "nothing".
+question pays, layers before, on all stars, so that later layers can count, compare and choose. The first token takes
+part like one more star: it gets all where there is none, a half beside one, a third beside two, and so says how many.
 
-Shape legend: B samples, L tokens, N tokens of the batch that look; of a sample K objects, M mentions, T visual tokens.
+Shape legend: B samples, L tokens, N tokens of the batch that look; of a sample M tokens that look, T visual tokens.
 
 Source: supervised attention of captions (Liu et al. 2017, arXiv 1605.09553, section 3.2), here of segmentation tokens
 and of the words of a question.
@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
@@ -26,21 +25,21 @@ from sa2va.model import language
 from sa2va.model.batch import Batch
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.train.losses import Term
+from sa2va.train.losses import LossWeights, Term
 
 
 class Looking:
     """Watches the language model of a model that is trained, and says how far its tokens look elsewhere.
 
     Args:
-        model: whose language model runs. processor: says how many cells a picture has.
-        key_frames: which frames of a clip of so many the language model sees.
+        model: whose language model runs. processor: tells whether a picture is a square of cells.
+        weights: only what has a weight is watched.
 
     Raises:
         ValueError: the model is no InternVL with Qwen2 layers, whose visual tokens are a square of cells per picture.
     """
 
-    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, key_frames: Callable[[int], Sequence[int]]):
+    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, weights: LossWeights):
         layers: Any = getattr(model.vlm.model.language_model, "layers", ())
         if processor.cells is None or len(layers) < 2 or model.config.get_text_config().model_type != "qwen2":
             raise ValueError(
@@ -48,57 +47,57 @@ class Looking:
                 "of another family: set them to 0"
             )
         self._vlm, self._seg_id = model.vlm, model.config.seg_token_id
-        self._side, self._key_frames = processor.cells, key_frames
-        self._seg_head, self._mention_head = _Head(layers[-2]), _Head(layers[max(0, len(layers) // 2 - 1)])
+        self._seg_head = _Head(layers[-2]) if weights.attention else None
+        self._mention_head = _Head(layers[max(0, len(layers) // 2 - 1)]) if weights.mentions else None
 
-    def attention(self, batch: Batch) -> Term:
-        """Cross-entropy between attention and object, over the objects in the pictures that the language model saw.
-
-        Args:
-            batch: that the language model has just read.
-        """
-        rows_N, positions_N = ((batch.input_ids == self._seg_id) & batch.attention_mask).nonzero(as_tuple=True)
-        attention_NL = self._seg_head.log_attention(batch, rows_N, positions_N)
-        is_image_BL = language.image_tokens(self._vlm, batch.input_ids)
-        total, count = attention_NL.new_zeros(()), 0
-        for row, masks_KFss in enumerate(batch.masks or ()):
-            share_KT = None if masks_KFss is None else self._shares(masks_KFss.to(attention_NL.device))
-            # A text that speaks of marked regions has more visual tokens than cells.
-            if share_KT is None or share_KT.shape[1] != int(is_image_BL[row].sum()):
-                continue
-            seen_K = share_KT.sum(dim=1) > 0
-            looks_KT = attention_NL[rows_N == row][:, is_image_BL[row]]
-            total, count = total - (share_KT * looks_KT)[seen_K].sum(), count + int(seen_K.sum())
-        return Term(total, total.new_tensor(count))
-
-    def mentions(self, batch: Batch) -> Term:
-        """Cross-entropy between attention and objects, over the mentions of all questions.
+    def losses(self, batch: Batch) -> dict[str, Term]:
+        """Cross-entropy between attention and objects, over the objects that the language model saw (``attention``)
+        and over the mentions of all questions (``mentions``).
 
         Args:
             batch: that the language model has just read.
         """
-        ends, shares = batch.mention_ends or (), batch.mention_shares or ()
-        pairs = [(row, end_M) for row, end_M in enumerate(ends) if end_M is not None]
-        device = batch.input_ids.device
-        rows_N = torch.cat([torch.full_like(end_M, row) for row, end_M in pairs] or [torch.zeros(0).long().to(device)])
-        positions_N = torch.cat([end_M for _, end_M in pairs] or [rows_N])
-        attention_NL = self._mention_head.log_attention(batch, rows_N, positions_N)
-        is_image_BL = language.image_tokens(self._vlm, batch.input_ids)
-        total, count = attention_NL.new_zeros(()), 0
-        for row, _ in pairs:
-            share_MT, looks_ML = shares[row], attention_NL[rows_N == row]
-            if share_MT is None or share_MT.shape[1] != int(is_image_BL[row].sum()):
-                continue
-            nothing_M = share_MT.sum(dim=1) == 0
-            on_objects = (share_MT * looks_ML[:, is_image_BL[row]]).sum()
-            total, count = total - on_objects - looks_ML[nothing_M, 0].sum(), count + len(share_MT)
-        return Term(total, total.new_tensor(count))
+        terms = {}
+        if self._seg_head is not None:
+            rows_N, positions_N = ((batch.input_ids == self._seg_id) & batch.attention_mask).nonzero(as_tuple=True)
+            terms["attention"] = self._term(self._seg_head, batch, rows_N, positions_N, batch.seg_shares, _objects_only)
+        if self._mention_head is not None:
+            nowhere = batch.input_ids.new_zeros(0)
+            ends = [nowhere if end_M is None else end_M for end_M in batch.mention_ends or ()]
+            rows_N = torch.cat([nowhere, *(torch.full_like(end_M, row) for row, end_M in enumerate(ends))])
+            positions_N, shares = torch.cat([nowhere, *ends]), batch.mention_shares
+            terms["mentions"] = self._term(self._mention_head, batch, rows_N, positions_N, shares, _objects_or_nothing)
+        return terms
 
-    def _shares(self, masks_KFss: Tensor) -> Tensor:
-        """(K, T) how the attention of each object is to be spread; all zero for one that is not in sight."""
-        seen_KFss = masks_KFss[:, list(self._key_frames(masks_KFss.shape[1]))]
-        cover_KT = F.adaptive_avg_pool2d(seen_KFss.float(), self._side).flatten(1)
-        return cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    def _term(
+        self,
+        head: _Head,
+        batch: Batch,
+        rows_N: Tensor,
+        positions_N: Tensor,
+        shares: Sequence[Tensor | None] | None,
+        errors: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Term:
+        attention_NL = head.log_attention(batch, rows_N, positions_N)
+        is_image_BL = language.image_tokens(self._vlm, batch.input_ids)
+        found = [attention_NL.new_zeros(0)]
+        for row, share_MT in enumerate(shares or ()):
+            # A picture in tiles, or with marked regions, has more visual tokens than cells.
+            if share_MT is not None and share_MT.shape[1] == int(is_image_BL[row].sum()):
+                looks_ML = attention_NL[rows_N == row]
+                found.append(errors(share_MT, looks_ML[:, is_image_BL[row]], looks_ML[:, 0]))
+        errors_E = torch.cat(found)
+        return Term(errors_E.sum(), errors_E.new_tensor(len(errors_E)))
+
+
+def _objects_only(share_MT: Tensor, looks_MT: Tensor, _: Tensor) -> Tensor:
+    """Errors of the tokens whose objects are in sight."""
+    return -(share_MT * looks_MT).sum(dim=1)[share_MT.sum(dim=1) > 0]
+
+
+def _objects_or_nothing(share_MT: Tensor, looks_MT: Tensor, first_M: Tensor) -> Tensor:
+    """Errors of all tokens; what is not to lie on objects is to lie on the first token."""
+    return -(share_MT * looks_MT).sum(dim=1) - (1 - share_MT.sum(dim=1)) * first_M
 
 
 class _Head:

@@ -89,7 +89,8 @@ def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample,
     """How a stage encodes a sample."""
     if config.stage in ("segmenter", "memory"):
         return partial(_clicks, processor=processor, options=config.encode)
-    return partial(_conversation, processor=processor, options=config.encode)
+    places = bool(config.loss.weights.attention or config.loss.weights.mentions)
+    return partial(_conversation, processor=processor, options=config.encode, places=places)
 
 
 def train(
@@ -156,9 +157,9 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
 
 
 def _conversation(
-    sample: Sample, _: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions
+    sample: Sample, _: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions, places: bool
 ) -> Encoded:
-    return encode_sample(sample, processor, options)
+    return encode_sample(sample, processor, options, places=places)
 
 
 def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions) -> Encoded:

@@ -23,7 +23,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sa2va.data.collate import Collator
-from sa2va.data.encode import key_frames
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, epochs_to_samples
 from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
 from sa2va.model.sa2va import Sa2VAModel
@@ -163,7 +162,7 @@ class Sa2VATrainer(Trainer):
         self._window: dict[str, Tensor] = {}
         self._looking = None
         if config.loss.weights.attention or config.loss.weights.mentions:
-            self._looking = Looking(model, processor, partial(key_frames, options=config.encode))
+            self._looking = Looking(model, processor, config.loss.weights)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -240,10 +239,8 @@ class Sa2VATrainer(Trainer):
             terms |= drawn
         if self.config.stage == "language" and output.seg_states is not None:
             terms |= cast(Pretext, self._head).places(output.seg_states, batch)
-        if self._looking is not None and options.weights.attention and output.seg_states is not None:
-            terms["attention"] = self._looking.attention(batch)
-        if self._looking is not None and options.weights.mentions:
-            terms["mentions"] = self._looking.mentions(batch)
+        if self._looking is not None:
+            terms |= self._looking.losses(batch)
         self._micro_batch += 1
         return terms
 

@@ -87,7 +87,7 @@ class Writer:
     def segment(self, dialog: Dialog) -> None:
         """Requests for what is there mixed with some for what is not."""
         for _ in range(self.phrases):
-            self._request(dialog, self._mixed_phrase(PICTURE_LESSON))
+            self._request(dialog, self._mixed_phrase(CLIP_FAMILIES if self.clip else PICTURE_LESSON))
 
     def question(self, dialog: Dialog) -> None:
         """Questions with answers of one or two words."""
@@ -129,7 +129,7 @@ class Writer:
             if subject is not None and self.rng.random() < 0.6:
                 subject = self._follow_up(dialog, subject)
             elif self.rng.random() < 0.5:
-                subject = self._request(dialog, self._mixed_phrase(PICTURE_FAMILIES))
+                subject = self._request(dialog, self._mixed_phrase(CLIP_FAMILIES if self.clip else PICTURE_FAMILIES))
             else:
                 subject = self._ask(dialog, self._question())
             if len(dialog.turns) == length:
@@ -153,10 +153,10 @@ class Writer:
         """In validation and test, requests are for looks that are held out from training."""
         return self.facts.scene.split == "train" or self.facts.things[index].held
 
-    def _mixed_phrase(self, picture_families: Mapping[Family, float]) -> Phrase | None:
+    def _mixed_phrase(self, families: Mapping[Family, float]) -> Phrase | None:
         if self.rng.random() < _ABSENT_SHARE:
-            return self._phrase(CLIP_ABSENT_FAMILIES if self.clip else ABSENT_FAMILIES)
-        return self._phrase(CLIP_FAMILIES if self.clip else picture_families)
+            families = CLIP_ABSENT_FAMILIES if self.clip else ABSENT_FAMILIES
+        return self._phrase(families)
 
     def _phrase(self, families: Mapping[Family, float]) -> Phrase | None:
         """One valid phrase; where targets are held out from training, only phrases that mean one of them."""
