@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sa2va.model.batch import Batch, Sa2VAOutput
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, language_tokens, point_tokens, upsample_logits
 from sa2va.model.memory import propagate
+from sa2va.processing.frames import first_indices
 from sa2va.processing.pixels import squashed_frames
 from sa2va.results import Turn
 from synthetic_checkpoint import picture
@@ -78,6 +80,11 @@ def collate(sa2va: Sa2VA, samples: Sequence[Sample]) -> Batch:
 @torch.no_grad()
 def run(sa2va: Sa2VA, samples: Sequence[Sample], **options) -> Sa2VAOutput:
     return sa2va.model(collate(sa2va, samples), **options)
+
+
+def first(n: int) -> Callable[[int], list[int]]:
+    """The first frames of any clip."""
+    return partial(first_indices, n=n)
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
@@ -166,7 +173,7 @@ def test_frames_of_a_clip_are_decoded_without_memory_by_default(sa2va: Sa2VA):
 def test_memory_carries_clips_of_a_batch(sa2va: Sa2VA, prompted: int):
     """Pairs are ordered by sample, then object, then frame; clips of one length that run together stay apart."""
     backwards = replace(CLIP, frames=CLIP.frames[::-1])
-    together = run(sa2va, [CLIP, WORDS, SHORT_CLIP, backwards], prompted_frames=prompted)
+    together = run(sa2va, [CLIP, WORDS, SHORT_CLIP, backwards], prompted=first(prompted))
     assert together.masks is not None
     expected = []
     for clip in (CLIP, SHORT_CLIP, backwards):
@@ -196,12 +203,12 @@ def prompts_of(sa2va: Sa2VA, sample: Sample) -> Tensor:
 
 def test_prompting_every_frame_needs_no_memory(sa2va: Sa2VA):
     assert_close(
-        run(sa2va, [CLIP, SHORT_CLIP], prompted_frames=9).masks.logits, run(sa2va, [CLIP, SHORT_CLIP]).masks.logits
+        run(sa2va, [CLIP, SHORT_CLIP], prompted=first(9)).masks.logits, run(sa2va, [CLIP, SHORT_CLIP]).masks.logits
     )
 
 
 def test_memory_changes_what_follows_the_prompt(sa2va: Sa2VA):
-    carried = run(sa2va, [CLIP], prompted_frames=1).masks.logits.view(2, 4, 32, 32)
+    carried = run(sa2va, [CLIP], prompted=first(1)).masks.logits.view(2, 4, 32, 32)
     decoded = run(sa2va, [CLIP]).masks.logits.view(2, 4, 32, 32)
     assert_close(carried[:, 0], decoded[:, 0])
     assert (carried[:, 1:] - decoded[:, 1:]).abs().max() > 0.1 * decoded.std()
@@ -264,7 +271,7 @@ def test_the_mask_loss_reaches_the_language_model(sa2va: Sa2VA):
 
 
 def test_the_loss_of_carried_frames_reaches_the_prompt_through_memory(sa2va: Sa2VA):
-    output = sa2va.model(collate(sa2va, [CLIP]), prompted_frames=1)
+    output = sa2va.model(collate(sa2va, [CLIP]), prompted=first(1))
     carried = output.masks.logits.view(2, 4, 32, 32)[:, 1:]
     found = gradients(sa2va, carried.square().mean(), [*LANGUAGE, *PROMPT, *DECODER, *MEMORY])
     assert all(value > 0 for value in found.values()), found
@@ -297,12 +304,12 @@ def test_half_precision_agrees_with_float32(
     """
     half = Sa2VA.from_pretrained(checkpoint("iv25_qwen2"), dtype=getattr(torch, dtype))
     assert {parameter.dtype for parameter in half.model.parameters()} == {getattr(torch, dtype)}
-    for prompted in (None, 2):
-        found, expected = (run(each, [CLIP, WIDE], prompted_frames=prompted) for each in (half, sa2va))
+    for prompted in (None, first(2)):
+        found, expected = (run(each, [CLIP, WIDE], prompted=prompted) for each in (half, sa2va))
         error = float((found.logits.float() - expected.logits).abs().max() / expected.logits.abs().max())
-        first, second = (upsample_logits(output.masks.logits, SIDE, (60, 60)) > 0 for output in (found, expected))
-        agreement = min(iou(first, second), iou(~first, ~second))
-        record_property(f"{dtype} prompted={prompted}", f"mask IoU {agreement:.3f}, text {error:.1e}")
+        one, other = (upsample_logits(output.masks.logits, SIDE, (60, 60)) > 0 for output in (found, expected))
+        agreement = min(iou(one, other), iou(~one, ~other))
+        record_property(f"{dtype} {'memory' if prompted else 'prompts'}", f"mask IoU {agreement:.3f}, text {error:.1e}")
         assert agreement > least_iou
         assert error < text_error
 
@@ -315,7 +322,7 @@ def test_eager_and_sdpa_attention_agree(
     eager = Sa2VA.from_pretrained(checkpoint(case), attn_implementation="eager")
     assert eager.model.config.vlm_config.get_text_config()._attn_implementation == "eager"
     assert sa2va.model.config.vlm_config.get_text_config()._attn_implementation == "sdpa"
-    found, expected = (run(each, [CLIP, WORDS], prompted_frames=2) for each in (eager, sa2va))
+    found, expected = (run(each, [CLIP, WORDS], prompted=first(2)) for each in (eager, sa2va))
     assert_close(found.logits[0], expected.logits[0])
     assert_close(found.masks.logits, expected.masks.logits, 2e-3)
 

@@ -29,7 +29,7 @@ from rectangles import Rectangles
 from sa2va import Sa2VA, Sa2VAModel
 from sa2va.cli.train import train as command
 from sa2va.data.collate import Collator
-from sa2va.data.encode import encode_clicks, encode_sample
+from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.mixture import EncodedDataset
 from sa2va.model.batch import Batch
 from sa2va.train.checkpoints import changed_settings, last_checkpoint
@@ -194,6 +194,22 @@ def test_clicks_train_the_segmenter_alone(tune: Callable[..., TrainConfig]):
     assert reached == {"image_encoder", "prompt_encoder", "mask_decoder", "memory"}
 
 
+@pytest.mark.parametrize(("policy", "shown", "tracked"), [("uniform", [0, 2], [1]), ("first", [0, 1], [2])])
+def test_the_frames_that_the_policy_chooses_are_prompted(
+    tune: Callable[..., TrainConfig], policy: str, shown: list[int], tracked: list[int]
+):
+    encode = EncodeOptions(key_frame_policy=policy)
+    trainer = trainer_of(prepare(tune(prompted_frames=2, encode=encode, precision="fp32")))
+    batch = batch_of(trainer, 0, frames=3)
+    trainer.model.eval()
+    with torch.no_grad():
+        _, carried = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        drawn = trainer.model(batch)
+    carried, drawn = (output.masks.logits.unflatten(0, (-1, 3)) for output in (carried, drawn))
+    torch.testing.assert_close(carried[:, shown], drawn[:, shown], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(carried[:, tracked], drawn[:, tracked], atol=1e-2)
+
+
 def test_a_click_moves_the_mask(sa2va: Sa2VA):
     import numpy as np
 
@@ -202,7 +218,7 @@ def test_a_click_moves_the_mask(sa2va: Sa2VA):
     elsewhere = replace(batch, points=batch.points.flip(-1))
     with torch.no_grad():
         here, there = sa2va.model(batch).masks, sa2va.model(elsewhere).masks
-        through_memory = sa2va.model(batch, prompted_frames=1).masks
+        through_memory = sa2va.model(batch, prompted=lambda count: [0]).masks
     assert len(here.best) == 2 * 2 and not torch.equal(here.logits, there.logits)
     first = [0, 2]  # pairs are ordered by object, then by frame
     torch.testing.assert_close(through_memory.logits[first], here.logits[first], atol=1e-4, rtol=1e-3)

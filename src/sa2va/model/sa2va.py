@@ -203,14 +203,20 @@ class Sa2VAModel(PreTrainedModel):
         frames_FSS3 = frames_FSS3.to(self.sam2.no_memory_embedding.device)
         return encode_frames(self.sam2, normalized_frames(frames_FSS3))
 
-    def forward(self, batch: Batch, *, prompted_frames: int | None = None, labelled_only: bool = False) -> Sa2VAOutput:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        prompted: Callable[[int], Sequence[int]] | None = None,
+        labelled_only: bool = False,
+    ) -> Sa2VAOutput:
         """Text logits of every token and mask logits of every ``[SEG]``; or the masks of clicks, without any text.
 
         Args:
             batch: samples; see [`Batch`].
-            prompted_frames: None decodes every frame from its prompt without memory (the released training recipe). A
-                number prompts that many frames of each clip and carries the masks through the rest by memory, as
-                inference does.
+            prompted: None decodes every frame from its prompt without memory (the released training recipe). Otherwise
+                says which frames of a clip of so many are prompted, the first among them; the masks are carried through
+                the rest by memory, as inference does.
             labelled_only: compute logits only where the next token has a label, which is all that training reads.
 
         Raises:
@@ -220,7 +226,7 @@ class Sa2VAModel(PreTrainedModel):
         if batch.points is not None and batch.point_labels is not None:
             objects = tuple(0 if masks is None else len(masks) for masks in batch.masks or ())
             tokens = point_tokens(self.sam2, batch.points, batch.point_labels)
-            return Sa2VAOutput(None, self._predict_masks(batch, tokens, objects, prompted_frames), objects)
+            return Sa2VAOutput(None, self._predict_masks(batch, tokens, objects, prompted), objects)
         visual = None
         if batch.pixel_values is not None:
             visual = self.encode_images(
@@ -244,24 +250,27 @@ class Sa2VAModel(PreTrainedModel):
         seg_states = states.seg[is_seg]
         tokens = language_tokens(self.sam2, self.projection(seg_states))
         pair_object, _ = _object_frame_pairs(objects, _frames(batch, objects), tokens.device)
-        masks = self._predict_masks(batch, tokens[pair_object], objects, prompted_frames)
+        masks = self._predict_masks(batch, tokens[pair_object], objects, prompted)
         normed = states.normed
         if labelled_only and batch.labels is not None:
             normed = normed[:, :-1][batch.labels[:, 1:] != IGNORED_LABEL]
         return Sa2VAOutput(self.vlm.lm_head(normed), masks, objects, seg_states)
 
     def _predict_masks(
-        self, batch: Batch, tokens_NPC: Tensor, objects: tuple[int, ...], prompted_frames: int | None
+        self,
+        batch: Batch,
+        tokens_NPC: Tensor,
+        objects: tuple[int, ...],
+        prompted: Callable[[int], Sequence[int]] | None,
     ) -> MaskPrediction | None:
         """Masks of all object-frame pairs, ordered by sample, object, frame, from one set of prompt tokens each."""
         if batch.grounding_pixels is None or not sum(objects):
             return None
         frames = _frames(batch, objects)
         features = self.encode_frames(batch.grounding_pixels)
-        if prompted_frames is None or max(frames) <= prompted_frames:
-            _, pair_frame = _object_frame_pairs(objects, frames, tokens_NPC.device)
-            return decode_masks(self.sam2, self.sam2.mask_decoder, features, tokens_NPC, frame_of_prompt_N=pair_frame)
         pair_object, pair_frame = _object_frame_pairs(objects, frames, tokens_NPC.device)
+        if prompted is None:
+            return decode_masks(self.sam2, self.sam2.mask_decoder, features, tokens_NPC, frame_of_prompt_N=pair_frame)
         frames_of_object = torch.tensor(frames).repeat_interleave(torch.tensor(objects)).to(tokens_NPC.device)
         parts, order = [], []
         for count in sorted({count for count, shown in zip(frames, objects, strict=True) if shown}):
@@ -273,7 +282,7 @@ class Sa2VAModel(PreTrainedModel):
                 self.sam2.mask_decoder,
                 [features[starts_B + time] for time in range(count)],
                 tokens_NPC[pairs_KT],
-                range(min(prompted_frames, count)),
+                prompted(count),
                 clip_of_object_K=clip_of_object_K,
             )
             parts.append(_concatenate(list(steps)))

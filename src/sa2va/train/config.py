@@ -86,7 +86,8 @@ class TrainConfig:
         trainable: what is trained. loss: how losses are computed.
         grounding_side: side of the pictures that SAM 2 sees from now on, pixels, a multiple of 32; None keeps it.
         prompted_frames: None decodes every frame from its prompt, without memory (released). A number prompts that
-            many frames of each clip and follows the rest through the memory, with gradients.
+            many frames of each clip, chosen as ``encode.key_frame_policy`` says, and follows the rest through the
+            memory, with gradients.
         steps: optimizer steps; None trains for ``epochs``.
         batch_size: samples per process and micro-batch. accumulation: micro-batches per step.
         optimizer: ``"adamw"`` (released), or ``"muon"`` for the matrices of a model that starts from nothing.

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sa2va.data.collate import Collator
+from sa2va.data.encode import key_frames
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, epochs_to_samples
 from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
 from sa2va.model.sa2va import Sa2VAModel
@@ -160,6 +161,10 @@ class Sa2VATrainer(Trainer):
         self._micro_batch = 0
         self._averages: Counts | None = None
         self._window: dict[str, Tensor] = {}
+        self._prompted = None
+        if config.prompted_frames is not None:
+            shown = replace(config.encode, key_frames=config.prompted_frames)
+            self._prompted = partial(key_frames, options=shown)
         self._looking = None
         if config.loss.weights.attention or config.loss.weights.mentions:
             self._looking = Looking(model, processor, config.loss.weights)
@@ -210,7 +215,7 @@ class Sa2VATrainer(Trainer):
             else:
                 if self.config.stage == "language":  # masks are learnt from, not drawn
                     inputs = replace(inputs, grounding_pixels=None)
-                output = model(inputs, prompted_frames=self.config.prompted_frames, labelled_only=True)
+                output = model(inputs, prompted=self._prompted, labelled_only=True)
                 terms = self.losses(inputs, output)
         text = output is not None and output.logits is not None
         # DeepSpeed takes gradients as they come, and its batches run every part that is trained (see companion).
