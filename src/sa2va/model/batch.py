@@ -6,8 +6,9 @@ grounding side, R regions of one sample, N object-frame pairs of all samples tog
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,3 +133,43 @@ class Generated:
     token_ids: list[int]
     seg_states: Tensor
     prompt_seg_states: Tensor
+
+
+class EqualClips(NamedTuple):
+    """The clips of a batch that have one length, to be unrolled together.
+
+    Attributes:
+        frames_TB: rows of the frames that B clips show at T moments.
+        pairs_KT: rows of the object-frame pairs of their K objects. clip_of_object_K: which of the clips shows each.
+    """
+
+    frames_TB: Tensor
+    pairs_KT: Tensor
+    clip_of_object_K: Tensor
+
+
+def equal_clips(objects: tuple[int, ...], frames: tuple[int, ...], device: torch.device) -> Iterator[EqualClips]:
+    """The clips with objects, by length; pictures are clips of one frame.
+
+    Args:
+        objects, frames: how many of them each sample has.
+    """
+    pair_object, pair_frame = object_frame_pairs(objects, frames, device)
+    length_of_object = torch.tensor(frames, device=device).repeat_interleave(torch.tensor(objects, device=device))
+    for length in length_of_object.unique().tolist():
+        pairs_KT = (length_of_object[pair_object] == length).nonzero()[:, 0].view(-1, length)
+        starts_B, clip_of_object_K = pair_frame[pairs_KT[:, 0]].unique(return_inverse=True)
+        yield EqualClips(starts_B + torch.arange(length, device=device)[:, None], pairs_KT, clip_of_object_K)
+
+
+def object_frame_pairs(
+    objects: tuple[int, ...], frames: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For every object-frame pair: the row of its object, and the row of its frame."""
+    prompt, frame, first_object, first_frame = [], [], 0, 0
+    for object_count, frame_count in zip(objects, frames, strict=True):
+        for row in range(first_object, first_object + object_count):
+            prompt += [row] * frame_count
+            frame += range(first_frame, first_frame + frame_count)
+        first_object, first_frame = first_object + object_count, first_frame + frame_count
+    return torch.tensor(prompt, device=device, dtype=torch.long), torch.tensor(frame, device=device, dtype=torch.long)

@@ -19,7 +19,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Pre
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.model import language
-from sa2va.model.batch import IGNORED_LABEL, Batch, Generated, Sa2VAOutput, VisualTokens
+from sa2va.model.batch import (
+    IGNORED_LABEL,
+    Batch,
+    Generated,
+    Sa2VAOutput,
+    VisualTokens,
+    equal_clips,
+    object_frame_pairs,
+)
 from sa2va.model.config import ReleasedConfig, Sa2VAConfig
 from sa2va.model.generation import GenerationOptions, generate
 from sa2va.model.grounding import (
@@ -249,7 +257,7 @@ class Sa2VAModel(PreTrainedModel):
         _check_objects(batch, objects)
         seg_states = states.seg[is_seg]
         tokens = language_tokens(self.sam2, self.projection(seg_states))
-        pair_object, _ = _object_frame_pairs(objects, _frames(batch, objects), tokens.device)
+        pair_object, _ = object_frame_pairs(objects, _frames(batch, objects), tokens.device)
         masks = self._predict_masks(batch, tokens[pair_object], objects, prompted)
         normed = states.normed
         if labelled_only and batch.labels is not None:
@@ -268,25 +276,21 @@ class Sa2VAModel(PreTrainedModel):
             return None
         frames = _frames(batch, objects)
         features = self.encode_frames(batch.grounding_pixels)
-        pair_object, pair_frame = _object_frame_pairs(objects, frames, tokens_NPC.device)
         if prompted is None:
+            _, pair_frame = object_frame_pairs(objects, frames, tokens_NPC.device)
             return decode_masks(self.sam2, self.sam2.mask_decoder, features, tokens_NPC, frame_of_prompt_N=pair_frame)
-        frames_of_object = torch.tensor(frames).repeat_interleave(torch.tensor(objects)).to(tokens_NPC.device)
         parts, order = [], []
-        for count in sorted({count for count, shown in zip(frames, objects, strict=True) if shown}):
-            # Clips of one length are unrolled together.
-            pairs_KT = (frames_of_object[pair_object] == count).nonzero()[:, 0].view(-1, count)
-            starts_B, clip_of_object_K = pair_frame[pairs_KT[:, 0]].unique(return_inverse=True)
+        for clips in equal_clips(objects, frames, tokens_NPC.device):
             steps = propagate(
                 self.sam2,
                 self.sam2.mask_decoder,
-                [features[starts_B + time] for time in range(count)],
-                tokens_NPC[pairs_KT],
-                prompted(count),
-                clip_of_object_K=clip_of_object_K,
+                [features[frames_B] for frames_B in clips.frames_TB],
+                tokens_NPC[clips.pairs_KT],
+                prompted(len(clips.frames_TB)),
+                clip_of_object_K=clips.clip_of_object_K,
             )
             parts.append(_concatenate(list(steps)))
-            order.append(pairs_KT.T.flatten())
+            order.append(clips.pairs_KT.T.flatten())
         return _concatenate(parts)[torch.cat(order).argsort()]
 
 
@@ -313,19 +317,6 @@ def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
 def _frames(batch: Batch, objects: tuple[int, ...]) -> tuple[int, ...]:
     """Grounding frames of each sample."""
     return batch.frames_per_sample or (1 if batch.grounding_pixels is not None else 0,) * len(objects)
-
-
-def _object_frame_pairs(
-    objects: tuple[int, ...], frames: tuple[int, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """For every object-frame pair: the row of its object, and the row of its frame."""
-    prompt, frame, first_object, first_frame = [], [], 0, 0
-    for object_count, frame_count in zip(objects, frames, strict=True):
-        for row in range(first_object, first_object + object_count):
-            prompt += [row] * frame_count
-            frame += range(first_frame, first_frame + frame_count)
-        first_object, first_frame = first_object + object_count, first_frame + frame_count
-    return torch.tensor(prompt, device=device, dtype=torch.long), torch.tensor(frame, device=device, dtype=torch.long)
 
 
 def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:
