@@ -1,8 +1,8 @@
 """How the embedded ``tiny`` checkpoint is trained from nothing, in the order in which the released models came to be.
 
 Trained on everything at once, a random model draws empty masks and stays there. So the image encoders first learn to
-name what they see, SAM 2 to segment what is clicked on, the language model to read, answer and point, and only then
-masks from words, and at last clips through the memory.
+name what they see, SAM 2 to segment and to follow what is clicked on, the language model to read, answer and point, and
+only then masks from words, in pictures, then in clips; at last the memory catches up with what has changed around it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sa2va.train.trainable import TrainableOptions
 # The vision tower stays as it is: later losses say little about it, and Muon does not take smaller steps for it.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
+_CLIP_FRAMES = 6
 _DRAWN = {"segment": 4.0, "caption": 1.0}
 _READING = {"segment": 6.0, "question": 2.5, "caption": 1.2, "region": 0.7, "chat": 0.7, "text": 0.15}
 #: Every object of a scene, each with its name and mask.
@@ -116,18 +117,28 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=4000,
         ),
         _stage(
-            data=_mixed(_pictures({}, seed=5, length=100_000), _clips(seed=6, length=200_000, phrases=4)),
-            trainable=_parts(*_LANGUAGE, "projection", *_DRAWING, "memory"),
-            loss=_losses(text=1, bce=2, dice=1, iou=1, presence=0.5, attention=0.5, mentions=0.5),
-            prompted_frames=4,
+            data=(*_tasks(PICTURE_MIX, seed=5), _clips(seed=6, length=580_000)),
+            encode=EncodeOptions(max_length=900, targets="area", key_frames=_CLIP_FRAMES),
+            trainable=_parts(*_LANGUAGE, "projection", "image_encoder", *_DRAWING),
+            loss=_losses(text=1, bce=2, dice=1, iou=0.5, presence=0.5, attention=0.5, mentions=1),
             lr_scale=_SLOWLY,
-            learning_rate=5e-4,
-            batch_size=8,
+            learning_rate=7e-4,
+            batch_size=12,
             accumulation=2,
             steps=3000,
         ),
+        _stage(
+            stage="segmenter",
+            data=(_clips(seed=42, tasks=_NAMED),),
+            trainable=_parts("memory"),
+            loss=_CLICKS,
+            prompted_frames=2,
+            learning_rate=1e-3,
+            batch_size=12,
+            steps=1000,
+        ),
     )
-    names = ("towers", "segmenter", "finer", "recall", "memory", "language", "drawing", "joint", "clips")
+    names = ("towers", "segmenter", "finer", "recall", "memory", "language", "drawing", "joint", "clips", "tracking")
     previous, configs = RANDOM_TINY, []
     for number, (name, stage) in enumerate(zip(names, stages, strict=True), start=1):
         steps, folder = max(1, round((stage.steps or 1) * float(scale))), str(root / f"{number}-{name}")
@@ -140,7 +151,7 @@ def _stage(**settings: Any) -> TrainConfig:
     return TrainConfig(
         model="",
         output="",
-        encode=EncodeOptions(max_length=640, targets="area"),
+        encode=settings.pop("encode", EncodeOptions(max_length=640, targets="area")),
         optimizer="muon",
         betas=(0.9, 0.98),
         weight_decay=0.05,
@@ -171,14 +182,9 @@ def _tasks(weights: dict[str, float], seed: int) -> tuple[SourceOptions, ...]:
     )
 
 
-def _clips(seed: int, tasks: dict[str, float] | None = None, length: int = 300_000, phrases: int = 6) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "frames": 6, "length": length, "tasks": tasks or {}, "phrases": phrases}
+def _clips(seed: int, tasks: dict[str, float] | None = None, length: int = 300_000) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "frames": _CLIP_FRAMES, "tasks": tasks or {}, "length": length}
     return SourceOptions("synthetic", options, group="clips")
-
-
-def _mixed(*sources: SourceOptions) -> tuple[SourceOptions, ...]:
-    """One group: every batch holds some of each, so that all take about equally long and processes need not wait."""
-    return tuple(replace(source, group="mixed") for source in sources)
 
 
 def _parts(*parts: str) -> TrainableOptions:
