@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sa2va.data.collate import Collator
 from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_clicks
 from sa2va.data.synthetic import SyntheticWorld
 from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.frames import first_indices
 from sa2va.processing.processor import ProcessorSettings, Sa2VAProcessor
 from sa2va.train.tiny import tiny_model, tiny_tokenizer
 
@@ -71,17 +73,13 @@ def measured(model: Sa2VAModel, processor: Sa2VAProcessor, batches: Sequence[Seq
     for _ in range(REPEATS):
         start, drawn = time.perf_counter(), 0.0
         for batch in collated:
-            masks = model(batch, prompted=first).masks
+            masks = model(batch, prompted=partial(first_indices, n=1)).masks
             loss = masks.logits.sigmoid().sum()
             loss.backward()
             drawn += loss.item()
         best = min(best, time.perf_counter() - start)
         model.zero_grad()
     return best, drawn
-
-
-def first(count: int) -> list[int]:
-    return [0]
 
 
 if __name__ == "__main__":

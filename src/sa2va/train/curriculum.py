@@ -165,8 +165,8 @@ def _stage(**settings: Any) -> TrainConfig:
     )
 
 
-def _pictures(tasks: dict[str, float], seed: int = 0, *, crowd: bool = False, length: int = 1_000_000) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "tasks": tasks, "crowd": crowd, "length": length}
+def _pictures(tasks: dict[str, float], seed: int = 0, *, crowd: bool = False) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "tasks": tasks, "crowd": crowd, "length": 1_000_000}
     return SourceOptions("synthetic", options, group="pictures")
 
 

@@ -62,6 +62,11 @@ class LossWeights:
     place: float = 0.0
     recall: float = 0.0
 
+    @property
+    def looking(self) -> bool:
+        """Whether any loss says where tokens are to look."""
+        return bool(self.attention or self.mentions)
+
 
 @dataclass(frozen=True)
 class LossOptions:

@@ -89,7 +89,7 @@ def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample,
     """How a stage encodes a sample."""
     if config.stage in ("segmenter", "memory"):
         return partial(_clicks, processor=processor, options=config.encode)
-    places = bool(config.loss.weights.attention or config.loss.weights.mentions)
+    places = config.loss.weights.looking
     return partial(_conversation, processor=processor, options=config.encode, places=places)
 
 

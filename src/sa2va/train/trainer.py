@@ -166,7 +166,7 @@ class Sa2VATrainer(Trainer):
             shown = replace(config.encode, key_frames=config.prompted_frames)
             self._prompted = partial(key_frames, options=shown)
         self._looking = None
-        if config.loss.weights.attention or config.loss.weights.mentions:
+        if config.loss.weights.looking:
             self._looking = Looking(model, processor, config.loss.weights)
 
     # -- data ----------------------------------------------------------------------------------------------------------
