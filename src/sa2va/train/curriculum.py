@@ -18,7 +18,7 @@ from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY
 from sa2va.train.trainable import TrainableOptions
 
-# The vision tower stays as it is: later losses say little about it, and Muon does not take smaller steps for it.
+# The vision tower stays as it is while the language model learns to read it; on clips both adapt.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
 _CLIP_FRAMES = 6
@@ -29,7 +29,14 @@ _NAMED = {"caption": 1.0}
 #: As SAM was trained.
 _CLICKS = LossOptions(LossWeights(text=0, bce=0, focal=20, dice=1, iou=1, presence=1), points=None, candidate="best")
 #: Words and drawing are known before; they only adapt.
-_SLOWLY = {"embeddings": 0.1, "image_encoder": 0.3, "prompt_encoder": 0.3, "mask_decoder": 0.3}
+_SLOWLY = {
+    "vision": 0.2,
+    "projector": 0.3,
+    "embeddings": 0.1,
+    "image_encoder": 0.3,
+    "prompt_encoder": 0.3,
+    "mask_decoder": 0.3,
+}
 
 
 def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ...]:
@@ -119,7 +126,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         _stage(
             data=(*_tasks(PICTURE_MIX, seed=5), _clips(seed=6, length=580_000)),
             encode=EncodeOptions(max_length=900, targets="area", key_frames=_CLIP_FRAMES),
-            trainable=_parts(*_LANGUAGE, "projection", "image_encoder", *_DRAWING),
+            trainable=_parts("vision", "projector", *_LANGUAGE, "projection", "image_encoder", *_DRAWING),
             loss=_losses(text=1, bce=2, dice=1, iou=0.5, presence=0.5, attention=0.5, mentions=1),
             lr_scale=_SLOWLY,
             learning_rate=7e-4,
