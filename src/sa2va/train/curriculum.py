@@ -28,7 +28,7 @@ _READING = {"segment": 6.0, "question": 2.5, "caption": 1.2, "region": 0.7, "cha
 _NAMED = {"caption": 1.0}
 #: As SAM was trained.
 _CLICKS = LossOptions(LossWeights(text=0, bce=0, focal=20, dice=1, iou=1, presence=1), points=None, candidate="best")
-#: Words and drawing are known before; they only adapt.
+#: What these parts do is known before; they only adapt.
 _SLOWLY = {
     "vision": 0.2,
     "projector": 0.3,
