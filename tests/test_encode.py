@@ -69,6 +69,24 @@ def test_a_clip_shows_key_frames_to_the_language_model_and_all_to_sam(processor:
     assert uniform.masks is not None and uniform.masks.shape[:2] == (1, 6)
 
 
+def test_a_clip_is_drawn_in_other_frames_each_time(processor: Sa2VAProcessor):
+    sample, options = Rectangles(frames=6)[0], EncodeOptions(key_frames=3, drawn_frames=2)
+    whole = encode_sample(sample, processor, EncodeOptions(key_frames=3))
+    assert whole.grounding is not None and whole.masks is not None and whole.pixel_values is not None
+    rng, seen = np.random.default_rng(1), set()
+    for _ in range(12):
+        part = encode_sample(sample, processor, options, rng)
+        assert part.grounding is not None and part.masks is not None and part.pixel_values is not None
+        assert torch.equal(part.pixel_values, whole.pixel_values) and torch.equal(part.ids, whole.ids)
+        assert part.masks.shape[:2] == (1, 2)
+        chosen = [k for k in range(6) if any(torch.equal(whole.grounding[k], frame) for frame in part.grounding)]
+        assert len(chosen) == 2 and torch.equal(part.masks, whole.masks[:, chosen])
+        seen.update(chosen)
+    assert seen == set(range(6))
+    picture = encode_sample(Rectangles()[0], processor, options, rng)
+    assert picture.grounding is not None and len(picture.grounding) == 1
+
+
 def test_mentions_become_tokens_and_shares_of_cells(processor: Sa2VAProcessor):
     sample = Rectangles()[1]
     objects = np.zeros((2, *sample.masks[0].shape), bool)

@@ -537,6 +537,11 @@ def test_deepspeed_does_not_train_through_the_memory(tune: Callable[..., TrainCo
         tune(deepspeed=str(path), prompted_frames=1).check()
 
 
+def test_what_is_followed_is_drawn_in_all_frames(tune: Callable[..., TrainConfig]):
+    with pytest.raises(ValueError, match="set encode.drawn_frames=null"):
+        tune(encode=EncodeOptions(drawn_frames=2), prompted_frames=1).check()
+
+
 def test_only_complete_checkpoints_count(tune: Callable[..., TrainConfig], tmp_path: Path):
     def write(step: int, *files: str) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()

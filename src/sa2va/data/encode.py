@@ -31,7 +31,9 @@ class EncodeOptions:
 
     Attributes:
         max_length: most tokens of a conversation.
-        key_frames: most frames of a clip that the language model sees; SAM 2 sees all.
+        key_frames: most frames of a clip that the language model sees.
+        drawn_frames: most frames of a clip that SAM 2 draws, others each time the clip is shown; None draws all
+            (released).
         key_frame_policy: ``"uniform"`` over the clip, or the ``"first"`` ones.
         targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the share of its area that
             the object covers (``"area"``), from which small pictures learn borders finer than a cell.
@@ -39,6 +41,7 @@ class EncodeOptions:
 
     max_length: int = 8192
     key_frames: int = 5
+    drawn_frames: int | None = None
     key_frame_policy: Literal["uniform", "first"] = "uniform"
     targets: Literal["nearest", "area"] = "nearest"
 
@@ -83,11 +86,17 @@ class SampleRejected(ValueError):
 
 
 def encode_sample(
-    sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions | None = None, *, places: bool = False
+    sample: Sample,
+    processor: Sa2VAProcessor,
+    options: EncodeOptions | None = None,
+    rng: np.random.Generator | None = None,
+    *,
+    places: bool = False,
 ) -> Encoded:
     """Encode a conversation with everything it is about.
 
     Args:
+        rng: draws the frames of a clip where ``drawn_frames`` are fewer than it has; None draws them with seed 0.
         places: also say where ``[SEG]`` and mentions are to look (``seg_shares``, ``mention_ends`` and
             ``mention_shares``); only for processors whose pictures are a square of cells.
 
@@ -98,9 +107,8 @@ def encode_sample(
     options = options or EncodeOptions()
     sample.validate()
     keys = key_frames(len(sample.frames), options) if sample.video else list(range(len(sample.frames)))
-    # Without masks nothing but the key frames is looked at, so nothing else is decoded.
-    needed = range(len(sample.frames)) if sample.masks else keys
-    images = {index: Image.fromarray(sample.picture(index)) for index in needed}
+    drawn = _drawn_frames(len(sample.frames), options, rng) if sample.masks else []
+    images = {index: Image.fromarray(sample.picture(index)) for index in {*keys, *drawn}}
     shown = [images[index] for index in keys]
     vision = processor.vision(shown, video=sample.video) if shown else None
     cells = processor.cells or 16
@@ -108,7 +116,7 @@ def encode_sample(
     mentions = sample.mentions if places else ()
     (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, mentions, options.max_length)
     kept_masks = sample.masks[: _count_seg(kept)]
-    masks = _targets(kept_masks, processor.grounding_side, options)
+    masks = _targets([mask[drawn] for mask in kept_masks], processor.grounding_side, options)
     objects = 0 if masks is None else len(masks)
     if ids.count(processor.seg_token_id) != objects:
         raise ValueError(
@@ -122,7 +130,7 @@ def encode_sample(
         pixel_values=vision.pixel_values if vision else None,
         image_grid_thw=vision.image_grid_thw if vision else None,
         regions=torch.from_numpy(np.stack(regions)) if regions else None,
-        grounding=squashed_frames(list(images.values()), processor.grounding_side) if objects else None,
+        grounding=squashed_frames([images[index] for index in drawn], processor.grounding_side) if objects else None,
         masks=masks,
         turns_dropped=len(sample.turns) - len(kept),
         seg_shares=_cell_shares(np.stack(kept_masks)[:, keys], cells) if places and objects else None,
@@ -200,6 +208,13 @@ def key_frames(count: int, options: EncodeOptions) -> list[int]:
     """Which frames of a clip of so many the language model sees."""
     choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
     return choose(count, min(options.key_frames, count))
+
+
+def _drawn_frames(count: int, options: EncodeOptions, rng: np.random.Generator | None) -> list[int]:
+    if options.drawn_frames is None or options.drawn_frames >= count:
+        return list(range(count))
+    chosen = (rng or np.random.default_rng(0)).choice(count, options.drawn_frames, replace=False)
+    return sorted(chosen.tolist())
 
 
 def _fitting_ids(

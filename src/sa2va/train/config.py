@@ -208,6 +208,11 @@ class TrainConfig:
                 'quantization "nf4" starts from a Sa2VA checkpoint and runs on one device or under DDP; leave out '
                 "sam2, fsdp and deepspeed"
             )
+        if self.prompted_frames and self.encode.drawn_frames:
+            raise ValueError(
+                "prompted_frames follows clips through all their frames; set encode.drawn_frames=null, or "
+                "prompted_frames=null"
+            )
         if not any(vars(weights).values()):
             raise ValueError("all loss weights are 0; set at least one, e.g. loss.weights.text=1")
 
@@ -246,6 +251,7 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("grounding_side", 32, None),
     ("encode.max_length", 16, None),
     ("encode.key_frames", 1, None),
+    ("encode.drawn_frames", 1, None),
     ("loss.points", 1, None),
     ("loss.oversample", 1, None),
     ("loss.importance", 0, 1),

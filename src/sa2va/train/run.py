@@ -157,9 +157,9 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
 
 
 def _conversation(
-    sample: Sample, _: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions, places: bool
+    sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions, places: bool
 ) -> Encoded:
-    return encode_sample(sample, processor, options, places=places)
+    return encode_sample(sample, processor, options, rng, places=places)
 
 
 def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions) -> Encoded:

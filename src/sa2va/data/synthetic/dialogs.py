@@ -12,9 +12,16 @@ import numpy as np
 from sa2va.data.synthetic import wording as w
 from sa2va.data.synthetic.absent import ABSENT_FAMILIES
 from sa2va.data.synthetic.facts import Facts
-from sa2va.data.synthetic.motion import CLIP_ABSENT_FAMILIES, CLIP_ASKERS, CLIP_FAMILIES, told
+from sa2va.data.synthetic.motion import (
+    CLIP_ABSENT_FAMILIES,
+    CLIP_ASKERS,
+    CLIP_FAMILIES,
+    CLIP_LESSON,
+    CLIP_QUIZ,
+    told,
+)
 from sa2va.data.synthetic.phrases import PICTURE_FAMILIES, PICTURE_LESSON, Family, Phrase, riddle, with_article
-from sa2va.data.synthetic.questions import PICTURE_ASKERS, Question, ask_riddle, name_of
+from sa2va.data.synthetic.questions import PICTURE_ASKERS, PICTURE_QUIZ, Question, ask_riddle, name_of
 from sa2va.data.synthetic.scene import box_of
 from sa2va.results import Turn
 
@@ -87,7 +94,7 @@ class Writer:
     def segment(self, dialog: Dialog) -> None:
         """Requests for what is there mixed with some for what is not."""
         for _ in range(self.phrases):
-            self._request(dialog, self._mixed_phrase(CLIP_FAMILIES if self.clip else PICTURE_LESSON))
+            self._request(dialog, self._mixed_phrase(CLIP_LESSON if self.clip else PICTURE_LESSON))
 
     def question(self, dialog: Dialog) -> None:
         """Questions with answers of one or two words."""
@@ -167,7 +174,8 @@ class Writer:
         return None
 
     def _question(self) -> Question | None:
-        for asker in self._draws(CLIP_ASKERS if self.clip else PICTURE_ASKERS):
+        asked, practised = (CLIP_ASKERS, CLIP_QUIZ) if self.clip else (PICTURE_ASKERS, PICTURE_QUIZ)
+        for asker in self._draws(practised if self.facts.scene.split == "train" else asked):
             question = asker(self.facts, self.rng)
             if question:
                 return question

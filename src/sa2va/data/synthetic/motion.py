@@ -216,3 +216,6 @@ CLIP_ASKERS: dict[Asker, float] = {
     ask_moving_count: 1,
     ask_who: 2,
 }
+#: What is hard to learn is practised more often than it is asked for.
+CLIP_LESSON: dict[Family, float] = {**CLIP_FAMILIES, moving: 7, moving_question: 2}
+CLIP_QUIZ: dict[Asker, float] = {**CLIP_ASKERS, ask_motion: 4, ask_direction: 4, ask_moving_count: 2, ask_who: 3}

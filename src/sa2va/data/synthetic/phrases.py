@@ -282,9 +282,10 @@ PICTURE_FAMILIES: dict[Family, float] = {
 #: What is hard to learn is practised more often than it is asked for.
 PICTURE_LESSON: dict[Family, float] = {
     **PICTURE_FAMILIES,
-    relation: 4,
-    order: 4,
-    closest: 2.5,
+    relation: 5,
+    between: 2,
+    order: 5,
+    closest: 4,
     plural: 2,
-    negation: 1.6,
+    negation: 2,
 }

@@ -170,3 +170,11 @@ PICTURE_ASKERS: dict[Asker, float] = {
     ask_relation: 1.5,
     ask_where: 1.5,
 }
+#: What is hard to learn is practised more often than it is asked for.
+PICTURE_QUIZ: dict[Asker, float] = {
+    **PICTURE_ASKERS,
+    ask_count: 4,
+    ask_larger: 3,
+    ask_relation: 3,
+    ask_where: 2.5,
+}
