@@ -538,7 +538,7 @@ def test_deepspeed_does_not_train_through_the_memory(tune: Callable[..., TrainCo
 
 
 def test_what_is_followed_is_drawn_in_all_frames(tune: Callable[..., TrainConfig]):
-    with pytest.raises(ValueError, match="set encode.drawn_frames=null"):
+    with pytest.raises(ValueError, match=r"set encode\.drawn_frames=null"):
         tune(encode=EncodeOptions(drawn_frames=2), prompted_frames=1).check()
 
 
