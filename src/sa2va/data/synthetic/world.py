@@ -25,7 +25,8 @@ _MOST_ATTEMPTS = 200  # a scene that allows no turn of its task is drawn anew; i
 class SyntheticWorld:
     """An endless supply of pictures or clips with conversations, by random access.
 
-    Targets of ``val`` and ``test`` show combinations of kind, colour and texture that training never does.
+    Targets of ``val`` and ``test`` show combinations of kind, colour and texture that training never does, and what is
+    hard to answer is asked more often in ``train``.
 
     Attributes:
         split: ``"train"``, ``"val"`` or ``"test"``.
