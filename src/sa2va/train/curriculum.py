@@ -139,7 +139,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="segmenter",
-            data=_tasks(_NAMED, seed=42, frames=_WATCHED),
+            data=(_clips(seed=42, tasks=_NAMED, frames=_WATCHED),),
             trainable=_parts("memory"),
             loss=_CLICKS,
             prompted_frames=_SEEN,
@@ -187,14 +187,16 @@ def _tasks(weights: dict[str, float], seed: int, frames: int = 1) -> tuple[Sourc
         SourceOptions(
             "synthetic",
             {**common, "tasks": {task: 1.0}, "length": round(weight * 100_000)},
-            group=f"{task}/{frames}",
+            group=task if frames == 1 else f"clips/{task}",
         )
         for task, weight in weights.items()
     )
 
 
-def _clips(seed: int, tasks: dict[str, float] | None = None, length: int = 300_000) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "frames": _CLIP_FRAMES, "tasks": tasks or {}, "length": length}
+def _clips(
+    seed: int, tasks: dict[str, float] | None = None, length: int = 300_000, frames: int = _CLIP_FRAMES
+) -> SourceOptions:
+    options = {"split": "train", "seed": seed, "frames": frames, "tasks": tasks or {}, "length": length}
     return SourceOptions("synthetic", options, group="clips")
 
 
