@@ -43,12 +43,21 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; a CPU without them takes ten times as long as for float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return True
+
+
 def default_dtype(device: torch.device) -> torch.dtype:
     """float32 on CPU; bfloat16 on an accelerator that computes in it, float16 on one that does not."""
     import torch
 
     if device.type == "cpu":
         return torch.float32
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+    return torch.bfloat16 if fast_bfloat16(device) else torch.float16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -283,6 +284,31 @@ def test_muon_steps_matrices_with_orthogonal_updates_and_adamw_the_rest():
     scale = 0.1 * 0.2 * 4  # rate x 0.2 x the square root of the longer side
     assert (singular[:8] / scale).sub(1).abs().max() < 0.35  # the gradient has rank 8; the iteration is inexact
     torch.testing.assert_close((before["bias"] - layer.bias.detach()).abs(), torch.full((16,), 0.1), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_muon_steps_as_torchs_own_in_the_precision_that_the_device_is_fast_in(fast, monkeypatch):
+    monkeypatch.setattr("sa2va.train.muon.fast_bfloat16", lambda device: fast)
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(24, 40, bias=False), nn.Linear(40, 24, bias=False), nn.Linear(24, 40, bias=False))
+    theirs, before = deepcopy(ours), deepcopy(ours)
+    own = MuonWithAdamW([{"params": list(ours.parameters()), "lr": 0.01, "weight_decay": 0.1}], [], (0.9, 0.98))
+    reference = torch.optim.Muon(theirs.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        inputs = torch.randn(64, 24)
+        for layers, optimizer in ((ours, own), (theirs, reference)):
+            optimizer.zero_grad()
+            layers(inputs).square().sum().backward()
+            optimizer.step()
+    for one, other, start in zip(ours.parameters(), theirs.parameters(), before.parameters(), strict=True):
+        difference = (one - other).norm() / (other - start).norm()
+        assert difference <= (1e-6 if fast else 0.1)  # torch's iterations are in bfloat16, and so inexact
+
+
+def test_tiny_trains_in_float32_where_bfloat16_is_slow(monkeypatch):
+    for fast, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("sa2va.train.curriculum.fast_bfloat16", lambda device, fast=fast: fast)
+        assert {stage.precision for stage in tiny()} == {precision}
 
 
 def test_muon_follows_a_schedule_and_resumes():

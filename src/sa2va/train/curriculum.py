@@ -13,6 +13,7 @@ from typing import Any
 
 from sa2va.data.encode import EncodeOptions
 from sa2va.data.synthetic.dialogs import CLIP_MIX, PICTURE_MIX
+from sa2va.runtime import default_device, fast_bfloat16
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY
@@ -166,6 +167,7 @@ def _stage(**settings: Any) -> TrainConfig:
         betas=(0.9, 0.98),
         weight_decay=0.05,
         decay="matrices",
+        precision="bf16" if fast_bfloat16(default_device()) else "fp32",
         accumulation=settings.pop("accumulation", 1),
         checkpoint_activations=False,
         compile=True,
