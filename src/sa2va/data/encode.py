@@ -115,9 +115,8 @@ def encode_sample(
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
     mentions = sample.mentions if places else ()
     (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, mentions, options.max_length)
-    kept_masks = sample.masks[: _count_seg(kept)]
-    masks = _targets([mask[drawn] for mask in kept_masks], processor.grounding_side, options)
-    objects = 0 if masks is None else len(masks)
+    objects = min(len(sample.masks), _count_seg(kept))
+    masks_KFHW = np.stack(sample.masks[:objects]) if objects else None
     if ids.count(processor.seg_token_id) != objects:
         raise ValueError(
             f"sample {sample.id!r} of source {sample.source!r}: {ids.count(processor.seg_token_id)} {SEG} tokens but "
@@ -131,9 +130,9 @@ def encode_sample(
         image_grid_thw=vision.image_grid_thw if vision else None,
         regions=torch.from_numpy(np.stack(regions)) if regions else None,
         grounding=squashed_frames([images[index] for index in drawn], processor.grounding_side) if objects else None,
-        masks=masks,
+        masks=None if masks_KFHW is None else _targets(masks_KFHW[:, drawn], processor.grounding_side, options),
         turns_dropped=len(sample.turns) - len(kept),
-        seg_shares=_cell_shares(np.stack(kept_masks)[:, keys], cells) if places and objects else None,
+        seg_shares=None if masks_KFHW is None or not places else _cell_shares(masks_KFHW[:, keys], cells),
         mention_ends=torch.tensor(ends) if ends else None,
         mention_shares=_mention_shares(sample, len(ends), cells, keys) if ends else None,
     )
@@ -162,7 +161,7 @@ def encode_clicks(
         ids=nothing,
         labels=nothing,
         grounding=squashed_frames([Image.fromarray(picture) for picture in sample.pictures()], side),
-        masks=_targets(masks, side, options or EncodeOptions()),
+        masks=_targets(np.stack(masks), side, options or EncodeOptions()),
         points=torch.from_numpy(np.array([[points for points, _ in row] for row in clicks], dtype=np.float32)),
         point_labels=torch.from_numpy(np.array([[labels for _, labels in row] for row in clicks], dtype=np.int64)),
     )
@@ -181,13 +180,11 @@ def _nearest(length: int, side: int) -> Tensor:
     return (torch.arange(side, dtype=torch.float32) * (length / side)).floor().long().clamp(max=length - 1)
 
 
-def _targets(masks: Sequence[np.ndarray], grounding_side: int, options: EncodeOptions) -> Tensor | None:
-    if not len(masks):
-        return None
-    stacked_KFHW, side = torch.from_numpy(np.stack(masks)), grounding_side // 4
+def _targets(masks_KFHW: np.ndarray, grounding_side: int, options: EncodeOptions) -> Tensor:
+    masks, side = torch.from_numpy(masks_KFHW), grounding_side // 4
     if options.targets == "nearest":
-        return resize_masks(stacked_KFHW, side)
-    return F.adaptive_avg_pool2d(stacked_KFHW.float(), side)
+        return resize_masks(masks, side)
+    return F.adaptive_avg_pool2d(masks.float(), side)
 
 
 def _mention_shares(sample: Sample, count: int, cells: int, keys: Sequence[int]) -> Tensor:

@@ -208,11 +208,13 @@ class TrainConfig:
                 'quantization "nf4" starts from a Sa2VA checkpoint and runs on one device or under DDP; leave out '
                 "sam2, fsdp and deepspeed"
             )
-        if self.prompted_frames and self.encode.drawn_frames:
+        if self.encode.drawn_frames and self.prompted_frames:
             raise ValueError(
                 "prompted_frames follows clips through all their frames; set encode.drawn_frames=null, or "
                 "prompted_frames=null"
             )
+        if self.encode.drawn_frames and self.stage in ("segmenter", "memory"):
+            raise ValueError(f'stage "{self.stage}" takes all frames of a clip; set encode.drawn_frames=null')
         if not any(vars(weights).values()):
             raise ValueError("all loss weights are 0; set at least one, e.g. loss.weights.text=1")
 

@@ -3,8 +3,8 @@
 A model that starts from nothing learns more from every sample: the vision tower of ``tiny`` named cells after 6,400
 pictures as well (loss 4.04) as AdamW alone made it after 11,200 (4.05).
 
-Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024); Muon is scalable for LLM training
-(arXiv 2502.16982), section 2.2 for the scale of the updates.
+Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024); Muon is scalable for LLM
+training (arXiv 2502.16982), section 2.2 for the scale of the updates.
 """
 
 from __future__ import annotations
