@@ -22,6 +22,8 @@ from sa2va.train.trainable import TrainableOptions
 # The vision tower stays as it is while the language model learns to read it; on clips both adapt.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
+#: Samples of an epoch; of a world without end, so many that no run shows one twice.
+_EPOCH = 1_000_000
 _CLIP_FRAMES = 6
 #: Frames of a clip that is asked about, and how many of them the language model sees and SAM 2 is prompted in.
 _WATCHED, _SEEN = 8, 5
@@ -52,7 +54,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
     stages = (
         _stage(
             stage="towers",
-            data=(_pictures(_NAMED, crowd=True),),
+            data=_tasks(_NAMED, seed=0, crowd=True),
             trainable=_parts("vision", "projector", "embeddings", "image_encoder"),
             loss=_losses(text=0, bce=0, dice=0, words=1, middle=2),
             grounding_side=GROUNDING_SIDE // 2,
@@ -62,7 +64,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="segmenter",
-            data=(_pictures(_NAMED, seed=1),),
+            data=_tasks(_NAMED, seed=1),
             trainable=_parts("image_encoder", *_DRAWING),
             loss=_CLICKS,
             learning_rate=2e-3,
@@ -71,7 +73,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="segmenter",
-            data=(_pictures(_NAMED, seed=11),),
+            data=_tasks(_NAMED, seed=11),
             trainable=_parts("image_encoder", *_DRAWING),
             loss=_CLICKS,
             grounding_side=GROUNDING_SIDE,
@@ -81,7 +83,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="memory",
-            data=(_clips(seed=41, tasks=_NAMED),),
+            data=_tasks(_NAMED, seed=41, frames=_CLIP_FRAMES),
             trainable=_parts("memory"),
             loss=_losses(text=0, bce=0, dice=0, recall=1),
             learning_rate=2e-3,
@@ -90,7 +92,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="segmenter",
-            data=(_clips(seed=21, tasks=_NAMED),),
+            data=_tasks(_NAMED, seed=21, frames=_CLIP_FRAMES),
             trainable=_parts("mask_decoder", "memory"),
             loss=_CLICKS,
             prompted_frames=1,
@@ -101,7 +103,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
         ),
         _stage(
             stage="language",
-            data=(*_tasks(_READING, seed=2), _clips(seed=32, length=110_000)),
+            data=(*_tasks(_READING, seed=2, share=0.9), *_tasks(CLIP_MIX, seed=32, frames=_CLIP_FRAMES, share=0.1)),
             trainable=_parts(*_LANGUAGE),
             loss=_losses(text=1, bce=0, dice=0, place=1, attention=1, mentions=1),
             lr_scale=_SLOWLY,
@@ -128,7 +130,7 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=4000,
         ),
         _stage(
-            data=(*_tasks(PICTURE_MIX, seed=5), *_tasks(CLIP_MIX, seed=6, frames=_WATCHED)),
+            data=(*_tasks(PICTURE_MIX, seed=5, share=0.6), *_tasks(CLIP_MIX, seed=6, frames=_WATCHED, share=0.4)),
             # Few frames are drawn of each clip, so that more clips are seen.
             encode=EncodeOptions(max_length=900, targets="area", key_frames=_SEEN, drawn_frames=2),
             trainable=_parts("vision", "projector", *_LANGUAGE, "projection", "image_encoder", *_DRAWING),
@@ -139,11 +141,12 @@ def tiny(output: str = "runs/tiny", scale: float = 1.0) -> tuple[TrainConfig, ..
             steps=3000,
         ),
         _stage(
-            stage="segmenter",
-            data=(_clips(seed=42, tasks=_NAMED, frames=_WATCHED),),
-            trainable=_parts("memory"),
-            loss=_CLICKS,
+            data=(*_tasks(_DRAWN, seed=7, share=0.2), *_tasks(_DRAWN, seed=8, frames=_WATCHED, share=0.8)),
+            encode=EncodeOptions(max_length=900, targets="area", key_frames=_SEEN),
+            trainable=_parts(*_DRAWING, "memory"),
+            loss=_losses(text=0, bce=2, dice=1, iou=1, presence=0.5),
             prompted_frames=_SEEN,
+            lr_scale=_SLOWLY,
             learning_rate=1e-3,
             batch_size=12,
             steps=1000,
@@ -177,29 +180,24 @@ def _stage(**settings: Any) -> TrainConfig:
     )
 
 
-def _pictures(tasks: dict[str, float], seed: int = 0, *, crowd: bool = False) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "tasks": tasks, "crowd": crowd, "length": 1_000_000}
-    return SourceOptions("synthetic", options, group="pictures")
+def _tasks(
+    weights: dict[str, float], seed: int, *, frames: int = 1, share: float = 1.0, crowd: bool = False
+) -> tuple[SourceOptions, ...]:
+    """A group for each task: conversations of a batch are about equally long, so little of it is padding.
 
-
-def _tasks(weights: dict[str, float], seed: int, frames: int = 1) -> tuple[SourceOptions, ...]:
-    """A group for each task: conversations of a batch are about equally long, so little of it is padding."""
-    common = {"split": "train", "seed": seed, "frames": frames}
+    Args:
+        share: of the samples of an epoch, which all the tasks together have.
+    """
+    common = {"split": "train", "seed": seed, "frames": frames, "crowd": crowd}
+    total = sum(weights.values())
     return tuple(
         SourceOptions(
             "synthetic",
-            {**common, "tasks": {task: 1.0}, "length": round(weight * 100_000)},
+            {**common, "tasks": {task: 1.0}, "length": round(share * _EPOCH * weight / total)},
             group=task if frames == 1 else f"clips/{task}",
         )
         for task, weight in weights.items()
     )
-
-
-def _clips(
-    seed: int, tasks: dict[str, float] | None = None, length: int = 300_000, frames: int = _CLIP_FRAMES
-) -> SourceOptions:
-    options = {"split": "train", "seed": seed, "frames": frames, "tasks": tasks or {}, "length": length}
-    return SourceOptions("synthetic", options, group="clips")
 
 
 def _parts(*parts: str) -> TrainableOptions:
