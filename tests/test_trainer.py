@@ -540,9 +540,16 @@ def test_deepspeed_does_not_train_through_the_memory(tune: Callable[..., TrainCo
 def test_what_is_followed_is_drawn_in_all_frames(tune: Callable[..., TrainConfig]):
     with pytest.raises(ValueError, match=r"set encode\.drawn_frames=null"):
         tune(encode=EncodeOptions(drawn_frames=2), prompted_frames=1).check()
-    clicks = TrainableOptions(("mask_decoder",), lora=None)
-    with pytest.raises(ValueError, match=r"takes all frames of a clip; set encode\.drawn_frames=null"):
-        tune(encode=EncodeOptions(drawn_frames=2), stage="segmenter", trainable=clicks).check()
+    parts = TrainableOptions(("mask_decoder",), lora=None)
+    for stage in ("segmenter", "towers", "language"):
+        with pytest.raises(ValueError, match=rf'"{stage}" takes the frames .* set encode\.drawn_frames=null'):
+            tune(encode=EncodeOptions(drawn_frames=2), stage=stage, trainable=parts).check()
+
+
+@pytest.mark.parametrize("sharding", [{"fsdp": True}, {"deepspeed": "zero.json"}])
+def test_muon_refuses_what_shards_its_matrices(tune: Callable[..., TrainConfig], sharding: dict[str, object]):
+    with pytest.raises(ValueError, match="muon needs whole matrices"):
+        tune(optimizer="muon", **sharding).check()
 
 
 def test_only_complete_checkpoints_count(tune: Callable[..., TrainConfig], tmp_path: Path):

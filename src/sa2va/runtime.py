@@ -44,13 +44,14 @@ def default_device() -> torch.device:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; a CPU without them takes ten times as long as for float32."""
+    """Whether a device has instructions for bfloat16; a CPU without them takes many times as long as for float32."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)
+        ask = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot say
+        return any(present for name, present in ask().items() if "bf16" in name)
     return True
 
 

@@ -300,7 +300,7 @@ def test_muon_steps_as_torchs_own_in_the_precision_that_the_device_is_fast_in(fa
             optimizer.step()
     for one, other, start in zip(ours.parameters(), theirs.parameters(), before.parameters(), strict=True):
         difference = (one - other).norm() / (other - start).norm()
-        assert difference <= (1e-6 if fast else 0.1)  # torch's iterations are in bfloat16, and so inexact
+        assert difference < (0.02 if fast else 0.1)  # torch's iterations are in bfloat16, and so inexact
 
 
 def test_tiny_trains_in_float32_where_bfloat16_is_slow(monkeypatch):

@@ -184,6 +184,10 @@ class TrainConfig:
         weights = self.loss.weights
         if self.fsdp and self.deepspeed:
             raise ValueError("fsdp and deepspeed both shard the model; take one: fsdp=false or deepspeed=null")
+        if self.optimizer == "muon" and (self.fsdp or self.deepspeed):
+            raise ValueError(
+                "muon needs whole matrices, fsdp and deepspeed shard them; set optimizer=adamw, or neither"
+            )
         if self.stage in ("segmenter", "memory") and (self.trainable.lora or self.trainable.parts is None):
             raise ValueError(
                 f'stage "{self.stage}" does not run the language model; set trainable.lora=null and name the parts, '
@@ -213,8 +217,10 @@ class TrainConfig:
                 "prompted_frames follows clips through all their frames; set encode.drawn_frames=null, or "
                 "prompted_frames=null"
             )
-        if self.encode.drawn_frames and self.stage in ("segmenter", "memory"):
-            raise ValueError(f'stage "{self.stage}" takes all frames of a clip; set encode.drawn_frames=null')
+        if self.encode.drawn_frames and self.stage != "joint":
+            raise ValueError(
+                f'stage "{self.stage}" takes the frames of a clip as they are; set encode.drawn_frames=null'
+            )
         if not any(vars(weights).values()):
             raise ValueError("all loss weights are 0; set at least one, e.g. loss.weights.text=1")
 

@@ -2,7 +2,8 @@
 
 Trained on everything at once, a random model draws empty masks and stays there. So the image encoders first learn to
 name what they see, SAM 2 to segment and to follow what is clicked on, the language model to read, answer and point, and
-only then masks from words, in pictures, then in clips; at last the memory catches up with what has changed around it.
+only then masks from words, in pictures, then in clips; at last memory and mask decoder learn to follow what was asked
+for, as they are served.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sa2va.train.trainable import TrainableOptions
 # The vision tower stays as it is while the language model learns to read it; on clips both adapt.
 _LANGUAGE = ("language", "embeddings", "head")
 _DRAWING = ("prompt_encoder", "mask_decoder")
-#: Samples of an epoch; of a world without end, so many that no run shows one twice.
+#: Samples of an epoch; of a world without end, so many that no run of full length shows one twice.
 _EPOCH = 1_000_000
 _CLIP_FRAMES = 6
 #: Frames of a clip that is asked about, and how many of them the language model sees and SAM 2 is prompted in.
