@@ -207,16 +207,18 @@ def test_memory_learns_to_tell_objects_apart_that_look_alike():
     batch, recall = clip_of_squares(), Recall(model.float())
     memory = [*model.sam2.memory_attention.parameters(), *model.sam2.memory_encoder.parameters()]
     optimizer, losses = torch.optim.AdamW([*memory, *recall.parameters()], lr=1e-3), []
-    for _ in range(40):
+    # At a constant rate AdamW leaps out of what it has found once gradients are tiny.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=50)
+    for _ in range(50):
         loss = recall.losses(model, batch, torch.Generator())["recall"].mean()
         losses.append(loss.item())
         loss.backward()
         nn.utils.clip_grad_norm_(memory, 0.1)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
-    # Without memory both objects get the same answer, whose best is right for one half of the cells that differ. Steps
-    # this large now and then leap out of what they have found, so the best one counts.
-    assert losses[0] > 1 and min(losses) < 0.1
+    # Without memory both objects get the same answer, whose best is right for one half of the cells that differ.
+    assert losses[0] > 1 and losses[-1] < 0.1
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, where it compiles

@@ -172,7 +172,7 @@ def _stage(**settings: Any) -> TrainConfig:
         weight_decay=0.05,
         decay="matrices",
         precision="bf16" if fast_bfloat16(default_device()) else "fp32",
-        accumulation=settings.pop("accumulation", 1),
+        accumulation=1,
         checkpoint_activations=False,
         compile=True,
         workers=0,
