@@ -130,6 +130,17 @@ def test_short_answers_are_right() -> None:
     assert all(checked[tag] > 80 for tag in ("color", "count", "existence", "texture", "size", "kind")), checked
 
 
+def test_counting_beyond_one_is_practised_more_often_than_it_is_asked_for() -> None:
+    shares = []
+    for split in ("train", "val"):
+        world = SyntheticWorld(split, tasks={"question": 1.0})
+        turns = [turn for i in range(150) for turn in zip(world[i].turns, world[i].tags, strict=True)]
+        counts = [turn.answer for turn, tag in turns if tag == "count"]
+        shares.append((len(counts) / len(turns), sum(answer not in ("zero", "one") for answer in counts) / len(counts)))
+    (trained, trained_several), (asked, asked_several) = shares
+    assert trained > 1.5 * asked and trained_several > 1.3 * asked_several
+
+
 def read_question(scene: Scene, question: str) -> str | None:
     question = question.removesuffix(" Answer the question using a single word or phrase.")
     one = re.fullmatch(r"\w.*?the (?:color of the )?(?!color|size)(.+?)(?: have| small, .*| plain, .*)?\?", question)
@@ -183,14 +194,14 @@ def test_regions_show_what_their_answer_says() -> None:
 
 def test_nouns_are_used_only_where_nothing_is_arguable() -> None:
     """ "The red shape" is not said beside a red house, nor "the plant" beside a mushroom."""
-    world = SyntheticWorld("train", seed=4, tasks={"refer": 1.0}, size=96)
+    world = SyntheticWorld("train", seed=4, tasks={"refer": 1.0}, size=96, phrases=8)
     arguable = {
         "shape": {kind.name for kind in KINDS.values() if kind.group != "shape"},
         "plant": {"mushroom", "apple"},
         "animal": {"face"},
     }
     seen: Counter[str] = Counter()
-    for index in range(700):
+    for index in range(1200):
         sample, scene = world.pair(index)
         phrases = [requested(turn.question) or "" for turn in sample.turns]
         for words, noun in re.findall(r"(?m)^(?:all |both )?(?:the )?(.*?)(shape|plant|animal)s?$", "\n".join(phrases)):

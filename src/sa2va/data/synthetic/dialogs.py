@@ -69,6 +69,13 @@ class Writer:
     def __init__(self, facts: Facts, rng: random.Random, phrases: int, answers: Answers):
         self.facts, self.rng, self.phrases, self.answers = facts, rng, phrases, answers
         self.clip = facts.scene.clip
+        practice = facts.scene.split == "train"
+        if self.clip:
+            self._families = CLIP_LESSON if practice else CLIP_FAMILIES
+            self._absent, self._askers = CLIP_ABSENT_FAMILIES, CLIP_QUIZ if practice else CLIP_ASKERS
+        else:
+            self._families = PICTURE_LESSON if practice else PICTURE_FAMILIES
+            self._absent, self._askers = ABSENT_FAMILIES, PICTURE_QUIZ if practice else PICTURE_ASKERS
 
     def write(self, task: str) -> Dialog:
         """A conversation of the task; one without turns when the scene does not allow it."""
@@ -79,7 +86,7 @@ class Writer:
     def refer(self, dialog: Dialog) -> None:
         """Requests for what is there."""
         for _ in range(self.phrases):
-            self._request(dialog, self._phrase(CLIP_FAMILIES if self.clip else PICTURE_FAMILIES))
+            self._request(dialog, self._phrase(self._families))
 
     def reason(self, dialog: Dialog) -> None:
         """Requests that say what an object is for, not what it is."""
@@ -89,12 +96,12 @@ class Writer:
     def absent(self, dialog: Dialog) -> None:
         """Requests for what is not there."""
         for _ in range(self.phrases):
-            self._request(dialog, self._phrase(CLIP_ABSENT_FAMILIES if self.clip else ABSENT_FAMILIES))
+            self._request(dialog, self._phrase(self._absent))
 
     def segment(self, dialog: Dialog) -> None:
         """Requests for what is there mixed with some for what is not."""
         for _ in range(self.phrases):
-            self._request(dialog, self._mixed_phrase(CLIP_LESSON if self.clip else PICTURE_LESSON))
+            self._request(dialog, self._mixed_phrase())
 
     def question(self, dialog: Dialog) -> None:
         """Questions with answers of one or two words."""
@@ -136,7 +143,7 @@ class Writer:
             if subject is not None and self.rng.random() < 0.6:
                 subject = self._follow_up(dialog, subject)
             elif self.rng.random() < 0.5:
-                subject = self._request(dialog, self._mixed_phrase(CLIP_FAMILIES if self.clip else PICTURE_FAMILIES))
+                subject = self._request(dialog, self._mixed_phrase())
             else:
                 subject = self._ask(dialog, self._question())
             if len(dialog.turns) == length:
@@ -160,10 +167,8 @@ class Writer:
         """In validation and test, requests are for looks that are held out from training."""
         return self.facts.scene.split == "train" or self.facts.things[index].held
 
-    def _mixed_phrase(self, families: Mapping[Family, float]) -> Phrase | None:
-        if self.rng.random() < _ABSENT_SHARE:
-            families = CLIP_ABSENT_FAMILIES if self.clip else ABSENT_FAMILIES
-        return self._phrase(families)
+    def _mixed_phrase(self) -> Phrase | None:
+        return self._phrase(self._absent if self.rng.random() < _ABSENT_SHARE else self._families)
 
     def _phrase(self, families: Mapping[Family, float]) -> Phrase | None:
         """One valid phrase; where targets are held out from training, only phrases that mean one of them."""
@@ -174,8 +179,7 @@ class Writer:
         return None
 
     def _question(self) -> Question | None:
-        asked, practised = (CLIP_ASKERS, CLIP_QUIZ) if self.clip else (PICTURE_ASKERS, PICTURE_QUIZ)
-        for asker in self._draws(practised if self.facts.scene.split == "train" else asked):
+        for asker in self._draws(self._askers):
             question = asker(self.facts, self.rng)
             if question:
                 return question

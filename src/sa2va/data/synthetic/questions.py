@@ -95,6 +95,12 @@ def ask_count(facts: Facts, rng: random.Random) -> Question | None:
     return Question(text, lexicon.NUMBERS[len(members)], "count")
 
 
+def ask_several(facts: Facts, rng: random.Random) -> Question | None:
+    """How many objects, where there are two or more: what counting is hard for."""
+    question = ask_count(facts, rng)
+    return question if question and question.answer not in lexicon.NUMBERS[:2] else None
+
+
 def ask_existence(facts: Facts, rng: random.Random) -> Question | None:
     """Yes or no, equally often."""
     there = rng.random() < 0.5
@@ -173,7 +179,9 @@ PICTURE_ASKERS: dict[Asker, float] = {
 #: What is hard to learn is practised more often than it is asked for.
 PICTURE_QUIZ: dict[Asker, float] = {
     **PICTURE_ASKERS,
-    ask_count: 4,
+    ask_kind: 3.5,
+    ask_count: 3,
+    ask_several: 12,
     ask_larger: 3,
     ask_relation: 3,
     ask_where: 2.5,
