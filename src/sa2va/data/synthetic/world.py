@@ -26,7 +26,7 @@ class SyntheticWorld:
     """An endless supply of pictures or clips with conversations, by random access.
 
     Targets of ``val`` and ``test`` show combinations of kind, colour and texture that training never does, and what is
-    hard to answer is asked more often in ``train``.
+    hard to find or to answer is asked for more often in ``train``.
 
     Attributes:
         split: ``"train"``, ``"val"`` or ``"test"``.
