@@ -134,7 +134,8 @@ def test_counting_beyond_one_is_practised_more_often_than_it_is_asked_for() -> N
     shares = []
     for split in ("train", "val"):
         world = SyntheticWorld(split, tasks={"question": 1.0})
-        turns = [turn for i in range(150) for turn in zip(world[i].turns, world[i].tags, strict=True)]
+        samples = [world[index] for index in range(150)]
+        turns = [turn for sample in samples for turn in zip(sample.turns, sample.tags, strict=True)]
         counts = [turn.answer for turn, tag in turns if tag == "count"]
         shares.append((len(counts) / len(turns), sum(answer not in ("zero", "one") for answer in counts) / len(counts)))
     (trained, trained_several), (asked, asked_several) = shares

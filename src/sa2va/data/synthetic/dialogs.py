@@ -69,13 +69,13 @@ class Writer:
     def __init__(self, facts: Facts, rng: random.Random, phrases: int, answers: Answers):
         self.facts, self.rng, self.phrases, self.answers = facts, rng, phrases, answers
         self.clip = facts.scene.clip
-        practice = facts.scene.split == "train"
+        self._training = facts.scene.split == "train"
         if self.clip:
-            self._families = CLIP_LESSON if practice else CLIP_FAMILIES
-            self._absent, self._askers = CLIP_ABSENT_FAMILIES, CLIP_QUIZ if practice else CLIP_ASKERS
+            self._families = CLIP_LESSON if self._training else CLIP_FAMILIES
+            self._absent, self._askers = CLIP_ABSENT_FAMILIES, CLIP_QUIZ if self._training else CLIP_ASKERS
         else:
-            self._families = PICTURE_LESSON if practice else PICTURE_FAMILIES
-            self._absent, self._askers = ABSENT_FAMILIES, PICTURE_QUIZ if practice else PICTURE_ASKERS
+            self._families = PICTURE_LESSON if self._training else PICTURE_FAMILIES
+            self._absent, self._askers = ABSENT_FAMILIES, PICTURE_QUIZ if self._training else PICTURE_ASKERS
 
     def write(self, task: str) -> Dialog:
         """A conversation of the task; one without turns when the scene does not allow it."""
@@ -165,7 +165,7 @@ class Writer:
 
     def _wanted(self, index: int) -> bool:
         """In validation and test, requests are for looks that are held out from training."""
-        return self.facts.scene.split == "train" or self.facts.things[index].held
+        return self._training or self.facts.things[index].held
 
     def _mixed_phrase(self) -> Phrase | None:
         return self._phrase(self._absent if self.rng.random() < _ABSENT_SHARE else self._families)
