@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from safetensors.numpy import save_file
 
 from sa2va import Sa2VA, Sa2VAModel, Sa2VAProcessor
 from synthetic_checkpoint import SAM2_PREFIX, tensors, weight, write_checkpoint
 
 transformers.logging.disable_progress_bar()
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+# With several threads, sums come in an order that depends on their number: results would differ by machine.
+os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
+torch.set_num_threads(1)
+# A slow machine is no defect.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 #: What the chat template of Qwen2.5-VL opens with, and the recordings with it.
 QWEN2_5_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"

@@ -25,7 +25,7 @@ from sa2va.cli.frame_loop import Tally, write_frames
 from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.loading import checked_device
 from sa2va.cli.pictures import read_mask
-from sa2va.cli.screen import Screen, explanation, printable
+from sa2va.cli.screen import LogProgress, Screen, explanation, printable
 from sa2va.draw import davis_palette
 from sa2va.writers import JsonLinesWriter, JsonWriter, OverlayWriter, PaletteWriter
 from sa2va.writers.video_file import VideoFile
@@ -374,11 +374,11 @@ def stopped_run() -> list[str]:
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not Path("out/masks/00003.png").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "--resume" in err and "Traceback" not in err and not out
     return arguments
@@ -556,6 +556,20 @@ def test_defects_exit_with_1_and_debug_shows_where(
     assert "error: ZeroDivisionError: a defect" in err and "Traceback" not in err and "--debug" in err
     _, err = run(capsys, "segment", street, "x", "--debug", code=1)
     assert "Traceback" in err and "in broken" in err
+
+
+def test_where_nobody_sees_a_bar_a_line_a_minute_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    clock = iter([0.0, 30.0, 60.0, 90.0, 120.0])
+    monkeypatch.setattr("sa2va.cli.screen.perf_counter", lambda: next(clock))
+    progress = LogProgress(Screen(), "tracking", "frames")
+    for done in (100, 200, 300, 400):
+        progress.show(done, 1000)
+    assert capsys.readouterr().err.splitlines() == [
+        "tracking: 200/1000 frames, 3.3 a second, 0:04:00 left",
+        "tracking: 400/1000 frames, 3.3 a second, 0:03:00 left",
+    ]
 
 
 def test_explanations() -> None:

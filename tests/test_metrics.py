@@ -62,14 +62,14 @@ def plain_f(prediction: np.ndarray, target: np.ndarray) -> float:
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(masks, masks)
 def test_boundary_and_f_are_the_plain_definitions(prediction, target):
     np.testing.assert_array_equal(boundary(prediction), plain_boundary(prediction))
     assert boundary_f(prediction, target) == pytest.approx(plain_f(prediction, target), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(masks, masks)
 def test_scores_are_symmetric_and_perfect_for_equals(one, other):
     assert jf_sequence(one[None], one[None]) == (1.0, 1.0)
@@ -116,7 +116,7 @@ def test_cumulative_and_mean_iou_weigh_differently():
     assert precision_at([Overlap(1, 2)], 0.5) == 1.0  # reached, as the official scripts count
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(masks, masks, masks)
 def test_overlaps_are_counts_of_pixels(prediction, target, void):
     counted = overlap(prediction, target, void)

@@ -260,6 +260,12 @@ def test_a_box_and_its_mask_are_one_region(sa2va: Sa2VA):
     mask[40:97, 60:150] = True
     boxed, masked = (sa2va.describe(PICTURE, [region], max_new_tokens=8) for region in ([60, 40, 150, 97], mask))
     assert boxed == masked
+    # One region may come bare, and several as one array.
+    assert sa2va.describe(PICTURE, (60, 40, 150, 97), max_new_tokens=8) == boxed
+    assert sa2va.describe(PICTURE, np.array([60, 40, 150, 97]), max_new_tokens=8) == boxed
+    assert sa2va.describe(PICTURE, mask, max_new_tokens=8) == boxed
+    two = sa2va.describe(PICTURE, np.array([[0, 0, 70, 50], [60, 40, 150, 97]]), max_new_tokens=8)
+    assert two == sa2va.describe(PICTURE, [(0, 0, 70, 50), (60, 40, 150, 97)], max_new_tokens=8)
 
 
 def test_the_model_sees_the_features_of_the_region(sa2va: Sa2VA):

@@ -145,7 +145,7 @@ def test_every_clip_task_is_valid(task: str) -> None:
         assert sample.video and len(sample.frames) == 8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     index=st.integers(0, 10**6 - 1),
     height=st.integers(32, 150),

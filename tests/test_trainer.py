@@ -31,6 +31,7 @@ from sa2va.cli.train import train as command
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.mixture import EncodedDataset
+from sa2va.data.sample import Sample
 from sa2va.model.batch import Batch
 from sa2va.train.checkpoints import changed_settings, last_checkpoint
 from sa2va.train.config import SourceOptions, TrainConfig
@@ -72,6 +73,7 @@ def config(model: Path, folder: Path, **changes: object) -> TrainConfig:
         workers=0,
         log_every=1,
         save_every=2,
+        report_to=(),
     )
     return replace(base, **changes)
 
@@ -327,6 +329,39 @@ def test_a_run_that_is_over_is_not_repeated(tune: Callable[..., TrainConfig], qu
         train(prepare(tune(resume=False)))
 
 
+def test_a_signal_ends_a_run_after_the_step_in_hand_which_is_saved(
+    tune: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, quiet: None
+):
+    settings, notes = tune(steps=4, save_every=1000), []
+    run, handler = prepare(settings), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        real, shown = Rectangles.__getitem__, iter(range(100))
+
+        def interrupted(source: Rectangles, index: int) -> Sample:
+            if next(shown) == settings.batch_size * settings.accumulation + 1:  # in the second step
+                signal.raise_signal(signal.SIGTERM)
+            return real(source, index)
+
+        patched.setattr(Rectangles, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, note=notes.append)
+    checkpoint = last_checkpoint(settings.output, 1)
+    assert checkpoint is not None and 1 <= int(checkpoint.name.removeprefix("checkpoint-")) <= 2
+    assert any(str(checkpoint) in note for note in notes)
+    assert not (Path(settings.output) / "model.safetensors").exists()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    train(prepare(settings))
+    assert (Path(settings.output) / "model.safetensors").is_file()
+
+
+def test_curves_go_to_tensorboard_unless_told_otherwise(tune: Callable[..., TrainConfig], quiet: None):
+    assert tune(report_to=None).trackers == ("tensorboard",)
+    assert tune().with_overrides(["report_to=tensorboard"]).trackers == ("tensorboard",)
+    assert tune().with_overrides(["report_to=[]"]).trackers == ()
+    train(prepare(tune(report_to=None, steps=1)))
+    assert list(Path(tune().output).rglob("events.out.tfevents.*"))
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(tune: Callable[..., TrainConfig], quiet: None):
     run = prepare(tune())
     with torch.no_grad():
@@ -408,7 +443,7 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=2400)
     assert process.returncode == 0, output
     return output
 

@@ -27,6 +27,7 @@ from sa2va.model.generation import GenerationOptions
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.regions import as_regions
 from sa2va.results import Answer, Turn
 from sa2va.runtime import default_device, default_dtype
 from sa2va.segments import MaskOutput
@@ -229,7 +230,7 @@ class Sa2VA:
     def describe(
         self,
         media: Media,
-        regions: Sequence[Region],
+        regions: Region | Sequence[Region],
         *,
         requests: Sequence[str] | None = None,
         **generation: Any,
@@ -237,14 +238,15 @@ class Sa2VA:
         """Describe marked parts of a picture, one text each. Every request sees all of them.
 
         Args:
-            regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture.
+            regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture; one of them may come bare.
             requests: what to ask about each region, where they are called region1, region2, ...; None for the released
                 models' own wording.
 
         Raises:
             ValueError: the model's family reads no regions, or a region is empty or outside the picture.
         """
-        if len(regions) == 0:
+        regions = as_regions(regions)
+        if not regions:
             raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
         if requests is not None and len(requests) != len(regions):
             raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(regions)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,23 @@ def require_extra(module: str, extra: str) -> ModuleType:
         raise ImportError(
             f"this needs the package {module!r}, which is not installed; install it with: pip install 'sa2va[{extra}]'"
         ) from error
+
+
+@contextmanager
+def no_weight_bar() -> Iterator[None]:
+    """Without the bar over hundreds of tensors that transformers draws while it fills a model.
+
+    Downloads, whose bars it would take along, come before.
+    """
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
 
 
 def default_device() -> torch.device:

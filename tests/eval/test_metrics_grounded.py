@@ -34,7 +34,7 @@ def plain_ious(rows, columns):
     return [[(r & c).sum() / max((r | c).sum(), 1) for c in columns] for r in rows]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(several, several)
 def test_miou_matches_the_best_pair_first(predicted, true):
     ious = {(r, c): iou for r, row in enumerate(plain_ious(predicted, true)) for c, iou in enumerate(row)}
@@ -48,7 +48,7 @@ def test_miou_matches_the_best_pair_first(predicted, true):
     assert greedy_miou(*ours) == pytest.approx(expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(several, several)
 def test_iou_matrix_is_that_of_pixels(rows, columns):
     ours = iou_matrix(*[[Mask.from_array(mask) for mask in masks] for masks in (rows, columns)])

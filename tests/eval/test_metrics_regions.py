@@ -35,7 +35,7 @@ def blob(shape: tuple[int, int], x: float, y: float, radius: float) -> np.ndarra
     return (columns - x) ** 2 + (rows - y) ** 2 < wave**2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(masks, masks)
 def test_run_lengths_count_what_pixels_count(prediction, target):
     areas = mask_areas(Mask.from_array(prediction), Mask.from_array(target))
@@ -70,7 +70,7 @@ def plain_generalized(pairs, least):
     return np.mean(ious), inter / union if union else 1.0, *share
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(sparse, sparse), min_size=1, max_size=6), st.sampled_from([1, 3]))
 def test_generalized_scores_are_the_official_table(pairs, least):
     predictions, targets = zip(*pairs, strict=True)
@@ -95,7 +95,7 @@ def test_precision_of_generalized_scores_is_over_targets_only():
     assert generalized_areas([Areas(0, 0, 0)]).precision_at(0.7) == 0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(clips, clips, clips)
 def test_robustness_and_agreement_are_the_plain_definitions(prediction, target, others):
     objects = target | others
@@ -114,7 +114,7 @@ def test_robustness_where_no_object_is():
     assert robustness(nothing, something, something) == 1.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(clips, clips, clips)
 def test_void_pixels_are_as_if_nobody_had_marked_them(prediction, target, void):
     assert jf_sequence(prediction, target, void) == jf_sequence(prediction & ~void, target & ~void)
@@ -141,13 +141,13 @@ def independent_jf(prediction: np.ndarray, target: np.ndarray) -> tuple[float, f
     return j / len(target), f / len(target)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(clips, clips)
 def test_j_and_f_of_noise_are_those_of_an_independent_package(prediction, target):
     assert jf_sequence(prediction, target) == pytest.approx(independent_jf(prediction, target), abs=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.tuples(*[st.floats(-10, 130)] * 4), st.floats(1, 60), st.floats(1, 60))
 def test_j_and_f_of_objects_are_those_of_an_independent_package(places, one, other):
     shape = (120, 160)

@@ -31,6 +31,7 @@ from sa2va.train.trainable import LoraOptions, TrainableOptions
 def tuned(model: Path, folder: Path, **changes: object) -> Path:
     """A short run whose every trained weight moves."""
     settings = TrainConfig(
+        report_to=(),
         model=str(model),
         output=str(folder),
         data=(SourceOptions("rectangles:Rectangles", {"count": 8}),),
@@ -216,6 +217,7 @@ def test_a_trained_model_in_the_released_layout(checkpoint, case: str, tmp_path:
 def test_a_base_in_four_bits_trains_and_leaves_an_adapter_for_the_whole_one(checkpoint, tmp_path: Path):
     base = checkpoint("iv25_qwen2")
     config = TrainConfig(
+        report_to=(),
         model=str(base),
         output=str(tmp_path / "run"),
         data=(SourceOptions("rectangles:Rectangles", {"count": 8}),),

@@ -89,6 +89,7 @@ def test_the_estimate_is_near_the_measured_peak(
 ):
     options = {"split": "train", "tasks": {"segment": 1.0}, "length": 64}
     config = TrainConfig(
+        report_to=(),
         model=str(start),
         output=str(tmp_path / "run"),
         data=(SourceOptions("synthetic", options),),

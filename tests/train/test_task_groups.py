@@ -35,6 +35,7 @@ STEPS = 16
 
 def settings(model: Path, folder: Path, source: SourceOptions) -> TrainConfig:
     return TrainConfig(
+        report_to=(),
         model=str(model),
         output=str(folder / "run"),
         data=(source,),

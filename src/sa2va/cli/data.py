@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sa2va.cli.command import command
-from sa2va.cli.screen import Screen
+from sa2va.cli.screen import LogProgress, Screen
 
 if TYPE_CHECKING:
     from sa2va.data.check import SetReport
@@ -166,8 +166,13 @@ def _as_trained(screen: Screen, model: str) -> Callable[[Sample], Sample]:
 @contextmanager
 def _progress(screen: Screen, name: str) -> Iterator[Callable[[int, int], Any]]:
     with Progress(console=screen.err, transient=True, disable=not screen.lively) as bar:
-        task = bar.add_task(name)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task, log = bar.add_task(name), LogProgress(screen, name, "samples")
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            log.show(done, total)
+
+        yield show
 
 
 def _table(reports: Sequence[SetReport]) -> Table:

@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,7 +16,7 @@ from rich.text import Text
 from sa2va.cli.evaluation import show_scores
 from sa2va.cli.loading import load_model, model_name, quiet_libraries
 from sa2va.cli.options import Dtype
-from sa2va.cli.screen import Screen
+from sa2va.cli.screen import LogProgress, Screen
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import Row
@@ -28,9 +26,6 @@ from sa2va.eval.score import Answered, score
 from sa2va.eval.selection import absent_files, select
 from sa2va.eval.shards import read_predictions
 from sa2va.predictor import Sa2VA
-
-#: In a log, where nobody sees a bar.
-_SECONDS_BETWEEN_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def evaluate(screen: Screen, task: Task, out: Path, *, scoring: bool) -> None:
             left = predict.predict(sa2va, benchmark, folder, task.settings, shard=task.shard, on_item=show)
         records.append({"benchmark": row.name, "unanswered": left})
         if left:
-            screen.note(f"{row.name}: {left} queries are not answered yet; other processes, or another run, have them")
+            screen.note(f"{row.name}: this process is done; the other {left} queries are other processes' to answer")
         elif benchmark.submission:
             screen.note(f"{row.name}: answered; `sa2va eval pack {out}` writes what its server takes")
         elif scoring:
@@ -127,18 +122,11 @@ def _bar(screen: Screen, name: str) -> Iterator[Any]:
     )
     with Bar(*columns, console=screen.err, disable=not screen.lively, transient=True) as bar:
         # What an earlier run did is not counted, or it would make this one look faster than it is.
-        number = bar.add_task(name, total=None)
-
-        started = told = perf_counter()
+        number, log = bar.add_task(name, total=None), LogProgress(screen, name, "items")
 
         def show(progress: Progress) -> None:
-            nonlocal told
             done, total = progress.done - progress.skipped, progress.total - progress.skipped
             bar.update(number, total=total, completed=done)
-            now = perf_counter()
-            if not screen.lively and done and now - told > _SECONDS_BETWEEN_LINES:
-                told = now
-                left = timedelta(seconds=round((now - started) / done * (total - done)))
-                screen.note(f"{name}: {done}/{total} items, {left} left")
+            log.show(done, total)
 
         yield show

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sa2va.cli.interrupts import Interrupts
-from sa2va.cli.screen import Screen
+from sa2va.cli.screen import LogProgress, Screen
 from sa2va.results import Frame
 from sa2va.track import Track
 from sa2va.writers import FrameWriter
@@ -110,7 +110,7 @@ def _finish(writer: FrameWriter, *, finished: bool, worth: bool) -> None:
 
 
 class _Bar:
-    """A progress bar on standard error, where somebody can see it."""
+    """A progress bar on standard error, where somebody can see it; in a log, a line a minute."""
 
     def __init__(self, screen: Screen, total: int | None, known: int):
         self._known = known
@@ -125,6 +125,7 @@ class _Bar:
             disable=not screen.lively,
             transient=True,
         )
+        self._log, self._total = LogProgress(screen, "tracking", "frames"), total
         text = "?" if total is None else str(total)
         self._task: TaskID = self._progress.add_task("looking", total=total, total_text=text, rate=0.0, objects=0)
 
@@ -144,3 +145,4 @@ class _Bar:
             objects=len(tally.objects),
             description="catching up" if tally.frames <= self._known else "tracking",
         )
+        self._log.show(tally.frames, self._total)

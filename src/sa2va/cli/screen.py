@@ -9,6 +9,8 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from time import perf_counter
 from typing import Any
 
 import typer
@@ -20,6 +22,7 @@ from sa2va.runtime import logger
 
 #: Columns of a table that goes to a file or a pipe, where there is no window to fit.
 _PIPE_WIDTH = 200
+_SECONDS_BETWEEN_LINES = 60
 
 
 class Screen:
@@ -120,16 +123,31 @@ class Screen:
             logger.removeHandler(handler)
 
 
+class LogProgress:
+    """Progress where nobody sees a bar, such as a log: a line a minute, nothing on a terminal."""
+
+    def __init__(self, screen: Screen, name: str, unit: str):
+        self._screen, self._name, self._unit = screen, name, unit
+        self._started = self._told = perf_counter()
+
+    def show(self, done: int, total: int | None) -> None:
+        """Tell how far a loop is, unless the last line is less than a minute old."""
+        now = perf_counter()
+        if self._screen.lively or not done or now - self._told < _SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        rate = done / (now - self._started)
+        left = "" if total is None else f", {timedelta(seconds=round((total - done) / rate))} left"
+        of = "" if total is None else f"/{total}"
+        self._screen.note(f"{self._name}: {done}{of} {self._unit}, {rate:.1f} a second{left}")
+
+
 class _ToScreen(logging.Handler):
     """Log records of this package as warnings on the screen."""
 
     def __init__(self, screen: Screen):
         super().__init__(logging.WARNING)
         self._screen = screen
-
-    def labelled(self, label: str, text: str) -> Text:
-        """A result with what it is about before it."""
-        return Text.assemble((f"{label}: ", "cyan"), printable(text))
 
     def emit(self, record: logging.LogRecord) -> None:
         self._screen.warn(record.getMessage())

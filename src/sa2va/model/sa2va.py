@@ -40,6 +40,7 @@ from sa2va.model.grounding import (
 )
 from sa2va.model.memory import propagate
 from sa2va.model.pixels import normalized_frames
+from sa2va.runtime import no_weight_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,9 +123,10 @@ class Sa2VAModel(PreTrainedModel):
         kwargs.pop("trust_remote_code", None)  # nothing here could run it
         checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
         chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
-        model = super().from_pretrained(
-            None, *model_args, config=checkpoint.config, state_dict=checkpoint.tensors, dtype=chosen, **kwargs
-        )
+        with no_weight_bar():
+            model = super().from_pretrained(
+                None, *model_args, config=checkpoint.config, state_dict=checkpoint.tensors, dtype=chosen, **kwargs
+            )
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return model
 

@@ -5,7 +5,9 @@ The model sees a region through cells of the picture's thumbnail: a 16 x 16 grid
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,20 @@ def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], ce
     rows, columns = (np.arange(cells) * length // cells for length in size)
     grid = mask[np.ix_(rows, columns)]
     return grid if grid.any() else _fullest_cell(mask, cells)
+
+
+def as_regions(regions: Any) -> list[Any]:
+    """Regions as a list, also where one was given bare: a box of four numbers, or a mask (H, W).
+
+    Args:
+        regions: a box, a mask, or any number of them; as an array (N, 4) boxes, or (N, H, W) masks.
+    """
+    if isinstance(regions, np.ndarray):
+        boxes = regions.ndim == 2 and regions.shape[1] == 4 and regions.dtype != bool
+        return list(regions) if boxes or regions.ndim == 3 else [regions]
+    if len(regions) == 4 and all(isinstance(value, numbers.Real) for value in regions):
+        return [regions]
+    return list(regions)
 
 
 def region_prompt(counts: Sequence[int], image_token: str) -> str:

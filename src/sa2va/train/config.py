@@ -6,7 +6,7 @@ before anything is loaded.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -102,7 +102,8 @@ class TrainConfig:
             the start and needs a C++ compiler on CPU.
         workers: data loader processes per process. max_broken: share of broken samples above which a run stops.
         log_every, save_every: steps. keep: checkpoints that stay; older ones are deleted.
-        report_to: what Trainer reports to besides the screen, e.g. ``["tensorboard"]``.
+        report_to: what Trainer reports to besides the screen, e.g. ``["tensorboard"]``; None for TensorBoard where it
+            is installed, ``[]`` for nothing.
         fsdp: shard the model with FSDP2. deepspeed: JSON file of a DeepSpeed configuration, ZeRO stage 1 to 3.
         resume: go on from the last complete checkpoint in ``output``, if there is one.
     """
@@ -140,7 +141,7 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 2000
     keep: int = 2
-    report_to: tuple[str, ...] = ()
+    report_to: tuple[str, ...] | None = None
     fsdp: bool = False
     deepspeed: str | None = None
     resume: bool = True
@@ -160,6 +161,13 @@ class TrainConfig:
         path.write_text(json.dumps(plain(self), indent=2) + "\n", encoding="utf-8")
         return path
 
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """``report_to``, its default filled in."""
+        if self.report_to is None:
+            return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
+        return self.report_to
+
     def check(self) -> None:
         """Find what cannot work without loading the model.
 
@@ -177,7 +185,7 @@ class TrainConfig:
             )
         self._check_combinations()
         self._check_files()
-        for module in ("accelerate", *(["peft"] if self.trainable.lora else []), *self.report_to, *self._deepspeed()):
+        for module in ("accelerate", *(["peft"] if self.trainable.lora else []), *self.trackers, *self._deepspeed()):
             require_extra(module, "train")
 
     def _check_combinations(self) -> None:

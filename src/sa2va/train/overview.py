@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from statistics import median
 from typing import Any
 
@@ -82,8 +83,14 @@ def _schedule(run: Run, processes: int) -> Text:
     return Text(
         f"{steps:,} steps of {per_step} samples ({config.batch_size} x {config.accumulation} x {processes} processes)"
         f"{length}; learning rate {config.learning_rate:g} after {round(config.warmup * steps):,} steps; "
-        f"saved in {config.output} every {config.save_every:,} steps and at the end"
+        f"saved in {config.output} every {config.save_every:,} steps and at the end{_tracked(config)}"
     )
+
+
+def _tracked(config: TrainConfig) -> str:
+    if "tensorboard" not in config.trackers:
+        return ""
+    return f"; look at the curves with `tensorboard --logdir {shlex.quote(config.output)}`"
 
 
 def _memory(run: Run) -> Text:

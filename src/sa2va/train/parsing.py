@@ -105,6 +105,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) and arguments == (str, Ellipsis):
+        value = [value]  # report_to=tensorboard
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{where} must be a list, got {value!r}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:

@@ -104,6 +104,9 @@ def train(
 
     Returns:
         the folder of the trained model; None after a dry run.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step in hand was finished and saved first (with one process).
     """
     # The tokenizers' own threads do not survive the fork of data loader workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -126,22 +129,28 @@ def train(
         )
     elif any(output.glob("checkpoint-*")) and not run.config.resume:
         raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
-    _train(run, progress, checkpoint=checkpoint)
+    if not _train(run, progress, checkpoint=checkpoint):
+        note(f"stopped, and saved in {last_checkpoint(output, processes)}; the same command goes on from there")
+        raise KeyboardInterrupt
     note(f"the model is in {output}")
     return output
 
 
-def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> None:
+def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> bool:
+    """Run the loop and save the model; False where a signal ended it before."""
     from sa2va.train.progress import Progress
+    from sa2va.train.stopping import StopOnSignal
     from sa2va.train.trainer import Sa2VATrainer
 
-    config = run.config
+    config, stop = run.config, StopOnSignal()
     encode = encoder(config, run.processor)
     dataset = EncodedDataset(run.parts, encode, seed=config.seed, workers=config.workers, max_broken=config.max_broken)
     try:
         trainer = Sa2VATrainer(run.model, run.processor, config, dataset, save=save)
         if progress:
             trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
+        if save:
+            trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         first, *_ = str(error).partition("\n")
@@ -150,10 +159,15 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
             "checkpoint_activations=true, a shorter encode.max_length, fewer trainable.parts, or quantization=nf4; "
             "over several GPUs, fsdp=true"
         ) from error
+    finally:
+        stop.restore()
+    if stop.received:
+        return False
     if save:
         trainer.save_model()
     if save and trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(config.output) / FINISHED))
+    return True
 
 
 def _conversation(
