@@ -116,7 +116,8 @@ class Sa2VA:
         """Find what phrases (or questions) describe.
 
         Args:
-            media: a picture, or a short video whose masks fit in memory; for long ones see [`track`].
+            media: a picture, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
+                RGB (H, W, 3); what OpenCV reads is BGR: pass ``frame[..., ::-1]``.
             phrases: one, or several that are answered together; a phrase with a question mark is asked as a question.
             threshold: probability above which a pixel belongs to the object.
             probabilities: keep float32 probabilities in every segment.
@@ -275,7 +276,8 @@ class Sa2VA:
         """Follow what phrases describe through a video of any length, lazily.
 
         Args:
-            media: video file, folder of frames, or list of frames; frames are decoded when they are needed.
+            media: video file, folder of frames, or list of frames (arrays uint8 RGB); frames are decoded when they are
+                needed.
             key_frames: which frames the language model sees: ``"uniform"`` over the video (measured better),
                 ``"first"`` (the reference), a list of indices, or ``"compressed"`` (SaSaSa2VA checkpoints).
             num_key_frames: how many.
@@ -320,6 +322,8 @@ class Sa2VA:
         **generation: Any,
     ) -> VideoTracker:
         """A tracker for frames that arrive one by one; phrases are looked for in the first frame it is given.
+
+        Frames are uint8 RGB (H, W, 3), not OpenCV's BGR.
 
         Args:
             phrases: what to look for; more may be added at any time with ``tracker.add``.
