@@ -362,6 +362,34 @@ def test_curves_go_to_tensorboard_unless_told_otherwise(tune: Callable[..., Trai
     assert list(Path(tune().output).rglob("events.out.tfevents.*"))
 
 
+def test_what_is_held_out_is_not_trained_on_and_its_losses_are_logged(
+    tune: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, quiet: None
+):
+    monkeypatch.setattr(Rectangles, "key", lambda source, index: f"picture {index % 12}", raising=False)
+    run = prepare(tune(validation=0.3, steps=2, save_every=1))
+    (kept,), (held,) = ([part.source for part in side] for side in (run.parts, run.validation))
+    ids = [{int(source[index].id.split("-")[-1]) % 12 for index in range(len(source))} for source in (kept, held)]
+    assert ids[0] | ids[1] == set(range(12)) and not ids[0] & ids[1] and len(held) == len(ids[1])
+    train(run)
+    history = json.loads((Path(run.config.output) / "trainer_state.json").read_text())["log_history"]
+    logged = [row for row in history if "eval_loss" in row]
+    assert [row["step"] for row in logged] == [1, 2]
+    assert all(math.isfinite(row["eval_bce"]) and row["eval_loss"] > 0 for row in logged)
+    with pytest.raises(ValueError, match="validation must be between"):
+        tune(validation=1.0).check()
+
+
+def test_validation_changes_nothing_of_what_is_learnt(
+    tune: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, quiet: None
+):
+    monkeypatch.setattr(Rectangles, "key", lambda source, index: str(index), raising=False)
+    weights = []
+    for every in (1, 1000):
+        train(prepare(tune(validation=0.3, steps=3, save_every=every, output=f"{tune().output}-{every}")))
+        weights.append(load_file(Path(f"{tune().output}-{every}") / "model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(tune: Callable[..., TrainConfig], quiet: None):
     run = prepare(tune())
     with torch.no_grad():

@@ -37,9 +37,11 @@ evaluation = typer.Typer(
     help="Measure a model on benchmarks: [bold]sa2va eval MODEL BENCH... -o OUT[/bold], then "
     "[bold]sa2va eval report OUT[/bold].\n\n"
     "A benchmark is one name (refcoco/val), the first part of several (refcoco), or "
-    "[bold]all[/bold] whose data is present; the synthetic ones need no data.",
+    "[bold]all[/bold] whose data is present; the synthetic ones need no data, and [bold]own[/bold] "
+    "is whatever you labelled in --data.",
     epilog="[bold]Examples[/bold]\n\n"
     "[cyan]$ sa2va eval Sa2VA-4B refcoco mevis/valid_u --data ./data -o out[/cyan]\n\n"
+    "[cyan]$ sa2va eval runs/mine own --data ./mine --holdout 0.2 -o out[/cyan]\n\n"
     "[cyan]$ torchrun --nproc-per-node 8 -m sa2va.cli eval Sa2VA-4B all --data ./data -o out[/cyan]\n\n"
     "[cyan]$ sa2va eval report out[/cyan]",
 )
@@ -75,6 +77,14 @@ def run(
     limit: Annotated[
         int | None, typer.Option(min=1, show_default=False, help="Only so many of the first pictures or clips.")
     ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            show_default=False,
+            help="Of own data, only the pictures or clips that training with validation=SHARE left out.",
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", show_default=False, help="Only every N-th item from the I-th on, I from 0."),
@@ -103,7 +113,7 @@ def run(
 
     task = Task(
         model,
-        tuple(benchmarks),
+        _names(benchmarks, holdout),
         data,
         _settings(key_frames, num_key_frames, mode, threshold, max_new_tokens, at_once),
         limit,
@@ -171,6 +181,37 @@ def report(
         screen.emit({"files": [str(path) for path in paths]})
 
 
+@evaluation.command()
+@command
+def compare(
+    screen: Screen,
+    before: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of an evaluation.")],
+    after: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Folder of another.")],
+    benchmarks: Names = None,
+    samples: Annotated[int, typer.Option(min=0, help="How many of the largest changes to list.")] = 5,
+) -> None:
+    """Set two scored runs side by side: values, and which answers became better or worse."""
+    from sa2va.eval.compare import compare as compared
+
+    records = []
+    for one in compared(before, after, benchmarks or ()):
+        table = Table(title=one.name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in ("", str(before), str(after), "difference"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for value, (old, new) in one.values.items():
+            table.add_row(value, f"{100 * old:.1f}", f"{100 * new:.1f}", f"{100 * (new - old):+.1f}")
+        screen.result(table)
+        better, worse, same = one.counts
+        screen.result(Text(f"{better} answers are better, {worse} worse, {same} the same"))
+        for query, (old, new) in one.largest(samples):
+            screen.result(Text(f"  {100 * old:.0f} -> {100 * new:.0f}  {query}"))
+        for notice in one.notices:
+            screen.warn(f"{one.name}: {notice}")
+        records.append(one.record(samples))
+    if screen.json:
+        screen.emit({"before": str(before), "after": str(after), "benchmarks": records})
+
+
 @evaluation.command("list")
 @command
 def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
@@ -193,6 +234,17 @@ def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
         state = "needs none" if not needed else "there" if not gone else f"missing {len(gone)} of {needed}: {gone[0]}"
         table.add_row(row.name, row.title, state)
     screen.result(table)
+
+
+def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
+    """The benchmarks, own data as the part of them that is held out."""
+    from sa2va.eval.benchmarks.own import OWN, held_out_name
+
+    if holdout is None:
+        return tuple(benchmarks)
+    if OWN not in benchmarks:
+        raise ValueError(f"--holdout is for own data: `sa2va eval MODEL {OWN} --data ROOT --holdout {holdout:g}`")
+    return tuple(held_out_name(holdout) if name == OWN else name for name in benchmarks)
 
 
 def show_scores(

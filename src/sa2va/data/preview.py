@@ -140,7 +140,8 @@ def _lines(sample: Sample, letters: int) -> list[tuple[str, tuple[int, int, int]
     name = sample.id if sample.id.startswith(f"{sample.source}/") else f"{sample.source} {sample.id}"
     lines = [(name, (120, 120, 120))]
     for number, turn in enumerate(sample.turns):
-        tag = f" ({sample.tags[number]})" if sample.tags else ""
+        said = sample.tags[number] if sample.tags else ""
+        tag = f" ({said})" if said.lower() not in turn.question.lower() else ""
         # Darkened tints stay readable on paper.
         red, green, blue = colors.get(number, _INK)
         color = (red * 3 // 4, green * 3 // 4, blue * 3 // 4)

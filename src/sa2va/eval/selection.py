@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sa2va.eval.benchmark import Row
 from sa2va.eval.benchmarks import BENCHMARKS
+from sa2va.eval.benchmarks.own import OWN, own_row
 
 ALL = "all"
 
@@ -27,6 +28,8 @@ def is_of(benchmark: str, name: str) -> bool:
 
 def known_row(name: str) -> Row:
     """The row of a benchmark. Raises ValueError when there is none of this name."""
+    if row := own_row(name):
+        return row
     if name not in BENCHMARKS:
         raise ValueError(f"there is no benchmark {name!r}; `sa2va eval list` shows all")
     return BENCHMARKS[name]
@@ -48,16 +51,17 @@ def select(names: Sequence[str], data: Path) -> Selection:
 
     Args:
         names: of benchmarks, first parts of names, or ``"all"``: whatever has its files under ``data``. What is named
-            is selected whether or not its files are there; opening it says what is missing.
+            is selected whether or not its files are there; opening it says what is missing. Own data are never part
+            of ``all``.
 
     Raises:
         ValueError: no benchmark goes by a name.
     """
     for name in names:
-        if name != ALL and not any(is_of(one, name) for one in BENCHMARKS):
-            parts = sorted({one.partition("/")[0] for one in BENCHMARKS})
+        if name != ALL and not own_row(name) and not any(is_of(one, name) for one in BENCHMARKS):
+            parts = sorted({one.partition("/")[0] for one in (*BENCHMARKS, OWN)})
             raise ValueError(f"no benchmark is called {name!r}; there are {', '.join(parts)}: see `sa2va eval list`")
-    rows: list[Row] = []
+    rows = [row for name in dict.fromkeys(names) if (row := own_row(name))]
     absent: dict[str, list[Path]] = {}
     for row in BENCHMARKS.values():
         if any(is_of(row.name, name) for name in names):

@@ -88,6 +88,8 @@ class TrainConfig:
         prompted_frames: None decodes every frame from its prompt, without memory (released). A number prompts that
             many frames of each clip, chosen as ``encode.key_frame_policy`` says, and follows the rest through the
             memory, with gradients.
+        validation: share of the pictures and clips of own data that is kept out of training, above 0 and below 1. Their
+            losses are logged with every checkpoint, and ``sa2va eval RUN own --holdout SHARE`` scores the masks.
         steps: optimizer steps; None trains for ``epochs``.
         batch_size: samples per process and micro-batch. accumulation: micro-batches per step.
         optimizer: ``"adamw"`` (released), or ``"muon"`` for the matrices of a model that starts from nothing.
@@ -121,6 +123,7 @@ class TrainConfig:
     grounding_side: int | None = None
     prompted_frames: int | None = None
     epochs: float = 1.0
+    validation: float | None = None
     steps: int | None = None
     batch_size: int = 2
     accumulation: int = 8
@@ -258,6 +261,7 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("betas.1", 0, 0.999999),
     ("clip_norm", 1e-9, None),
     ("warmup", 0, 1),
+    ("validation", 1e-9, 0.999999),
     ("workers", 0, 1024),
     ("max_broken", 0, 1),
     ("log_every", 1, None),

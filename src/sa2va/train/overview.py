@@ -71,6 +71,9 @@ def _data(run: Run) -> Table:
         views = options.options.get("views", 1) if options.kind in SOURCES else 1
         counts = (f"{len(part.source) // views:,}", f"{views}", f"{part.repeats:g}", f"{part.count:,}")
         table.add_row(part.name, part.group, *counts, f"{part.count / total:.1%}")
+    if run.validation:
+        held = sum(len(part.source) for part in run.validation)
+        table.caption = f"held out for validation: {held:,} pictures or clips ({run.config.validation:g} by name)"
     return table
 
 

@@ -48,7 +48,12 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._bar is None or not logs or "loss" not in logs:
+        if self._bar is None or not logs:
+            return
+        if "eval_loss" in logs:
+            held_out = [f"{name.removeprefix('eval_')} {value:.4g}" for name, value in logs.items() if "eval_" in name]
+            self._bar.write(f"step {state.global_step}, held out: {', '.join(held_out)}", file=sys.stderr)
+        if "loss" not in logs:
             return
         step, start = self._since
         self._since = (state.global_step, time.perf_counter())

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_clicks, encode_sample
+from sa2va.data.holdout import HoldOut, OneView
 from sa2va.data.mixture import EncodedDataset, Part
 from sa2va.data.sample import Sample
 from sa2va.model.sa2va import Sa2VAModel
@@ -44,13 +45,15 @@ class Run:
 
     Attributes:
         config: the configuration. model: with parameters frozen and unfrozen. processor: of the model.
-        parts: the opened sources. plan: what is trained. probes: a few encoded samples of every source.
+        parts: the opened sources. validation: what is held out of them. plan: what is trained.
+        probes: a few encoded samples of every source.
     """
 
     config: TrainConfig
     model: Sa2VAModel
     processor: Sa2VAProcessor
     parts: tuple[Part, ...]
+    validation: tuple[Part, ...]
     plan: tuple[PlanRow, ...]
     probes: tuple[Encoded, ...]
 
@@ -70,6 +73,7 @@ def prepare(config: TrainConfig) -> Run:
     _check_machine(config)
     check_quantization(config)
     parts = tuple(_opened(place, options) for place, options in enumerate(config.data))
+    parts, validation = _divided(parts, config.validation)
     model, processor = load_start(config)
     _check_scales(config)
     torch.manual_seed(config.seed)  # LoRA and heads start from random numbers
@@ -82,7 +86,7 @@ def prepare(config: TrainConfig) -> Run:
         compile_layers(model)
     encode = encoder(config, processor)
     probes = tuple(encoded for part in parts for encoded in _probe(part, encode))
-    return Run(config, model, processor, parts, plan, probes)
+    return Run(config, model, processor, parts, validation, plan, probes)
 
 
 def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample, np.random.Generator], Encoded]:
@@ -146,7 +150,8 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
     encode = encoder(config, run.processor)
     dataset = EncodedDataset(run.parts, encode, seed=config.seed, workers=config.workers, max_broken=config.max_broken)
     try:
-        trainer = Sa2VATrainer(run.model, run.processor, config, dataset, save=save)
+        validation = EncodedDataset(run.validation, encode, seed=config.seed) if run.validation else None
+        trainer = Sa2VATrainer(run.model, run.processor, config, dataset, validation=validation, save=save)
         if progress:
             trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
         if save:
@@ -188,6 +193,15 @@ def _opened(place: int, options: SourceOptions) -> Part:
             f"data.{place} ({options.kind}): {error}\n"
             f"options of this source are set with data.{place}.options.NAME=VALUE"
         ) from error
+
+
+def _divided(parts: tuple[Part, ...], share: float | None) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """Parts without what is held out, and what is held out, each of its pictures and clips in one view."""
+    if share is None:
+        return parts, ()
+    kept = tuple(replace(part, source=HoldOut(part.source, share, held_out=False)) for part in parts)
+    held = tuple(replace(part, source=OneView(HoldOut(part.source, share, held_out=True)), repeats=1) for part in parts)
+    return kept, held
 
 
 def _probe(part: Part, encode: Callable[[Sample, np.random.Generator], Encoded]) -> list[Encoded]:

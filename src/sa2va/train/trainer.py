@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from sa2va.data.collate import Collator
 from sa2va.data.encode import key_frames
-from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, epochs_to_samples
+from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Visit, epochs_to_samples
 from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
@@ -85,7 +85,9 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
-def training_arguments(config: TrainConfig, model: Sa2VAModel, *, save: bool = True) -> TrainingArguments:
+def training_arguments(
+    config: TrainConfig, model: Sa2VAModel, *, save: bool = True, validate: bool = False
+) -> TrainingArguments:
     """What transformers' Trainer is told of a configuration."""
     # Only layers that every batch runs are sharded one by one: a process without pictures would not join the others.
     layer: Any = model.vlm.model.language_model.layers[0]
@@ -107,6 +109,8 @@ def training_arguments(config: TrainConfig, model: Sa2VAModel, *, save: bool = T
         logging_first_step=True,
         save_strategy="steps" if save else "no",
         save_steps=config.save_every,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=config.save_every,
         save_total_limit=config.keep,
         seed=config.seed,
         data_seed=config.seed,
@@ -133,7 +137,8 @@ class Sa2VATrainer(Trainer):
 
     Args:
         model: the model. processor: is saved beside its weights, and says how to pad.
-        config: the run. dataset: encoded samples. callbacks: as in transformers. save: write checkpoints.
+        config: the run. dataset: encoded samples. validation: samples whose losses are logged with every checkpoint.
+        callbacks: as in transformers. save: write checkpoints.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class Sa2VATrainer(Trainer):
         config: TrainConfig,
         dataset: EncodedDataset,
         *,
+        validation: EncodedDataset | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         save: bool = True,
     ):
@@ -150,8 +156,9 @@ class Sa2VATrainer(Trainer):
         self.model: Any  # Trainer wraps it in some kinds of distribution
         super().__init__(
             model=model,
-            args=training_arguments(config, model, save=save),
+            args=training_arguments(config, model, save=save, validate=save and validation is not None),
             train_dataset=dataset,
+            eval_dataset=validation,
             data_collator=cast(Any, (CompanionCollator if config.deepspeed else Collator).of(processor)),
             callbacks=list(callbacks),
         )
@@ -270,7 +277,7 @@ class Sa2VATrainer(Trainer):
         """Add the mean of every loss since the last log, over all micro-batches and processes, unweighted."""
         if "loss" in logs:
             self.dataset.check()
-            logs |= self._loss_means()
+            logs |= self._loss_means() | self._dropped_samples()
             if not math.isfinite(logs["loss"]):
                 raise ValueError(
                     f"the loss is {logs['loss']} at step {self.state.global_step} ({logs}); lower learning_rate or "
@@ -279,16 +286,50 @@ class Sa2VATrainer(Trainer):
         super().log(logs, start_time)
 
     def _loss_means(self) -> dict[str, float]:
+        """Of every loss since the last call, over all processes."""
         names = [name for name in LossWeights.__dataclass_fields__ if getattr(self.config.loss.weights, name)]
         nothing = torch.zeros(2, device=self.args.device)
+        rows = torch.stack([self._window.get(name, nothing) for name in names])
+        losses = self._sum(rows).tolist()
+        self._window = {}
+        return {name: total / count for name, (total, count) in zip(names, losses, strict=True) if count}
+
+    def _dropped_samples(self) -> dict[str, float]:
+        """Samples that were not trained on as they are, by kind, over all processes."""
         lost = (Counted.REJECTED, Counted.BROKEN, Counted.SHORTENED)
         counted = torch.tensor([self.dataset.count(kind) for kind in lost], device=self.args.device)
-        rows = torch.stack([self._window.get(name, nothing) for name in names])
-        losses, counts = self._sum(rows).tolist(), self._sum(counted).tolist()
-        self._window = {}
-        means = {name: total / count for name, (total, count) in zip(names, losses, strict=True) if count}
-        dropped = {f"{kind.name.lower()}_samples": number for kind, number in zip(lost, counts, strict=True)}
-        return means | {name: number for name, number in dropped.items() if number}
+        named = zip(lost, self._sum(counted).tolist(), strict=True)
+        return {f"{kind.name.lower()}_samples": number for kind, number in named if number}
+
+    # -- validation ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Mean losses over what is held out, unweighted and summed, logged as ``eval_NAME`` and ``eval_loss``."""
+        training, averages, window = self.model.training, self._averages, self._window
+        self._averages, self._window, self._micro_batch = None, {}, 0
+        self.model.eval()
+        with torch.no_grad():
+            for batch in self._validation_batches():
+                self.compute_loss(cast(nn.Module, self.model_wrapped), self._prepare_inputs(batch))
+        self.model.train(training)
+        means = self._loss_means()
+        self._averages, self._window = averages, window
+        means["loss"] = sum(getattr(self.config.loss.weights, name) * mean for name, mean in means.items())
+        metrics = {f"eval_{name}": mean for name, mean in means.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        """This process's share of what is held out; all have as many batches, or they would wait for each other."""
+        dataset = cast(EncodedDataset, self.eval_dataset)
+        visits = [Visit(0, part, index) for part, own in enumerate(dataset.parts) for index in range(len(own.source))]
+        own = visits[: len(visits) // self.args.world_size * self.args.world_size][
+            self.args.process_index :: self.args.world_size
+        ]
+        collate: Any = self.data_collator
+        for start in range(0, len(own), self.args.train_batch_size):
+            yield collate([dataset[visit] for visit in own[start : start + self.args.train_batch_size]])
 
     # -- optimizer -----------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,11 @@ class Coco:
     def __len__(self) -> int:
         return len(self.entries) * self.draws.views
 
+    def key(self, index: int) -> str:
+        """The file name of a sample's picture."""
+        number, _ = self.entries[self.draws.view(index, len(self.entries)).place]
+        return self.instances.images[number].file_name
+
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))
         number, said = self.entries[view.place]

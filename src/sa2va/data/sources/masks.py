@@ -84,6 +84,10 @@ class MaskFolder:
     def __len__(self) -> int:
         return len(self.entries) * self.draws.views
 
+    def key(self, index: int) -> str:
+        """The file name of a sample's picture."""
+        return self.entries[self.draws.view(index, len(self.entries)).place].image.name
+
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))
         entry = self.entries[view.place]

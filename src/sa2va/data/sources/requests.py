@@ -89,7 +89,7 @@ class Draws:
 def requests_sample(
     requests: Sequence[Request], rng: random.Random, *, name: str, image: Path, size: Size | None, source: str
 ) -> Sample:
-    """A turn for each request.
+    """A turn for each request, tagged with its phrase; what has a question of its own asks for no mask and has no tag.
 
     Args:
         requests: at least one. rng: draws wordings. name: id of the sample. image: the picture. source: its source.
@@ -97,4 +97,5 @@ def requests_sample(
     """
     turns = tuple(one.turn(rng) for one in requests)
     masks = tuple(one.mask().array[None] for one in requests if one.mask)
-    return Sample(name, (lazy_picture(image, size),), turns, masks, source=source)
+    tags = tuple("" if one.question else one.text for one in requests)
+    return Sample(name, (lazy_picture(image, size),), turns, masks, source=source, tags=tags)

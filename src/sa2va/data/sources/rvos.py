@@ -58,6 +58,10 @@ class ReferredVideos:
     def __len__(self) -> int:
         return len(self.videos) * self.draws.views
 
+    def key(self, index: int) -> str:
+        """The name of a sample's video."""
+        return self.videos[self.draws.view(index, len(self.videos)).place].id
+
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, pictures undecoded. ValueError or OSError when its annotation or first header is wrong."""
         view = self.draws.view(index, len(self.videos))
@@ -71,6 +75,7 @@ class ReferredVideos:
             masks=tuple(video.masks(expression, shown) for expression in spoken),
             video=True,
             source=self.name,
+            tags=tuple(expression.text for expression in spoken),
         )
 
 
