@@ -41,7 +41,7 @@ def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             continue
         for line in block.strip().splitlines():
             outputs[line] = run(line, model)
-    assert len(outputs) == 8 and namespace["answer"].text
+    assert len(outputs) == 11 and namespace["answer"].text
 
     dry, trained = (text for line, text in outputs.items() if "train finetune" in line)
     assert "two steps went well" in dry and "Different from the recipe" in trained
@@ -51,6 +51,9 @@ def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line.split()[1] for line in hints] == ["chat", "segment", "convert"] and "square" in hints[0]
     for line in hints:  # they can be copied as they are
         run(line, model)
+    assert "held out for validation" in trained
+    compared = outputs["sa2va eval compare scores/before scores/after"]
+    assert "own/holdout-0.2" in compared and "ciou" in compared
     history = json.loads((tmp_path / "runs/mine/trainer_state.json").read_text())["log_history"]
     losses = [row["loss"] for row in history if "loss" in row]
     assert losses[-1] < 0.8 * losses[0]
