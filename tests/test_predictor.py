@@ -293,6 +293,10 @@ def test_families_without_regions_say_so(open_sa2va: Callable[[str], Sa2VA], cas
     [
         ([], "at least one region"),
         ([[200, 0, 300, 50]], "outside the picture"),
+        ([[0.1, 0.1, 0.9, 0.9]], "looks like shares of the picture.*multiply x by 150 and y by 97"),
+        ([[0, 0, 1, 1]], "looks like shares of the picture"),
+        ([[10, 10, float("nan"), 20]], "a box is x0, y0, x1, y1"),
+        ([[10, 10, 10, 20]], "with x0 < x1"),
         ([np.zeros((97, 150), bool)], "region is empty"),
         ([np.ones((10, 10), bool)], "the picture 97 x 150"),
     ],
@@ -351,6 +355,13 @@ def test_a_picture_may_come_in_many_forms(sa2va: Sa2VA, tmp_path: Path):
 def test_wrong_requests_say_what_is_wrong(sa2va: Sa2VA, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         sa2va.segment(**{"media": PICTURE, "phrases": "dog", "max_new_tokens": 2, **options})
+
+
+@pytest.mark.parametrize("question", ["", "  ", None, 3])
+def test_a_question_is_a_text(sa2va: Sa2VA, question):
+    for ask in (lambda: sa2va.chat(PICTURE, question), lambda: sa2va.ask(None, ["What?", question])):
+        with pytest.raises(ValueError, match="a question is a non-empty text"):
+            ask()
 
 
 def test_an_unknown_mode_is_refused(sa2va: Sa2VA):

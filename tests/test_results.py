@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -325,6 +328,46 @@ class TestFrameAndTrack:
         assert [next(behind).index for _ in range(3)] == [0, 1, 2]
         assert [frame.index for frame in ahead] == [2, 3]
         assert [frame.index for frame in behind] == [3]
+
+    def test_several_threads_read_one_track(self):
+        """Each gets every frame in order, and each frame is computed once."""
+        computed, started = [], threading.Barrier(4)
+
+        def frames():
+            for pair in pairs(4):
+                time.sleep(0.002)  # long enough for another reader to ask for the same frame
+                computed.append(pair[0].index)
+                yield pair
+
+        def read(_):
+            started.wait()
+            return [(frame.index, int(pixels[0, 0, 0])) for frame, pixels in shared.pairs()]
+
+        shared = Track(frames(), size=(HEIGHT, WIDTH), pixels=lambda: (pixels for _, pixels in pairs(4)))
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read, range(4))) == [[(0, 0), (1, 1), (2, 2), (3, 3)]] * 4
+        assert computed == [0, 1, 2, 3]
+        assert len(shared.results()) == 4
+
+    def test_several_threads_may_share_one_reading(self):
+        def frames():
+            for pair in pairs(40):
+                time.sleep(0.001)
+                yield pair
+
+        shared = Track(frames(), size=(HEIGHT, WIDTH))
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(lambda _: next(shared).index, range(40))) == list(range(40))
+
+    def test_a_closed_track_does_not_look_empty(self):
+        complete = track()
+        reading = iter(complete)
+        next(reading)
+        complete.results()
+        complete.close()
+        for again in (reading, iter(complete)):
+            with pytest.raises(RuntimeError, match="closed"):
+                next(again)
 
     def test_a_track_that_was_looked_at_saves_everything(self, tmp_path):
         again = Track(pairs(4), fps=10, size=(HEIGHT, WIDTH), pixels=lambda: (pixels for _, pixels in pairs(4)))

@@ -452,11 +452,59 @@ def test_prompts_are_checked(model: Sa2VAModel, given: dict, message: str):
     assert tracker.ids == []
 
 
-def test_a_mask_must_fit_its_frame(model: Sa2VAModel):
-    tracker = VideoTracker(model)
-    tracker.add(mask=np.ones((10, 10), bool))
-    with pytest.raises(ValueError, match=r"the mask is \(10, 10\) but the frame is \(48, 75\)"):
-        tracker.step(CLIP[0])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mask": np.ones((10, 10), bool)}, r"the mask is \(10, 10\) but the frame is \(48, 75\)"),
+        ({"box": [80, 10, 90, 20]}, "lies outside the picture of 48 x 75 pixels"),
+        ({"box": [-9, -9, 0, 0]}, "lies outside the picture"),
+        ({"box": [0.1, 0.2, 0.5, 1.0]}, "looks like shares of the picture.*multiply x by 75 and y by 48"),
+        ({"points": [[75, 10]]}, r"points \[\(75.0, 10.0\)\] are not all inside the frame of 48 x 75"),
+        ({"points": [[3, 4], [-1, 10]]}, "not all inside the frame"),
+        ({"points": [[0.25, 0.75]]}, "look like shares of the frame.*multiply x by 75 and y by 48"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_its_frame_changes_nothing(model: Sa2VAModel, given: dict, message: str):
+    tracker, undisturbed = tracker_of(model, 1), tracker_of(model, 1)
+    tracker.step(CLIP[0]), undisturbed.step(CLIP[0])
+    wrong = tracker.add(**given)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            tracker.step(CLIP[5])
+    tracker.remove(wrong)
+    frame, expected = tracker.step(CLIP[1]), undisturbed.step(CLIP[1])
+    assert frame.index == expected.index == 1
+    np.testing.assert_array_equal(seen_of([frame], 1), seen_of([expected], 1))
+
+
+def test_a_box_that_reaches_over_the_edge_is_cut(model: Sa2VAModel):
+    def score(box: Sequence[float]) -> float:
+        tracker = VideoTracker(model)
+        tracker.add(box=box)
+        return tracker.step(CLIP[0]).segments[0].score
+
+    assert score([-40, 10, 60, 900]) == score([0, 10, 60, 48])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"phrase": "  "}, "a phrase is a non-empty text; got '  '"),
+        ({"phrase": 3}, "a phrase is a non-empty text; got 3"),
+        ({"box": [1, 2, float("inf"), 3]}, "a box is x0, y0, x1, y1"),
+        ({"box": [1, 2, 3, 10**400]}, "a box is four numbers"),
+        ({"box": 7}, "a box is four numbers"),
+        ({"box": [1, None, 3, 4]}, "a box is four numbers"),
+        ({"points": [[1, 10**400]]}, "points are one or more pairs"),
+        ({"points": [[1, 2], [3]]}, "points are one or more pairs"),
+        ({"points": [[1, 2]], "labels": [0.5]}, "labels are 1"),
+    ],
+)
+def test_a_wrong_prompt_is_refused_at_once(model: Sa2VAModel, given: dict, message: str):
+    tracker = VideoTracker(model, ask=Told())
+    with pytest.raises(ValueError, match=message):
+        tracker.add(**given)
+    assert tracker.step(CLIP[0]).segments == ()
 
 
 def test_a_frame_is_any_picture(model: Sa2VAModel):
@@ -510,6 +558,99 @@ def test_a_stream_finds_what_a_picture_has(sa2va: Sa2VA):
     found = {segment.mask for segment in frame.segments if segment.mask.area}
     assert found == {segment.mask for segment in answer.segments}
     assert found
+
+
+def test_a_failed_step_loses_no_phrase(model: Sa2VAModel):
+    told = Told(dog=prompts(1, 2), cat=prompts(3))
+
+    def fails_once(phrases: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
+        found = told(phrases, pixels)
+        if len(told.asked) == 1:
+            raise RuntimeError("out of memory")
+        return found
+
+    tracker = VideoTracker(model, ask=fails_once, output=MaskOutput(probabilities=True))
+    undisturbed = VideoTracker(model, ask=Told(**told.found), output=MaskOutput(probabilities=True))
+    for each in (tracker, undisturbed):
+        each.add("dog"), each.add("cat")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tracker.step(CLIP[0])
+    assert tracker.ids == []
+    frames, expected = ([each.step(frame) for frame in CLIP[:2]] for each in (tracker, undisturbed))
+    assert [segment.id for segment in frames[1].segments] == [1, 3, 2]
+    assert [frame.index for frame in frames] == [0, 1]
+    for number in (1, 2, 3):
+        np.testing.assert_array_equal(seen_of(frames, number), seen_of(expected, number))
+
+
+def test_a_step_that_fails_late_changes_no_memory(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    """Of two groups the first has gone on when the second fails."""
+    tracker, undisturbed = tracker_of(model, 1), tracker_of(model, 1)
+    for each in (tracker, undisturbed):
+        each.add_prompts(prompts(2), ["object 2"])
+        each.step(CLIP[0])
+    with monkeypatch.context() as broken:
+        calls = iter([remember])
+        broken.setattr("sa2va.tracker.remember", lambda *given: next(calls)(*given))
+        with pytest.raises(StopIteration):
+            tracker.step(CLIP[7])
+    frames, expected = ([each.step(frame) for frame in CLIP[1:3]] for each in (tracker, undisturbed))
+    for number in (1, 2):
+        np.testing.assert_array_equal(seen_of(frames, number), seen_of(expected, number))
+
+
+def test_a_stream_takes_a_list_of_phrases(sa2va: Sa2VA):
+    one = sa2va.stream(["the dog", "the cat"], max_new_tokens=24)
+    other = sa2va.stream("the dog", "the cat", max_new_tokens=24)
+    assert one.step(CLIP[0]).to_json() == other.step(CLIP[0]).to_json()
+    for wrong in ("  ", ["the dog", ""], [], None, 3, ["the dog", None]):
+        with pytest.raises(ValueError, match="phrases must be a non-empty text or a list of them"):
+            sa2va.stream(wrong)
+    with pytest.raises(ValueError, match="phrases must be"):
+        sa2va.stream("the dog", " ")
+
+
+@pytest.mark.parametrize(
+    "given", [np.array([6, 2]), (2, 6), [6, 2, 2], [np.int64(2), 6], range(2, 7, 4), torch.tensor([2, 6])]
+)
+def test_key_frames_come_in_many_forms(given):
+    assert key_frame_indices(given, 5, 9) == [2, 6]
+
+
+def test_one_key_frame_may_be_a_number(sa2va: Sa2VA):
+    tracks = [sa2va.track(CLIP, "the dog", key_frames=given, max_new_tokens=24) for given in (4, [4], np.array([4, 4]))]
+    first, *others = [[frame.to_json() for frame in track] for track in tracks]
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (9, r"key_frames \[9\] are not all frames of a video of 9, whose last is 8"),
+        (np.array([-1, 3]), r"key_frames \[-1, 3\] are not all frames"),
+        ([0.5], "a list of frame indices"),
+        (np.zeros(9, bool), "a list of frame indices"),
+        ([0, True], "a list of frame indices"),
+        (np.array([]), "a list of frame indices"),
+        ([[0, 1]], "a list of frame indices"),
+        (None, "a list of frame indices"),
+        ("middle", "a list of frame indices"),
+    ],
+)
+def test_other_key_frames_are_refused(given, message: str):
+    with pytest.raises(ValueError, match=message):
+        key_frame_indices(given, 5, 9)
+
+
+@pytest.mark.parametrize("number", [0, 2.5, True])
+@pytest.mark.parametrize("policy", ["first", "uniform"])
+def test_the_number_of_key_frames_is_whole(policy, number):
+    with pytest.raises(ValueError, match="choosing frames needs"):
+        key_frame_indices(policy, number, 9)
+
+
+def test_more_key_frames_than_frames_are_all_frames():
+    assert key_frame_indices("uniform", 10**12, 9) == key_frame_indices("first", 10**12, 9) == list(range(9))
 
 
 def test_a_track_says_what_it_did_not_find(sa2va: Sa2VA):

@@ -63,7 +63,10 @@ class Answerer:
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
     ) -> list[Answer]:
-        """Answer questions about one picture, one short video, or nothing at all."""
+        """Answer questions about one picture, one short video, or nothing at all. ValueError for a blank question."""
+        for question in questions:
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(f"a question is a non-empty text; got {question!r}")
         histories = [()] * len(questions) if histories is None else histories
         segments: list[Segment] = []
         size: tuple[int, int] | None = None

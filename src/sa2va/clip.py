@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Literal
+from operator import index as whole
+from typing import Any, Literal
 
 import numpy as np
 
-from sa2va.processing.frames import FrameSource, first_indices, prefetch, uniform_indices
+from sa2va.processing.frames import DecodedFrame, FrameSource, first_indices, prefetch, uniform_indices
 from sa2va.results import Frame
 from sa2va.tracker import VideoTracker
 
-KeyFrames = Literal["first", "uniform"] | Sequence[int]
+KeyFrames = Literal["first", "uniform"] | Sequence[int] | np.ndarray | int
 #: Frames that pass the image encoder together; more only cost memory once the device is busy.
 FRAMES_PER_ENCODING = 4
 
@@ -22,22 +23,33 @@ def key_frame_indices(policy: KeyFrames, number: int, count: int) -> list[int]:
     """Which frames the language model sees and the objects are prompted on.
 
     Args:
-        policy: ``"first"`` (the reference), ``"uniform"`` over the whole video, or indices.
+        policy: ``"first"`` (the reference), ``"uniform"`` over the whole video, or indices: one, or a list or integer
+            array of them, in any order; one that comes twice counts once.
         number: how many, for the two named policies. count: frames of the video.
 
+    Returns:
+        ascending indices, each once.
+
     Raises:
-        ValueError: an unknown policy, or an index outside the video.
+        ValueError: an unknown policy, an index that is no whole number, or one outside the video.
     """
-    if policy == "first":
-        return first_indices(count, number)
-    if policy == "uniform":
-        return uniform_indices(count, number)
-    if isinstance(policy, str) or not policy:
+    if isinstance(policy, str) and policy in ("first", "uniform"):
+        return (first_indices if policy == "first" else uniform_indices)(count, number)
+    indices = _whole_numbers(policy)
+    if not indices:
         raise ValueError(f"key_frames is 'first', 'uniform' or a list of frame indices; got {policy!r}")
-    indices = sorted({int(index) for index in policy})
     if indices[0] < 0 or indices[-1] >= count:
-        raise ValueError(f"key_frames {list(policy)} are not all frames of a video of {count}")
+        raise ValueError(f"key_frames {indices} are not all frames of a video of {count}, whose last is {count - 1}")
     return indices
+
+
+def _whole_numbers(given: Any) -> list[int]:
+    """One index or several, ascending, each once; nothing for what is neither."""
+    try:
+        several = list(given) if np.ndim(given) else [given]
+        return [] if any(isinstance(index, bool | np.bool_) for index in several) else sorted(set(map(whole, several)))
+    except (TypeError, ValueError):
+        return []
 
 
 def frame_count(source: FrameSource) -> int:
@@ -63,10 +75,12 @@ def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> I
         for decoded in source:
             yield Frame(decoded.index, decoded.time, size), decoded.pixels
         return
-    for decoded in source.pick(keys):
+    first = None
+    for decoded in _key_frames(source, keys):
         tracker.look_ahead(tracker.encode([decoded.pixels]), size, decoded.index)
-    if keys[0] > 0:
-        for decoded in source.iter_backward(keys[0] - 1):
+        first = decoded.index if first is None else first
+    if first:
+        for decoded in source.iter_backward(first - 1):
             tracker.step_backward(tracker.encode([decoded.pixels]), size, decoded.index)
     # Decoding runs ahead in its own thread while the model computes.
     with closing(prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)) as frames:
@@ -80,3 +94,15 @@ def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> I
                 else:
                     frame = tracker.take_ready(size, time=decoded.time)
                 yield frame, decoded.pixels
+
+
+def _key_frames(source: FrameSource, keys: Sequence[int]) -> Iterator[DecodedFrame]:
+    """The key frames; for those lost at a damaged file's end the last good frame, as ``FrameSource.read`` gives it."""
+    found = -1
+    for decoded in source.pick(keys):
+        found = decoded.index
+        yield decoded
+    if found != keys[-1]:
+        last = next(source.iter_backward(keys[-1]), None)
+        if last is not None and last.index > found:
+            yield last

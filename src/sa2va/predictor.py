@@ -6,7 +6,7 @@ key-value cache and SAM 2's image features; the prompts decode as one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -279,7 +279,8 @@ class Sa2VA:
             media: video file, folder of frames, or list of frames (arrays uint8 RGB); frames are decoded when they are
                 needed.
             key_frames: which frames the language model sees: ``"uniform"`` over the video (measured better),
-                ``"first"`` (the reference), a list of indices, or ``"compressed"`` (SaSaSa2VA checkpoints).
+                ``"first"`` (the reference), frame indices (one, or a list or array of them), or ``"compressed"``
+                (SaSaSa2VA checkpoints).
             num_key_frames: how many.
             mode: ``"released"`` or ``"consistent"``, see [`sa2va.tracker`]; None takes what the checkpoint was made
                 for.
@@ -295,7 +296,7 @@ class Sa2VA:
         output = MaskOutput(threshold, probabilities, cleanup)
         source = open_media(media, **(sampling or {}))
         tracker = VideoTracker(self.model, mode=mode, output=output)
-        if key_frames == "compressed":
+        if isinstance(key_frames, str) and key_frames == "compressed":
             return compressed.track(self._asker, source, wanted, selections, options, output)
         keys = key_frame_indices(key_frames, num_key_frames, frame_count(source))
         requests = [segmentation_request(phrase, video=True) for phrase in wanted]
@@ -314,7 +315,7 @@ class Sa2VA:
 
     def stream(
         self,
-        *phrases: str,
+        *phrases: str | Sequence[str],
         mode: Mode | None = None,
         threshold: float = 0.5,
         probabilities: bool = False,
@@ -326,9 +327,15 @@ class Sa2VA:
         Frames are uint8 RGB (H, W, 3), not OpenCV's BGR.
 
         Args:
-            phrases: what to look for; more may be added at any time with ``tracker.add``.
+            phrases: what to look for, one by one or as a list; their ids are 1, 2, ... in this order. More may be added
+                at any time with ``tracker.add``.
             mode, threshold, probabilities, cleanup, generation: as in [`track`].
+
+        Raises:
+            ValueError: a phrase is blank or no text.
         """
+        listed = phrases[0] if len(phrases) == 1 and not isinstance(phrases[0], str) else phrases
+        first = _phrases(listed) if phrases else []
         options = GenerationOptions(**generation)
 
         def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
@@ -337,7 +344,7 @@ class Sa2VA:
             return [reply.prompts_KC for reply in self._asker.ask(view, requests, options)]
 
         tracker = VideoTracker(self.model, mode=mode, output=MaskOutput(threshold, probabilities, cleanup), ask=ask)
-        for phrase in phrases:
+        for phrase in first:
             tracker.add(phrase)
         return tracker
 
@@ -377,8 +384,8 @@ class Sa2VA:
         )
 
 
-def _phrases(phrases: str | Sequence[str]) -> list[str]:
-    wanted = [phrases] if isinstance(phrases, str) else list(phrases)
+def _phrases(phrases: Any) -> list[str]:
+    wanted = list(phrases) if isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes) else [phrases]
     if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
         raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
     return wanted

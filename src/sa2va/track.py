@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -29,6 +30,9 @@ class Track:
     Reading starts at the first frame every time. Frames that were read before come from a temporary file, where they
     are kept as run lengths (without probabilities), and their pixels are decoded again; so looking at a track and then
     saving it computes it once. Closing it, or leaving its ``with`` block, releases what the computation holds.
+
+    Several threads may read one track at the same time: each gets every frame in order, and whichever comes first to a
+    frame computes it while the others wait. Those that call ``next`` on the track itself share its one reading.
 
     Attributes:
         source: path of the video, for its name and its sound; None when there is no file.
@@ -64,6 +68,8 @@ class Track:
         self._record = _Record()
         self._ended = self._complete = False
         self._cursor: Iterator[Frame] | None = None
+        # Reentrant, because a track may be closed by whoever is computing it (a signal, the garbage collector).
+        self._lock = threading.RLock()
 
     def __iter__(self) -> Iterator[Frame]:
         """All frames from the first. Raises RuntimeError where the computation failed or was given up."""
@@ -71,9 +77,10 @@ class Track:
 
     def __next__(self) -> Frame:
         """The next frame of one reading that ``next`` keeps for itself."""
-        if self._cursor is None:
-            self._cursor = iter(self)
-        return next(self._cursor)
+        with self._lock:
+            if self._cursor is None:
+                self._cursor = iter(self)
+            return next(self._cursor)
 
     def pairs(self) -> Iterator[tuple[Frame, Pixels | None]]:
         """All frames from the first, each with its pixels; None for frames read before, where they are gone."""
@@ -124,10 +131,12 @@ class Track:
 
     def close(self) -> None:
         """Stop computing and forget; the frames not yet read are given up."""
-        self._ended = True
-        self._record.close()
-        if (close := getattr(self._frames, "close", None)) is not None:
-            close()
+        with self._lock:
+            self._ended = True
+            self._complete = False
+            self._record.close()
+            if (close := getattr(self._frames, "close", None)) is not None:
+                close()
 
     def __enter__(self) -> Track:
         return self
@@ -142,21 +151,22 @@ class Track:
 
     def _read(self, *, with_pixels: bool) -> Iterator[tuple[Frame, Pixels | None]]:
         position, offset = 0, 0
-        again: Iterator[Pixels] | None = None
+        again, decoded = iter(()), 0  # pixels of frames that were read before; how many of them have been decoded
         while True:
-            if position < self._record.count:
-                frame, offset = self._record.read(offset)
-                if with_pixels and again is None and self._pixels is not None:
-                    again = islice(iter(self._pixels()), position, None)
-                pair = frame, next(again) if again is not None else None
+            with self._lock:
+                known = self._record.read(offset) if position < self._record.count else None
+                pair = self._compute() if known is None else None
+                offset = self._record.size if known is None else known[1]
+            if known is not None:
+                pixels = None
+                if with_pixels and self._pixels is not None:
+                    again = again if decoded else iter(self._pixels())
+                    pixels, decoded = next(islice(again, position - decoded, None)), position + 1
+                yield known[0], pixels
+            elif pair is not None:
+                yield pair
             else:
-                again = None
-                computed = self._compute()
-                if computed is None:
-                    return
-                pair = computed
-                offset = self._record.size
-            yield pair
+                return
             position += 1
 
     def _compute(self) -> tuple[Frame, Pixels | None] | None:

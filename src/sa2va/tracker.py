@@ -14,8 +14,9 @@ Two ways to carry masks (``mode``):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.pictures import load_pixels
 from sa2va.processing.pixels import squashed_frames
+from sa2va.processing.regions import box_inside, checked_box
 from sa2va.results import Frame, Segment
 from sa2va.runtime import logger
 from sa2va.segments import MaskOutput, frame_segments
@@ -62,7 +64,8 @@ class VideoTracker:
     """Follows objects through frames that arrive one by one.
 
     Objects may be added before any frame exists and in the middle; memory use does not grow with the number of
-    frames.
+    frames. A step that raises leaves everything as it was: mend the cause, or ``remove`` the object it names, and give
+    the frame again. One tracker is for one thread.
 
     Args:
         model: a loaded [`Sa2VAModel`].
@@ -121,7 +124,7 @@ class VideoTracker:
         Args:
             phrase: names the object; alone, the model looks for it in the next frame.
             mask: bool (H, W), the object in the next frame.
-            box: x0, y0, x1, y1 in pixels of the next frame.
+            box: x0, y0, x1, y1 in pixels of the next frame; what lies outside the frame is cut off.
             points: (x, y) in pixels of the next frame; ``labels`` says 1 (inside, the default) or 0 (outside) for
                 each.
 
@@ -129,13 +132,16 @@ class VideoTracker:
             the object's id in [`Frame.segments`]. A phrase the model does not find gives no segment.
 
         Raises:
-            ValueError: not exactly one way to name the object, or malformed coordinates.
+            ValueError: not exactly one way to name the object, a blank phrase, or malformed coordinates. Whether they
+                fit the frame is seen at the next step, which raises then.
         """
         given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
         if len(given) > 1 or (not given and not phrase):
             raise ValueError(
                 f"an object is named by a phrase, or by one of mask, box, points; got {given or 'nothing'}"
             )
+        if not isinstance(phrase, str) or (not given and not phrase.strip()):
+            raise ValueError(f"a phrase is a non-empty text; got {phrase!r}")
         if not given:
             if self._ask is None:
                 raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")
@@ -143,8 +149,8 @@ class VideoTracker:
         elif mask is not None:
             self._start([self._next_id], [phrase], self._mask_prompt(np.asarray(mask)), frames=1)
         else:
-            clicks, marks = _box_clicks(box) if box is not None else _clicks(points, labels)
-            self._start([self._next_id], [phrase], self._point_prompt(clicks, marks), frames=1)
+            prompt = self._box_prompt(box) if box is not None else self._point_prompt(*_clicks(points, labels))
+            self._start([self._next_id], [phrase], prompt, frames=1)
         self._next_id += 1
         return self._next_id - 1
 
@@ -189,17 +195,38 @@ class VideoTracker:
 
         Args:
             picture: uint8 (H, W, 3) RGB, or whatever else is a picture. time: seconds, passed on to the result.
+
+        Raises:
+            ValueError: no picture, or an object added since the last frame does not fit this one.
+            FloatingPointError: the model computed NaN or infinity.
         """
         pixels = load_pixels(picture)
-        if self._phrases_to_ask and self._ask is not None:
-            numbers, phrases = zip(*self._phrases_to_ask, strict=True)
-            self._phrases_to_ask = []
-            for number, phrase, prompts in zip(numbers, phrases, self._ask(phrases, pixels), strict=True):
-                if len(prompts):  # several [SEG] for one phrase are one object more each
-                    ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
-                    self._next_id += len(prompts) - 1
-                    self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
-        return self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+        with self._undone_on_failure():
+            self._ask_phrases(pixels)
+            return self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Everything as it was before, when the block raises. Banks and prompts are never changed in place."""
+        groups = [replace(group) for group in self._groups]
+        waiting, number, index = list(self._phrases_to_ask), self._next_id, self._next_index
+        try:
+            yield
+        except BaseException:
+            self._groups, self._phrases_to_ask, self._next_id, self._next_index = groups, waiting, number, index
+            raise
+
+    def _ask_phrases(self, pixels: Pixels) -> None:
+        """Look for the phrases that wait in a frame, and start to follow what is found."""
+        if not self._phrases_to_ask or self._ask is None:
+            return
+        numbers, phrases = zip(*self._phrases_to_ask, strict=True)
+        for number, phrase, prompts in zip(numbers, phrases, self._ask(phrases, pixels), strict=True):
+            if len(prompts):  # several [SEG] for one phrase are one object more each
+                ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
+                self._next_id += len(prompts) - 1
+                self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
+        self._phrases_to_ask = []
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
@@ -211,17 +238,18 @@ class VideoTracker:
     def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
         """[`step`] over a frame that is encoded already: ``features`` of exactly one frame, ``size`` its height,
         width."""
-        index, self._next_index = self._next_index, self._next_index + 1
         segments: list[Segment] = []
-        for group in self._groups:
-            if group.frames_to_prompt:
-                prediction = group.prompt(features, size)
-                group.frames_to_prompt -= 1
-                group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
-            else:
-                prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index)
-                group.bank = remember(self._sam2, group.bank, features, prediction, index)
-            segments += self._segments(group, prediction, size)
+        with self._undone_on_failure():
+            index, self._next_index = self._next_index, self._next_index + 1
+            for group in self._groups:
+                if group.frames_to_prompt:
+                    prediction = group.prompt(features, size)
+                    group.frames_to_prompt -= 1
+                    group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+                else:
+                    prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index)
+                    group.bank = remember(self._sam2, group.bank, features, prediction, index)
+                segments += self._segments(group, prediction, size)
         return Frame(index, time, size, tuple(segments))
 
     @torch.inference_mode()
@@ -292,15 +320,31 @@ class VideoTracker:
 
         return decode
 
-    def _point_prompt(self, points: np.ndarray, labels: list[int]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+    def _box_prompt(self, box: Sequence[float]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        corners = checked_box(box)
+
         def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
-            scale = self._side / np.array([size[1], size[0]], np.float32)
-            device = self._sam2.device
-            scaled = torch.from_numpy(points * scale)[None].to(device)
-            tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
-            return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
+            inside = np.array(box_inside(corners, size), np.float32).reshape(2, 2)
+            return self._decode_clicks(features, size, inside, _BOX_CORNERS)
 
         return decode
+
+    def _point_prompt(self, points: np.ndarray, labels: list[int]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            _check_points(points, size)
+            return self._decode_clicks(features, size, points, labels)
+
+        return decode
+
+    def _decode_clicks(
+        self, features: FrameFeatures, size: Size, points: np.ndarray, labels: list[int]
+    ) -> MaskPrediction:
+        """One object from clicks (P, 2) in pixels of the frame."""
+        scale = self._side / np.array([size[1], size[0]], np.float32)
+        device = self._sam2.device
+        scaled = torch.from_numpy(points * scale)[None].to(device)
+        tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
+        return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
 
     def _drawn(
         self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
@@ -330,20 +374,31 @@ class VideoTracker:
 _OUTSIDE, _INSIDE, _BOX_CORNERS = 0, 1, [2, 3]
 
 
-def _box_clicks(box: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    corners = np.asarray(box, np.float32)
-    if corners.shape != (4,) or not np.isfinite(corners).all() or not (corners[:2] < corners[2:]).all():
-        raise ValueError(f"a box is x0, y0, x1, y1 with x0 < x1 and y0 < y1; got {list(box)}")
-    return corners.reshape(2, 2), _BOX_CORNERS
-
-
 def _clicks(points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
-    clicks = np.asarray(points, np.float32)
+    try:
+        clicks = np.asarray(points, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        clicks = np.empty(0)
     if clicks.ndim != 2 or clicks.shape[1] != 2 or not len(clicks) or not np.isfinite(clicks).all():
         raise ValueError(f"points are one or more pairs (x, y) of numbers; got {points}")
-    marks = [_INSIDE] * len(clicks) if labels is None else [int(label) for label in labels]
+    marks = [_INSIDE] * len(clicks) if labels is None else list(labels)
     if len(marks) != len(clicks):
         raise ValueError(f"{len(clicks)} points need as many labels; got {len(marks)}")
-    if not set(marks) <= {_OUTSIDE, _INSIDE}:
+    if not all(mark in (_OUTSIDE, _INSIDE) for mark in marks):
         raise ValueError(f"labels are 1 (inside) or 0 (outside); got {marks}")
-    return clicks, marks
+    return clicks, [int(mark) for mark in marks]
+
+
+def _check_points(points: np.ndarray, size: Size) -> None:
+    """Refuse points that are not pixels of a frame."""
+    height, width = size
+    shown = [(float(x), float(y)) for x, y in points]
+    if points.min() >= 0 and points.max() <= 1 and (points % 1).any():
+        raise ValueError(
+            f"the points {shown} look like shares of the frame; points are (x, y) in pixels: "
+            f"multiply x by {width} and y by {height}"
+        )
+    if points.min() < 0 or (points >= (width, height)).any():
+        raise ValueError(
+            f"the points {shown} are not all inside the frame of {height} x {width} pixels (height x width)"
+        )

@@ -60,6 +60,8 @@ def chat(
     from sa2va.cli.outputs import Plan, plan_answers
     from sa2va.cli.report import Reporter
 
+    if question is not None and not question.strip():
+        raise ValueError("the question is empty; leave it out for a conversation")
     if source == "-" and out is not None:
         raise ValueError("without a picture there is nothing to write; leave out -o, or name a SOURCE")
     masks, name = options.mask_options(threshold, tidy), model_name(model)

@@ -198,12 +198,15 @@ def cleanup(text: str | None) -> Cleanup:
 
 
 def box(text: str) -> tuple[float, float, float, float]:
-    """``--box``. Raises ValueError for anything but four numbers."""
+    """``--box``. Raises ValueError for anything but four numbers in order."""
+    from sa2va.processing.regions import checked_box
+
     try:
-        x0, y0, x1, y1 = (float(number) for number in text.split(","))
+        return checked_box([float(number) for number in text.split(",")])
     except ValueError:
-        raise ValueError(f"--box is x0,y0,x1,y1 in pixels of the picture (100,50,260,300); got {text!r}") from None
-    return x0, y0, x1, y1
+        raise ValueError(
+            f"--box is x0,y0,x1,y1 in pixels of the picture with x0 < x1 and y0 < y1 (100,50,260,300); got {text!r}"
+        ) from None
 
 
 def sampling(

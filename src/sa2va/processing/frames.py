@@ -303,7 +303,7 @@ def frames_at(frames: Iterator[DecodedFrame], indices: Iterable[int]) -> Iterato
 def uniform_indices(count: int, n: int) -> list[int]:
     """At most ``n`` indices spread evenly over ``0 .. count - 1``, first and last included, ascending, no repeats."""
     _check_counts(count, n)
-    return sorted({int(index) for index in np.linspace(0, count - 1, n)})
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, n))})
 
 
 def first_indices(count: int, n: int) -> list[int]:
@@ -313,8 +313,8 @@ def first_indices(count: int, n: int) -> list[int]:
 
 
 def _check_counts(count: int, n: int) -> None:
-    if count < 1 or n < 1:
-        raise ValueError(f"choosing frames needs at least one frame and one index, got count={count}, n={n}")
+    if isinstance(n, bool) or not isinstance(n, Integral) or count < 1 or n < 1:
+        raise ValueError(f"choosing frames needs at least one frame and one index, got count={count}, n={n!r}")
 
 
 _END = object()

@@ -5,11 +5,14 @@ The model sees a region through cells of the picture's thumbnail: a 16 x 16 grid
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
 def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], cells: int = 16) -> np.ndarray:
@@ -31,7 +34,7 @@ def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], ce
         ValueError: the region is neither a mask nor a box, is empty, or does not fit the picture.
     """
     array = np.asarray(region)
-    mask = _box_mask(array, size) if array.shape == (4,) else _checked_mask(array, size)
+    mask = _box_mask(checked_box(array), size) if array.shape == (4,) else _checked_mask(array, size)
     if not mask.any():
         raise ValueError(f"the region is empty: none of its {size[0]} x {size[1]} pixels is set; mark at least one")
     rows, columns = (np.arange(cells) * length // cells for length in size)
@@ -51,6 +54,48 @@ def as_regions(regions: Any) -> list[Any]:
     if len(regions) == 4 and all(isinstance(value, numbers.Real) for value in regions):
         return [regions]
     return list(regions)
+
+
+def checked_box(box: np.ndarray | Sequence[float]) -> Box:
+    """A box as (x0, y0, x1, y1).
+
+    Raises:
+        ValueError: it is not four finite numbers with x0 < x1 and y0 < y1.
+    """
+    try:
+        x0, y0, x1, y1 = (float(value) for value in box)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"a box is four numbers x0, y0, x1, y1; got {box!r}") from None
+    if not (all(map(math.isfinite, (x0, y0, x1, y1))) and x0 < x1 and y0 < y1):
+        raise ValueError(
+            f"a box is x0, y0, x1, y1 (left, top, right, bottom) with x0 < x1 and y0 < y1; got {(x0, y0, x1, y1)}"
+        )
+    return x0, y0, x1, y1
+
+
+def box_inside(box: Box, size: tuple[int, int]) -> Box:
+    """The part of a box that lies in a picture.
+
+    Args:
+        size: (H, W) of the picture in pixels.
+
+    Raises:
+        ValueError: no part does, or the box is given in shares of the picture (0 to 1) instead of pixels.
+    """
+    height, width = size
+    x0, y0, x1, y1 = box
+    # In pixels this would be a part of the one pixel in the corner, which nobody marks.
+    if min(box) >= 0 and max(box) <= 1 and min(size) > 1:
+        raise ValueError(
+            f"the box {box} looks like shares of the picture; boxes are (x0, y0, x1, y1) in pixels: "
+            f"multiply x by {width} and y by {height}"
+        )
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        raise ValueError(
+            f"the box {box} lies outside the picture of {height} x {width} pixels (height x width); "
+            "boxes are (x0, y0, x1, y1) in pixels"
+        )
+    return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
 
 
 def region_prompt(counts: Sequence[int], image_token: str) -> str:
@@ -77,21 +122,11 @@ def _checked_mask(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array != 0
 
 
-def _box_mask(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _box_mask(box: Box, size: tuple[int, int]) -> np.ndarray:
     """Every pixel the box touches."""
-    height, width = size
-    x0, y0, x1, y1 = (float(v) for v in box)
-    if not (np.isfinite((x0, y0, x1, y1)).all() and x0 < x1 and y0 < y1):
-        raise ValueError(f"expected a box (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {(x0, y0, x1, y1)}")
-    left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
-    right, bottom = min(width, int(np.ceil(x1))), min(height, int(np.ceil(y1)))
-    if left >= right or top >= bottom:
-        raise ValueError(
-            f"the box {(x0, y0, x1, y1)} lies outside the picture of {height} x {width} pixels (height x width); "
-            "boxes are (x0, y0, x1, y1) in pixels"
-        )
+    x0, y0, x1, y1 = box_inside(box, size)
     mask = np.zeros(size, dtype=bool)
-    mask[top:bottom, left:right] = True
+    mask[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)] = True
     return mask
 
 
