@@ -24,6 +24,7 @@ from torch import Tensor
 from sa2va.asking import Asker, segmentation_request, unfound
 from sa2va.clip import frame_count
 from sa2va.mask import Size
+from sa2va.model.finite import not_finite
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import (
     FrameFeatures,
@@ -38,7 +39,7 @@ from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.pixels import squashed_frames
 from sa2va.results import Frame, Segment
-from sa2va.segments import MaskOutput
+from sa2va.segments import MaskOutput, finite_rows
 from sa2va.track import Track
 
 Selection = Literal["uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame"]
@@ -222,7 +223,9 @@ def _mean(predictions: Sequence[MaskPrediction]) -> MaskPrediction:
 def _averaged(
     model: Sa2VAModel, predictions: Sequence[MaskPrediction], phrases: Sequence[str], size: Size, output: MaskOutput
 ) -> tuple[Segment, ...]:
-    """Segments from the mean probability over the selection modes."""
+    """Segments from the mean probability over the selection modes. FloatingPointError for NaN or infinity."""
+    if not all(bool(finite_rows(prediction).all()) for prediction in predictions):
+        raise not_finite("SAM 2", predictions[0].candidates.dtype)
     segments = []
     for row, phrase in enumerate(phrases):
         views = [

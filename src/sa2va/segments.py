@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sa2va.mask import Mask, Size
 from sa2va.mask_ops import Cleanup
+from sa2va.model.finite import not_finite
 from sa2va.model.grounding import MaskPrediction, upsample_logits
 from sa2va.results import Frame, Segment
 
@@ -59,8 +61,15 @@ def frame_segments(
 
     Args:
         side: of the grounding image, pixels. size: (height, width) of the frame.
+
+    Raises:
+        FloatingPointError: the prediction holds NaN or infinity.
     """
-    scores, presences = prediction.iou.float().tolist(), prediction.presence.float().sigmoid().tolist()
+    # One transfer from the device for all three.
+    numbers = torch.stack([prediction.iou.float(), prediction.presence.float().sigmoid(), finite_rows(prediction)])
+    scores, presences, finite = numbers.tolist()
+    if not all(finite):
+        raise not_finite("SAM 2", prediction.candidates.dtype)
     segments = []
     for row, (number, phrase) in enumerate(zip(ids, phrases, strict=True)):
         logits: Tensor = upsample_logits(prediction.logits[row : row + 1], side, size)
@@ -68,6 +77,12 @@ def frame_segments(
         kept = logits.sigmoid().cpu().numpy() if output.probabilities else None
         segments.append(Segment(number, phrase, (mask,), scores[row], presences[row], probabilities=kept))
     return segments
+
+
+def finite_rows(prediction: MaskPrediction) -> Tensor:
+    """(N,) float32, 1 for predictions without NaN and infinity, else 0."""
+    finite = prediction.logits.isfinite().flatten(1).all(dim=1)
+    return (finite & prediction.iou.isfinite() & prediction.presence.isfinite()).float()
 
 
 def clip_segments(frames: Iterable[Frame]) -> list[Segment]:

@@ -96,7 +96,7 @@ class Screen:
         except KeyboardInterrupt as stop:
             self.note("stopped")
             raise typer.Exit(130) from stop
-        except (ValueError, OSError, ImportError, MemoryError) as error:
+        except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
             self._explain(error, 2)
         except Exception as error:
             self._explain(error, 2 if type(error).__name__ == "OutOfMemoryError" else 1)
@@ -161,7 +161,11 @@ def explanation(error: BaseException) -> str:
     if name == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; take a smaller model, --dtype bfloat16, fewer --num-key-frames, or --device cpu"
     text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError | OSError | ImportError) and text else f"{name}: {text}"
+    return (
+        text
+        if isinstance(error, ValueError | OSError | ImportError | FloatingPointError) and text
+        else f"{name}: {text}"
+    )
 
 
 def printable(text: str) -> str:

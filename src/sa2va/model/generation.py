@@ -29,6 +29,7 @@ from transformers import (
 from sa2va.model import language
 from sa2va.model.batch import Generated, VisualTokens
 from sa2va.model.families import Family
+from sa2va.model.finite import not_finite
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def generate(
         visual: the features of the pictures, shared by all prompts.
         is_finished: told the new tokens of a row, says whether they end the answer.
         on_token: told (row, token) as soon as it is chosen.
+
+    Raises:
+        FloatingPointError: the logits are NaN or infinite.
     """
     shared = shared_prefix(prompts)
     if len(prompts) > 1 and not _can_share(vlm, prompts, shared, options.max_new_tokens):
@@ -119,8 +123,9 @@ def generate(
                 vlm, family, seg_token_id, [prompt], visual, options=options, is_finished=is_finished, on_token=tell
             )
         return answers
-    state = _prefill(vlm, family, seg_token_id, prompts, visual, shared if len(prompts) > 1 else 0)
-    return _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token)
+    with language.whole_text(vlm):
+        state = _prefill(vlm, family, seg_token_id, prompts, visual, shared if len(prompts) > 1 else 0)
+        return _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token)
 
 
 def _tell(on_token: Callable[[int, int], None], row: int, _: int, token: int) -> None:
@@ -217,9 +222,15 @@ def _decode(
     multimodal = hasattr(vlm.model, "get_rope_index")
 
     for step in range(options.max_new_tokens):
-        tokens = _choose(logits.float(), prompts, answers, processors, options, sampler)
+        finite_B = logits.isfinite().all(dim=-1)
+        # Sampling from NaN is an error of its own, which takes a CUDA device down with it.
+        safe = torch.where(finite_B[:, None], logits.float(), 0.0)
+        tokens = _choose(safe, prompts, answers, processors, options, sampler)
+        chosen = torch.where(finite_B, tokens, -1).tolist()
         for row in sorted(running):
-            token = int(tokens[row])
+            token = chosen[row]
+            if token < 0:
+                raise not_finite("the vision-language model", logits.dtype, vlm)
             answers[row].append(token)
             if on_token is not None:
                 on_token(row, token)

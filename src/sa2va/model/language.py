@@ -8,8 +8,9 @@ Shape legend: B rows, L tokens, M image tokens, D hidden width.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers import Cache, PreTrainedModel
 from sa2va.model.batch import VisualTokens
 from sa2va.model.families import Family
 from sa2va.model.pixels import normalized_tiles
+
+_ONE_TEXT = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,11 @@ def run_language_model(
     return LanguageStates(normed, before_norm[-1] if family.seg_state == "raw" else normed)
 
 
+def whole_text(vlm: PreTrainedModel) -> AbstractContextManager[object]:
+    """Held while one text is written: dynamic RoPE keeps its frequencies in the model, so threads take turns there."""
+    return _ONE_TEXT if "dynamic" in vlm.model.language_model.rotary_emb.rope_type else nullcontext()
+
+
 def _reset_dynamic_rope(rotary: Any) -> None:
     """Forget how long earlier texts were.
 
@@ -158,9 +166,15 @@ def _reset_dynamic_rope(rotary: Any) -> None:
 
 @contextmanager
 def _input_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what a module is called with."""
+    """Collect what this thread calls a module with; others may be running the same model."""
     seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    here = threading.get_ident()
+
+    def collect(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == here:
+            seen.append(args[0])
+
+    handle = module.register_forward_pre_hook(collect)
     try:
         yield seen
     finally:
