@@ -32,7 +32,7 @@ USES: dict[str, Callable[[Sa2VA], object]] = {
     "track": lambda model: model.track(CLIP, "the dog", **SHORT).results(),
     "stream": lambda model: model.stream("the dog", **SHORT).step(PICTURE),
     "predict_forward": lambda model: model.predict_forward(
-        image=PICTURE, text="<image>Please segment the dog.", **SHORT
+        image=PICTURE, text="<image>\nPlease segment the dog.", **SHORT
     ),
 }
 MASK_USES = ["segment", "segment a clip", "track", "stream", "predict_forward"]
@@ -67,7 +67,7 @@ def test_damaged_weights_of_the_vision_tower_are_named(sa2va: Sa2VA):
 
 @pytest.mark.parametrize("use", MASK_USES)
 @pytest.mark.parametrize(
-    "part", ["mask_decoder.iou_prediction_head.proj_out.bias", "mask_decoder.upscale_conv2.bias", "no_memory_embedding"]
+    "part", ["mask_decoder.pred_obj_score_head.proj_out.bias", "mask_decoder.upscale_conv2.bias", "no_memory_embedding"]
 )
 def test_damaged_weights_of_sam_2_are_no_empty_masks(sa2va: Sa2VA, use: str, part: str):
     with (
@@ -108,7 +108,7 @@ def test_what_float16_cannot_hold_has_a_cure(sa2va: Sa2VA):
         head.weight.data = (before * 1e6).clamp(-6e4, 6e4).half()
         with (
             overflowing(head),
-            pytest.raises(FloatingPointError, match="in float16: float16 overflows early; load .*dtype='bfloat16'"),
+            pytest.raises(FloatingPointError, match=r"in float16: float16 overflows early; load .*dtype='bfloat16'"),
         ):
             sa2va.chat(PICTURE, "What is this?", **SHORT)
     finally:

@@ -1,4 +1,4 @@
-"""NaN and infinity, told where they reach a result: compared with anything they are False, an honest "nothing found"."""
+"""NaN and infinity, told where they reach a result: left alone, they look like an honest "nothing found"."""
 
 from __future__ import annotations
 
