@@ -7,6 +7,7 @@ import http.server
 import io
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sa2va.processing.download import _is_public
 from sa2va.processing.media import load_image
 
 
@@ -66,7 +68,10 @@ def one(mode: str, value: object, **info: object) -> Image.Image:
         (one("HSV", (0, 0, 200)), (200, 200, 200)),
         (one("LAB", (255, 128, 128)), (255, 255, 255)),
         (one("I;16", 65535), (255, 255, 255)),
-        (one("I;16", 200), (1, 1, 1)),
+        (one("I;16", 200), (200, 200, 200)),
+        (one("I;16", 4095), (255, 255, 255)),
+        (one("I;16B", 1023), (255, 255, 255)),
+        (one("I", 8000), (125, 125, 125)),
         (one("I;16B", 32896), (128, 128, 128)),
         (one("I", 65535), (255, 255, 255)),
         (one("I", 200), (200, 200, 200)),
@@ -207,18 +212,36 @@ def web() -> Iterator[str]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            target = {"/there": "/a.png", "/file": "file:///etc/passwd", "/loop": "/loop"}.get(self.path)
-            self.send_response(302 if target else 200 if self.path in ("/a.png", "/endless") else 404)
+            if self.path == "/slow-headers":
+                self.drip(b"HTTP/1.0 200 OK\r\nX-Long: ")
+                return
+            target = {
+                "/there": "/a.png",
+                "/file": "file:///etc/passwd",
+                "/loop": "/loop",
+                "/slow-redirect": "/slow-headers",
+                "/endless-redirect": "/missing",
+            }.get(self.path)
+            self.send_response(302 if target else 200 if self.path in ("/a.png", "/endless", "/slow-body") else 404)
             if target:
                 self.send_header("Location", target)
             self.end_headers()
             try:
                 if self.path == "/a.png":
                     self.wfile.write(picture.getvalue())
-                while self.path == "/endless":
+                while self.path in ("/endless", "/endless-redirect"):
                     self.wfile.write(bytes(1 << 20))
+                if self.path == "/slow-body":
+                    self.drip(b"")
             except OSError:
                 pass
+
+        def drip(self, head: bytes) -> None:
+            with contextlib.suppress(OSError):
+                self.wfile.write(head)
+                for _ in range(500):
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -238,6 +261,48 @@ def test_urls(web: str) -> None:
         ("/file", "file:///etc/passwd"),
         ("/loop", "infinite loop"),
         ("/endless", "larger than 64 MiB"),
+        ("/endless-redirect", "404"),
     ):
         with pytest.raises(ValueError, match=f"cannot fetch .*{message}"):
             load_image(web + path)
+
+
+@pytest.mark.parametrize("path", ["/slow-headers", "/slow-body", "/slow-redirect"])
+def test_a_server_that_drips_meets_one_deadline(web: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No single wait is long; together they would never end."""
+    monkeypatch.setattr("sa2va.processing.download._MAX_SECONDS", 0.4)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"cannot fetch .*longer than 0 s"):
+        load_image(web + path)
+    assert time.monotonic() - started < 5
+    waiting = [thread for thread in threading.enumerate() if thread.name == "sa2va-download"]
+    for thread in waiting:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in waiting)
+
+
+def test_a_redirect_does_not_lead_inside(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a public address to this machine; between private ones it may."""
+    load_image(web + "/there")
+    public = iter([True])
+    monkeypatch.setattr("sa2va.processing.download._is_public", lambda _: next(public, False))
+    with pytest.raises(ValueError, match=r"cannot fetch .*redirects to 127\.0\.0\.1, a private address"):
+        load_image(web + "/there")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("10.1.2.3", False),
+        ("127.0.0.1", False),
+        ("169.254.169.254", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+    ],
+)
+def test_private_addresses_are_known(address: str, public: bool) -> None:
+    assert _is_public(address) == public

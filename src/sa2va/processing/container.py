@@ -20,6 +20,9 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from sa2va.processing.limits import check_weight
+from sa2va.processing.mp4_tables import check_tables
+
 HEAD_BYTES = 400
 """How much of a file ``container_format`` wants to see."""
 
@@ -36,6 +39,8 @@ _MAGIC = {
 }
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _DEMUX_RETRIES = 3
+# FFmpeg looks into every stream before anything is decoded; fonts and subtitles are streams too.
+_MAX_STREAMS = 200
 
 
 def container_format(head: bytes) -> str | None:
@@ -63,13 +68,17 @@ def open_video(
         threads: of the decoder; 0 for one per core.
 
     Raises:
-        ValueError: not readable as that format, no video stream that can be decoded, or frames above ``max_pixels``.
+        ValueError: not readable as that format, no video stream that can be decoded, frames above ``max_pixels``, or
+            more of them than the file can hold.
     """
     # The decoder counts its padding too. This stops streams that grow after their header was checked.
     limit = {"max_pixels": str(min(2 * max_pixels, 2**31 - 1))}
+    options = {"protocol_whitelist": "file", "max_streams": str(_MAX_STREAMS), **limit}
+    if format == "mov":
+        check_tables(path, _MAX_STREAMS)
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
-        container = av.open(f"file:{path.absolute()}", format=format, options={"protocol_whitelist": "file", **limit})
+        container = av.open(f"file:{path.absolute()}", format=format, options=options)
     except FFmpegError as error:
         raise ValueError(f"{path} cannot be read as a video, it is damaged or cut short: {error.strerror}") from error
     with container:
@@ -77,6 +86,7 @@ def open_video(
         decoder = stream.codec_context
         if decoder.width * decoder.height > max_pixels:
             raise ValueError(f"{path} has frames of {decoder.width}x{decoder.height}, above max_pixels={max_pixels}")
+        check_weight(path, stream.frames, (decoder.height, decoder.width))
         alpha = _ALPHA_DECODERS.get(decoder.name)
         if stream.metadata.get("alpha_mode") == "1" and alpha in av.codecs_available:
             decoder = VideoCodecContext.create(alpha, "r")

@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
-from PIL import Image
 
+from sa2va.processing.animation import AnimatedPicture, PictureStack, full_pages
 from sa2va.processing.camera import CAMERA_PREFIX, Camera
 from sa2va.processing.container import HEAD_BYTES, container_format
+from sa2va.processing.depth import SampleDepth
 from sa2va.processing.frames import (
     DecodedFrame,
     FrameSource,
@@ -36,10 +37,8 @@ from sa2va.processing.pictures import (
     load_image,
     load_pixels,
     open_picture,
-    to_rgb,
 )
 from sa2va.processing.video import VideoFile
-from sa2va.runtime import logger
 
 __all__ = [
     "MAX_PIXELS",
@@ -51,6 +50,7 @@ __all__ = [
     "FrameSource",
     "ImageSource",
     "MediaSource",
+    "PictureStack",
     "VideoFile",
     "first_indices",
     "is_video",
@@ -64,8 +64,7 @@ MediaSource: TypeAlias = "ImageSource | Sequence[ImageSource] | FrameSource"
 
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 _MAYBE_ANIMATED = (b"GIF8", b"\x89PNG", b"RIFF")
-# What browsers take for a frame that says it lasts no time.
-_UNTIMED_MILLISECONDS = 100.0
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class FrameList(FrameSource):
@@ -82,6 +81,7 @@ class FrameList(FrameSource):
             raise ValueError("a video needs at least one frame; the list is empty")
         self._pictures = pictures
         self._max_pixels = max_pixels
+        self._depth = SampleDepth()
         height, width = self._load(0).shape[:2]
         self._size = height, width
 
@@ -107,7 +107,7 @@ class FrameList(FrameSource):
 
     def _load(self, index: int) -> np.ndarray:
         try:
-            return load_pixels(self._pictures[index], max_pixels=self._max_pixels)
+            return load_pixels(self._pictures[index], max_pixels=self._max_pixels, depth=self._depth)
         except ValueError as error:
             raise ValueError(f"{self._name(index)}: {error}") from error
 
@@ -137,96 +137,6 @@ class FrameFolder(FrameList):
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     parts = re.split(r"(\d+)", name.lower())
     return [(int(part) if part.isdecimal() else -1, part) for part in parts], name
-
-
-class AnimatedPicture(FrameSource):
-    """An animated GIF, PNG, WebP or AVIF, composited as a browser shows it, on white.
-
-    A file that is cut short ends where it can no longer be decoded, with a warning.
-
-    Raises:
-        ValueError: not a picture, too large, or nothing in it can be decoded.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
-        self._path = Path(path)
-        self._max_pixels = max_pixels
-        self._times: list[float] | None = None
-        with self._open() as image:
-            self._size = image.height, image.width
-            self._promised = self._count = self._count_frames(image)
-        if next(self._steps(), None) is None:
-            raise ValueError(f"nothing can be decoded in {self._path}: the file is damaged or cut short")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._size
-
-    @property
-    def frame_count(self) -> int:
-        return self._count
-
-    @property
-    def fps(self) -> Fraction | None:
-        milliseconds = round(self.times()[-1] * 1000)
-        return Fraction((len(self.times()) - 1) * 1000, milliseconds) if milliseconds else None
-
-    @property
-    def path(self) -> Path:
-        return self._path
-
-    @property
-    def decode_errors(self) -> int:
-        return self._promised - self._count
-
-    def times(self) -> list[float]:
-        if self._times is None:
-            self._times = [time for _, time, _ in self._steps()]
-        return self._times
-
-    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
-        steps = self._steps()
-        for wanted in indices:
-            step = next((step for step in steps if step[0] == wanted), None)
-            if step is None:
-                return
-            yield DecodedFrame(wanted, step[1], np.array(to_rgb(step[2])), wanted)
-
-    def _open(self) -> Image.Image:
-        return open_picture(str(self._path), str(self._path), self._max_pixels)
-
-    def _count_frames(self, image: Image.Image) -> int:
-        with contextlib.suppress(Exception):
-            return int(getattr(image, "n_frames", 1))
-        # A GIF that is cut short cannot be counted: it promises one frame more than can be reached.
-        last = 0
-        with self._open() as again, contextlib.suppress(Exception):
-            while True:
-                again.seek(last + 1)
-                last += 1
-        return last + 2
-
-    def _bound(self, purpose: str) -> int:
-        # As for a video file: indices chosen before the damage was seen stay valid.
-        return self._promised
-
-    def _steps(self) -> Iterator[tuple[int, float, Image.Image]]:
-        """(index, time, loaded image) for each frame: each one builds on those before, so none can be skipped."""
-        milliseconds = 0.0
-        with self._open() as image:
-            for index in range(self._count):
-                try:
-                    image.seek(index)
-                    image.load()
-                except Exception as error:
-                    # Pillow's plugins fail on damaged files with whatever the parser stumbles over.
-                    self._count = index
-                    logger.warning(
-                        "%s is damaged: %d of %d frames can be read (%s)", self._path, index, self._promised, error
-                    )
-                    return
-                yield index, milliseconds / 1000, image
-                milliseconds += image.info.get("duration") or _UNTIMED_MILLISECONDS
 
 
 def is_video(source: MediaSource) -> bool:
@@ -260,8 +170,8 @@ def open_media(
 
     Args:
         source: a local video file (mp4, mov, webm, mkv, avi, gif and animated png or webp; mpeg, flv, ogg and wmv
-            too), a folder of picture files, a list of pictures, a uint8 array (T, H, W, 3), ``"camera:0"``, or a
-            ``FrameSource``.
+            too), a TIFF of several pages, a folder of picture files, a list of pictures, a uint8 array (T, H, W, 3),
+            ``"camera:0"``, or a ``FrameSource``.
         stride: keep every stride-th frame.
         fps: keep the first frame of every 1/fps seconds, by timestamps; never repeats frames. Not with ``stride``.
         start, end: the range, end exclusive: an int is a frame index, a float seconds since the first frame.
@@ -302,24 +212,30 @@ def _open_path(path: Path, max_pixels: int) -> FrameSource:
         return VideoFile(path, max_pixels=max_pixels)
     if kind == "animation":
         return AnimatedPicture(path, max_pixels=max_pixels)
+    if kind == "stack":
+        return PictureStack(path, max_pixels=max_pixels)
     try:
         return FrameList([path], max_pixels=max_pixels)
     except ValueError as error:
         raise ValueError(f"{path} is neither a video (mp4, mov, webm, mkv, avi, gif) nor a picture: {error}") from error
 
 
-def _file_kind(path: Path) -> Literal["video", "animation", "picture"]:
+def _file_kind(path: Path) -> Literal["video", "animation", "stack", "picture"]:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if container_format(head) is not None:
         return "video"
-    if not head.startswith(_MAYBE_ANIMATED) and head[4:12] != b"ftypavis":
+    if not head.startswith(_MAYBE_ANIMATED + _TIFF) and head[4:12] != b"ftypavis":
         return "picture"
     try:
         with open_picture(str(path), str(path), MAX_PIXELS) as image:
-            return "animation" if getattr(image, "is_animated", False) else "picture"
+            if not getattr(image, "is_animated", False):
+                return "picture"
+            if head.startswith(_TIFF):
+                return "stack" if len(list(islice(full_pages(image, str(path)), 2))) > 1 else "picture"
+            return "animation"
     except Exception:
         # Whoever opens it as a picture says what is wrong with it.
         return "picture"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
 import os
 import re
-import time
-import urllib.request
 from typing import IO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from sa2va.processing.depth import SampleDepth, brighten, grey_as_bytes, has_deep_colours, stated_bits
+from sa2va.processing.download import download
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
@@ -22,35 +22,37 @@ MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 # Pillow knows more formats; those left out run other programs (EPS) or have no signature to be recognised by.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):(//|[^\\/])", re.IGNORECASE)
-_MAX_DOWNLOAD_BYTES = 64 << 20
-_MAX_DOWNLOAD_SECONDS = 30.0
-_STALL_SECONDS = 10.0
 
 
-def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: SampleDepth | None = None) -> Image.Image:
     """Read a picture as an upright RGB PIL image.
 
     EXIF orientation is applied, also to PIL images. Transparency is pasted on white, as the vision-language models were
-    trained. 16-bit greys are scaled to 8 bits. Of an animation the first frame is taken.
+    trained. Of an animation, or a TIFF of several pages, the first frame is taken: as a video they give all.
+
+    More than 8 bits a sample are scaled to 8: by the depth the file states (sBIT, BitsPerSample, MaxSampleValue), else
+    by the smallest of 8, 10, 12, 14 and 16 bits that holds its largest value. Float images hold 0 to 255.
 
     Args:
         source: a path, an http(s) URL, the bytes of a picture file, a PIL image of any mode, or a uint8 array (H, W),
             (H, W, 3) or (H, W, 4) in RGB(A) order. A URL is fetched from wherever it points: a server must check
             its clients' URLs before they come here.
         max_pixels: refuse to decode larger pictures (height * width). Above twice Pillow's own limit Pillow refuses.
+        depth: shared by the frames of a video, so that they are scaled alike.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: not a picture, damaged, empty, too large, or an array of the wrong shape or type.
     """
+    depth = depth or SampleDepth()
     if isinstance(source, np.ndarray):
         return to_rgb(Image.fromarray(_checked_array(source)))
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, f"the {source.mode} image", max_pixels)
+        return upright_rgb(source, f"the {source.mode} image", max_pixels, depth)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels)
+        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, depth)
     if isinstance(source, str) and is_url(source):
-        return _decode(io.BytesIO(_download(source)), source, max_pixels)
+        return _decode(io.BytesIO(download(source)), source, max_pixels, depth)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(
             f"a picture is a path, an http(s) URL, bytes, a PIL image or a uint8 array (H, W, 3), "
@@ -63,14 +65,14 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path!r} is not a regular file")
     with open(path, "rb") as file:
-        return _decode(file, repr(path), max_pixels)
+        return _decode(file, repr(path), max_pixels, depth)
 
 
-def load_pixels(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_pixels(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: SampleDepth | None = None) -> np.ndarray:
     """Like ``load_image``, as a uint8 array (H, W, 3). An RGB array comes back as it is, not copied."""
     if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 3:
         return np.ascontiguousarray(_checked_array(source))
-    return np.array(load_image(source, max_pixels=max_pixels))
+    return np.array(load_image(source, max_pixels=max_pixels, depth=depth))
 
 
 def is_url(source: str) -> bool:
@@ -99,10 +101,14 @@ def open_picture(file: IO[bytes] | str, name: str, max_pixels: int) -> Image.Ima
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded PIL image of any mode as RGB, transparency pasted on white."""
+def to_rgb(image: Image.Image, depth: SampleDepth | None = None, stated: int | None = None) -> Image.Image:
+    """A loaded PIL image of any mode as RGB, transparency pasted on white.
+
+    Args:
+        depth, stated: of deep grey, see ``sa2va.processing.depth``.
+    """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
+        image = Image.fromarray(grey_as_bytes(np.asarray(image), image.mode, depth or SampleDepth(), stated))
     # Pillow converts premultiplied alpha only to its plain counterpart.
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
@@ -114,22 +120,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return paper
 
 
-def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+def _decode(file: IO[bytes], name: str, max_pixels: int, depth: SampleDepth) -> Image.Image:
     with open_picture(file, name, max_pixels) as image:
-        return _upright_rgb(image, name, max_pixels)
+        return upright_rgb(image, name, max_pixels, depth, file)
 
 
-def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def upright_rgb(
+    image: Image.Image, name: str, max_pixels: int, depth: SampleDepth, file: IO[bytes] | None = None
+) -> Image.Image:
+    """A PIL image as ``load_image`` gives it.
+
+    Args:
+        file: what it was opened from, if that is at hand.
+    """
     _check_size(image, name, max_pixels)
+    stated, deep = stated_bits(image), file is not None and has_deep_colours(image)
     try:
         image.load()
     except Exception as error:
         # As in open_picture: a damaged file may raise anything.
         raise ValueError(f"{name} is damaged or cut short: {error}") from error
+    if file is not None and deep:
+        file.seek(0)
+        brighten(image, file.read(), depth, stated)
     # EXIF data that cannot be parsed says nothing about orientation, and the pixels are fine.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
-    return to_rgb(image)
+    try:
+        return to_rgb(image, depth, stated)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name} is damaged: {error or type(error).__name__}") from error
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -138,19 +160,6 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         raise ValueError(f"{name} is empty: its size is {width}x{height}")
     if width * height > max_pixels:
         raise ValueError(f"{name} has {width}x{height} pixels, more than max_pixels={max_pixels}")
-
-
-def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of a 16-bit, 32-bit or float image as uint8."""
-    low, high = float(values.min()), float(values.max())
-    limit = 255.0 if mode == "F" else 65535.0
-    if not (low >= 0 and high <= limit):
-        raise ValueError(f"an image of mode {mode} must hold 0 to {limit:.0f}, it holds {low:g} to {high:g}: scale it")
-    if mode == "F" and 0 < high <= 1:
-        raise ValueError("an image of mode F must hold 0 to 255, this one holds 0 to 1: multiply it by 255")
-    # Pillow reads some 8-bit data as 32-bit integers, which are then no darker than they look.
-    scale = 255.0 / 65535.0 if mode != "F" and (high > 255 or mode != "I") else 1.0
-    return (values.astype(np.float32) * scale + 0.5).astype(np.uint8)
 
 
 def _checked_array(array: np.ndarray) -> np.ndarray:
@@ -171,32 +180,3 @@ def _checked_array(array: np.ndarray) -> np.ndarray:
     if not array.size:
         raise ValueError(f"{expected}, not an empty one of shape {array.shape}")
     return array
-
-
-def _download(url: str) -> bytes:
-    """The body of an http(s) URL, limited in size and time; redirects to other schemes are not followed."""
-    scheme = url.split(":", 1)[0].lower()
-    if scheme not in ("http", "https"):
-        raise ValueError(f"only http and https URLs are read, not {scheme!r}: {url[:80]}")
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    deadline = time.monotonic() + _MAX_DOWNLOAD_SECONDS
-    body = bytearray()
-    try:
-        with opener.open(urllib.request.Request(url, headers={"User-Agent": "sa2va"}), timeout=_STALL_SECONDS) as reply:
-            while chunk := reply.read1(1 << 16):
-                body += chunk
-                if len(body) > _MAX_DOWNLOAD_BYTES or time.monotonic() > deadline:
-                    raise ValueError(f"larger than {_MAX_DOWNLOAD_BYTES >> 20} MiB or slower than allowed")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ValueError(f"cannot fetch {url}: {error}") from error
-    return bytes(body)

@@ -1,0 +1,141 @@
+"""A picture from the web, bounded in size and in time whatever the server does."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import socket
+import threading
+import urllib.request
+from functools import partial
+from typing import Any
+
+_MAX_BYTES = 64 << 20
+_MAX_SECONDS = 30.0
+_STALL_SECONDS = 10.0
+
+
+def download(url: str) -> bytes:
+    """The body of an http(s) URL. One deadline covers names, connecting, headers, redirects and the body.
+
+    Redirects stay within http(s), and none leads from a public address to a private one (this machine, its network).
+
+    Raises:
+        ValueError: another scheme, no answer, an error status, a forbidden redirect, or too large or too slow.
+    """
+    scheme = url.split(":", 1)[0].lower()
+    if scheme not in ("http", "https"):
+        raise ValueError(f"only http and https URLs are read, not {scheme!r}: {url[:80]}")
+    fetch = _Fetch(url)
+    # In a thread, because a server that sends a byte now and then never lets a socket's own timeout run out.
+    worker = threading.Thread(target=fetch.run, daemon=True, name="sa2va-download")
+    worker.start()
+    worker.join(_MAX_SECONDS)
+    if worker.is_alive():
+        fetch.stop()
+        raise ValueError(f"cannot fetch {url}: it takes longer than {_MAX_SECONDS:.0f} s")
+    if fetch.error is not None:
+        raise ValueError(f"cannot fetch {url}: {fetch.error}") from fetch.error
+    return bytes(fetch.body)
+
+
+class _Fetch:
+    """One download, which another thread may stop."""
+
+    def __init__(self, url: str) -> None:
+        self.body = bytearray()
+        self.error: Exception | None = None
+        self._url = url
+        self._stopped = False
+        self._public: bool | None = None
+        self._socket: socket.socket | None = None
+
+    def run(self) -> None:
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            _HTTP(self),
+            _HTTPS(self),
+            _Redirects(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.UnknownHandler(),
+        ):
+            opener.add_handler(handler)
+        request = urllib.request.Request(self._url, headers={"User-Agent": "sa2va"})
+        try:
+            with opener.open(request, timeout=_STALL_SECONDS) as reply:
+                while not self._stopped and (chunk := reply.read1(1 << 16)):
+                    self.body += chunk
+                    if len(self.body) > _MAX_BYTES:
+                        raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.error = error
+
+    def connected(self, connection: http.client.HTTPConnection) -> None:
+        """Look at where a connection leads, before anything is sent."""
+        self._socket = connection.sock
+        if self._stopped:
+            self.stop()
+        public = _is_public(connection.sock.getpeername()[0])
+        if self._public and not public:
+            connection.close()
+            raise ConnectionRefusedError(f"it redirects to {connection.host}, a private address")
+        self._public = public
+
+    def stop(self) -> None:
+        """Make the thread end soon, wherever it waits."""
+        self._stopped = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, fetch: _Fetch, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._fetch = fetch
+
+    def connect(self) -> None:
+        super().connect()
+        self._fetch.connected(self)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    def __init__(self, fetch: _Fetch, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._fetch = fetch
+
+    def connect(self) -> None:
+        super().connect()
+        self._fetch.connected(self)
+
+
+class _HTTP(urllib.request.HTTPHandler):
+    def __init__(self, fetch: _Fetch) -> None:
+        super().__init__()
+        self._connection = partial(_Connection, fetch)
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _HTTPS(urllib.request.HTTPSHandler):
+    def __init__(self, fetch: _Fetch) -> None:
+        super().__init__()
+        self._connection = partial(_SecureConnection, fetch)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, *rest: Any) -> urllib.request.Request | None:
+        fp.close()  # the body of a redirect would be read to its end, however long it is
+        return super().redirect_request(req, fp, *rest)
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.split("%")[0])
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_global
