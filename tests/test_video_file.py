@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from sa2va.processing.media import open_media
 from sa2va.writers import VideoFile
 
 SIZE = (96, 128)
@@ -125,10 +126,27 @@ class TestVideo:
         np.testing.assert_allclose(frames[3][90, 5], picture(3)[0, 0], atol=10)
         assert packet_times(tmp_path / name, "video")[-1] == pytest.approx(0.7, abs=0.01)
 
-    def test_odd_sizes_are_padded_by_a_repeated_line(self, tmp_path):
-        encode(tmp_path / "odd.mp4", 3, size=(95, 127))
-        assert decoded(tmp_path / "odd.mp4")[1].shape == (96, 128, 3)
-        np.testing.assert_allclose(decoded(tmp_path / "odd.mp4")[1][95, 127], picture(1)[0, 0], atol=8)
+    @pytest.mark.parametrize("name", ["odd.mp4", "odd.mov", "odd.mkv", "odd.webm", "odd.gif"])
+    @pytest.mark.parametrize("size", [(97, 101), (96, 101), (97, 128), (17, 17)])
+    def test_odd_sizes_are_kept(self, tmp_path, name, size):
+        encode(tmp_path / name, 3, size=size)
+        assert open_media(tmp_path / name).size == size
+        last = decoded(tmp_path / name)[1]
+        assert last.shape == (*size, 3)
+        np.testing.assert_allclose(last[-1, -1], picture(1)[0, 0], atol=10)
+
+    def test_even_sizes_play_everywhere(self, tmp_path):
+        encode(tmp_path / "even.mp4", 2)
+        with av.open(str(tmp_path / "even.mp4")) as media:
+            assert media.streams.video[0].codec_context.pix_fmt == "yuv420p"
+
+    def test_transparency_of_odd_sizes(self, tmp_path):
+        video = VideoFile(tmp_path / "odd.webm", size=(97, 101), fps=10, alpha=True)
+        for _ in range(2):
+            video.write(np.full((97, 101, 4), (200, 30, 60, 0), np.uint8))
+        video.close()
+        shown = next(iter(open_media(tmp_path / "odd.webm"))).pixels
+        assert shown.shape == (97, 101, 3) and shown.min() > 250
 
     def test_variable_frame_rate_keeps_its_times(self, tmp_path):
         times = [5.0, 5.1, 5.15, 5.4, 5.9, 6.0]

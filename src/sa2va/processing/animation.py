@@ -117,7 +117,7 @@ class AnimatedPicture(FrameSource):
                         self._path,
                         index,
                         self._promised,
-                        error or type(error).__name__,
+                        str(error) or type(error).__name__,
                     )
                     return
                 yield index, milliseconds / 1000, picture

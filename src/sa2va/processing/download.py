@@ -7,6 +7,7 @@ import http.client
 import ipaddress
 import socket
 import threading
+import urllib.error
 import urllib.request
 from functools import partial
 from typing import Any
@@ -72,6 +73,10 @@ class _Fetch:
                         raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.error = error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+        finally:
+            self._socket = None
 
     def connected(self, connection: http.client.HTTPConnection) -> None:
         """Look at where a connection leads, before anything is sent."""
@@ -87,9 +92,9 @@ class _Fetch:
     def stop(self) -> None:
         """Make the thread end soon, wherever it waits."""
         self._stopped = True
-        if self._socket is not None:
+        if (connected := self._socket) is not None:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                connected.shutdown(socket.SHUT_RDWR)
 
 
 class _Connection(http.client.HTTPConnection):

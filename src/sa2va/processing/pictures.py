@@ -151,7 +151,7 @@ def upright_rgb(
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     except Exception as error:
-        raise ValueError(f"{name} is damaged: {error or type(error).__name__}") from error
+        raise ValueError(f"{name} is damaged: {str(error) or type(error).__name__}") from error
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -61,7 +61,9 @@ VIDEO_SUFFIXES = frozenset(_FORMATS)
 class VideoFile:
     """Encode frames into one file.
 
-    Odd heights and widths are padded by one repeated line, since yuv420p stores colour for squares of four pixels.
+    The file has the frames' own size. H.264 whose pixels share colours (yuv420p, which everything plays) has even sides
+    only, so frames with an odd one keep a colour for each pixel (yuv444p): Chromium, VLC, mpv and FFmpeg play that,
+    Apple's players do not. A .webm of any size plays in every browser.
 
     Args:
         path: target; its suffix picks the format. Nothing stands or changes there before ``close``.
@@ -101,6 +103,13 @@ class VideoFile:
         self._last_tick = -_TICKS
         self._output: _Output | None = None  # opened by the first frame, so that a file never begun leaves no trace
 
+    @property
+    def _pixel_format(self) -> str:
+        if self._channels == 4:
+            return "yuva420p"
+        odd = any(side % 2 for side in self._size)
+        return "yuv444p" if odd and self._format.codec == "libx264" else self._format.pixels
+
     def _open(self) -> _Output:
         import av
 
@@ -124,11 +133,9 @@ class VideoFile:
         height, width = self._size
         context = stream.codec_context
         context.time_base = 1 / (self._fps * _TICKS)
-        stream.pix_fmt = "yuva420p" if self._channels == 4 else self._format.pixels
-        if self._format.codec == "gif":
-            stream.width, stream.height = width, height
-        else:
-            stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = self._pixel_format
+        stream.width, stream.height = width, height
+        if self._format.codec != "gif":
             context.colorspace = context.color_primaries = context.color_trc = _BT709
             context.color_range = _LIMITED_RANGE
 
@@ -179,15 +186,12 @@ class VideoFile:
 
         if self._format.codec == "gif":
             return _palette_frame(pixels)
-        height, width = self._size
-        padded = pixels
-        if height % 2 or width % 2:
-            padded = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(padded), format="rgba" if self._channels == 4 else "rgb24"
+            np.ascontiguousarray(pixels), format="rgba" if self._channels == 4 else "rgb24"
         )
-        target = "yuva420p" if self._channels == 4 else self._format.pixels
-        return frame.reformat(format=target, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        return frame.reformat(
+            format=self._pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
 
     def close(self) -> None:
         """Finish the file and put it in its place. Raises ValueError, leaving no file, when no frame was written."""

@@ -16,7 +16,7 @@ from sa2va.writers.video_file import VideoFile
 
 
 class _VideoWriter(FrameWriter):
-    """A video whose frames ``_picture`` makes. Odd sizes are padded to even ones, see ``VideoFile``."""
+    """A video whose frames ``_picture`` makes, in the size of the frames."""
 
     def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
         self._file = VideoFile(self.path, size=self.size, fps=fps, alpha=self._alpha(), audio_from=source)
