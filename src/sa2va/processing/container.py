@@ -21,7 +21,6 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from sa2va.processing.limits import check_weight
-from sa2va.processing.mp4_tables import check_tables
 
 HEAD_BYTES = 400
 """How much of a file ``container_format`` wants to see."""
@@ -39,8 +38,8 @@ _MAGIC = {
 }
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _DEMUX_RETRIES = 3
-# FFmpeg looks into every stream before anything is decoded; fonts and subtitles are streams too.
-_MAX_STREAMS = 200
+MAX_STREAMS = 200
+"""FFmpeg looks into every stream before anything is decoded; fonts and subtitles are streams too."""
 
 
 def container_format(head: bytes) -> str | None:
@@ -73,9 +72,7 @@ def open_video(
     """
     # The decoder counts its padding too. This stops streams that grow after their header was checked.
     limit = {"max_pixels": str(min(2 * max_pixels, 2**31 - 1))}
-    options = {"protocol_whitelist": "file", "max_streams": str(_MAX_STREAMS), **limit}
-    if format == "mov":
-        check_tables(path, _MAX_STREAMS)
+    options = {"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS), **limit}
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
         container = av.open(f"file:{path.absolute()}", format=format, options=options)

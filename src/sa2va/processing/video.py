@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 
 from sa2va.processing.container import (
     HEAD_BYTES,
+    MAX_STREAMS,
     PacketIndex,
     Pending,
     container_format,
@@ -32,6 +33,7 @@ from sa2va.processing.container import (
     open_video,
 )
 from sa2va.processing.frames import DecodedFrame, FrameSource
+from sa2va.processing.mp4_tables import check_tables
 from sa2va.processing.pictures import MAX_PIXELS
 from sa2va.runtime import logger
 
@@ -63,7 +65,8 @@ class VideoFile(FrameSource):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a video, no video stream in it, nothing in it can be decoded, or the frames are too large.
+        ValueError: not a video, no video stream in it, nothing in it can be decoded, the frames are too large, or the file
+            claims more than it can hold.
     """
 
     def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS, threads: int = 0) -> None:
@@ -72,6 +75,8 @@ class VideoFile(FrameSource):
             format = container_format(file.read(HEAD_BYTES))
         if format is None:
             raise ValueError(f"{self._path} is not a video that can be read: expected mp4, mov, webm, mkv or avi")
+        if format == "mov":
+            check_tables(self._path, MAX_STREAMS)
         self._format = format
         self._max_pixels = max_pixels
         self._threads = threads
