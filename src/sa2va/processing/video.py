@@ -65,8 +65,8 @@ class VideoFile(FrameSource):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a video, no video stream in it, nothing in it can be decoded, the frames are too large, or the file
-            claims more than it can hold.
+        ValueError: not a video, no video stream in it, nothing in it can be decoded, the frames are too large, or the
+            file claims more than it can hold.
     """
 
     def __init__(self, path: str | Path, *, max_pixels: int = MAX_PIXELS, threads: int = 0) -> None:
