@@ -583,6 +583,25 @@ def test_a_failed_step_loses_no_phrase(model: Sa2VAModel):
         np.testing.assert_array_equal(seen_of(frames, number), seen_of(expected, number))
 
 
+def test_a_phrase_that_cannot_be_asked_is_named_and_can_be_taken_back(model: Sa2VAModel):
+    told = Told(dog=prompts(1))
+
+    def refuses(phrases: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
+        if "<image>" in phrases:
+            raise ValueError("leave <image> out of the text")
+        return told(phrases, pixels)
+
+    tracker = VideoTracker(model, ask=refuses)
+    tracker.add("dog")
+    wrong = tracker.add("<image>")
+    with pytest.raises(
+        ValueError, match=r"leave <image> out of the text; .*takes one back: 1 \('dog'\), 2 \('<image>'\)"
+    ):
+        tracker.step(CLIP[0])
+    tracker.remove(wrong)
+    assert [segment.id for segment in tracker.step(CLIP[0]).segments] == [1]
+
+
 def test_a_step_that_fails_late_changes_no_memory(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
     """Of two groups the first has gone on when the second fails."""
     tracker, undisturbed = tracker_of(model, 1), tracker_of(model, 1)

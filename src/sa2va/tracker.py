@@ -221,7 +221,12 @@ class VideoTracker:
         if not self._phrases_to_ask or self._ask is None:
             return
         numbers, phrases = zip(*self._phrases_to_ask, strict=True)
-        for number, phrase, prompts in zip(numbers, phrases, self._ask(phrases, pixels), strict=True):
+        try:
+            found = self._ask(phrases, pixels)
+        except ValueError as error:
+            waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
+            raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
+        for number, phrase, prompts in zip(numbers, phrases, found, strict=True):
             if len(prompts):  # several [SEG] for one phrase are one object more each
                 ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
                 self._next_id += len(prompts) - 1
