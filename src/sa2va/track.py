@@ -151,7 +151,9 @@ class Track:
 
     def _read(self, *, with_pixels: bool) -> Iterator[tuple[Frame, Pixels | None]]:
         position, offset = 0, 0
-        again, decoded = iter(()), 0  # pixels of frames that were read before; how many of them have been decoded
+        # Pixels of frames that were read before, and how many of them have been decoded.
+        again: Iterator[Pixels] = iter(())
+        decoded = 0
         while True:
             with self._lock:
                 known = self._record.read(offset) if position < self._record.count else None
