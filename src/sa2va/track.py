@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sa2va.atomic import naming
 from sa2va.mask import Size
 from sa2va.processing.frames import first_indices, uniform_indices
 from sa2va.results import Frame
@@ -190,8 +191,9 @@ class _Record:
         self.size = 0
 
     def append(self, frame: Frame) -> None:
-        self._file.seek(self.size)
-        self.size += self._file.write(frame.to_json().encode() + b"\n")
+        with naming(tempfile.gettempdir()):
+            self._file.seek(self.size)
+            self.size += self._file.write(frame.to_json().encode() + b"\n")
         self.count += 1
 
     def read(self, offset: int) -> tuple[Frame, int]:

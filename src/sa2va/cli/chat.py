@@ -66,7 +66,7 @@ def chat(
     media = None if source == "-" else open_source(source)
 
     def plan(place: Path | None) -> Plan:
-        return Plan({}) if media is None else plan_answers(media, place, save, overwrite=overwrite)
+        return Plan({}) if media is None else plan_answers(media, source, place, save, overwrite=overwrite)
 
     first_plan = plan(out)
     sa2va = load_model(screen, name, device, dtype)

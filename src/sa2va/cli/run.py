@@ -9,12 +9,13 @@ from typing import Any
 
 import typer
 
+from sa2va.atomic import RUN_RECORD
 from sa2va.cli.answers import named, nothing
 from sa2va.cli.frame_loop import Tally, write_frames
 from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.outputs import Plan
 from sa2va.cli.report import summary
-from sa2va.cli.run_record import RECORD, RunRecord
+from sa2va.cli.run_record import RunRecord
 from sa2va.cli.screen import Screen
 from sa2va.processing.frames import FrameSource
 from sa2va.track import Track
@@ -125,7 +126,7 @@ class Run:
 
     def _leave_nothing(self, folder: Path) -> None:
         """Take back the record of a run without a frame, so that the same command may simply be given again."""
-        (folder / RECORD).unlink(missing_ok=True)
+        (folder / RUN_RECORD).unlink(missing_ok=True)
         if self._made_folder:
             with suppress(OSError):  # something is in it after all, or it was never made
                 folder.rmdir()

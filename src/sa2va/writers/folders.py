@@ -18,13 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from sa2va.atomic import replacing
+from sa2va.atomic import MANIFEST, replacing
 from sa2va.draw import cutout, palette_png
 from sa2va.results import Frame
 from sa2va.writers.base import FrameWriter, Pixels
 from sa2va.writers.videos import union
 
-_MANIFEST = "objects.json"
 _NUMBERED = re.compile(r"\d{5,}\.png")
 
 
@@ -58,7 +57,7 @@ class _FolderWriter(FrameWriter):
             self._stale = [path for folder in self._folders(objects) for path in _numbered(folder)]
 
     def _read_manifest(self) -> dict[str, Any] | None:
-        path = self.path / _MANIFEST
+        path = self.path / MANIFEST
         if not path.is_file():
             return None
         try:
@@ -86,7 +85,7 @@ class _FolderWriter(FrameWriter):
             for number, (object_id, phrase) in enumerate(self._objects.items(), start=1)
         ]
         record = {"kind": self.kind, "size": list(self.size), "objects": objects}
-        with replacing(self.path / _MANIFEST) as temporary:
+        with replacing(self.path / MANIFEST) as temporary:
             temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _finished_files(self) -> Iterable[Path]:
