@@ -159,10 +159,14 @@ class TestNoRoom:
     @pytest.mark.parametrize("kind", WRITERS)
     def test_a_full_disk_is_told_with_the_files_name(self, tmp_path, kind):
         target = tmp_path / WRITERS[kind].default_name
-        with pytest.raises(OSError, match="File too large") as caught, no_room(300):
+
+        def write() -> None:
             with WRITERS[kind](target, size=SIZE, fps=10) as writer:
                 for frame, pixels in pairs(20):
                     writer.write(frame, pixels)
+
+        with pytest.raises(OSError, match="File too large") as caught, no_room(300):
+            write()
         assert Path(caught.value.filename).relative_to(tmp_path).parts[0] == target.name
         assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import naming
+from sa2va.colors import ObjectColors
 from sa2va.mask import Size
 from sa2va.processing.frames import first_indices, uniform_indices
 from sa2va.results import Frame
@@ -63,6 +65,7 @@ class Track:
         self._frames = iter(frames)
         self._pixels = pixels
         self._record = _Record()
+        self._colors = ObjectColors()
         self._ended = self._complete = False
         self._cursor: Iterator[Frame] | None = None
 
@@ -177,8 +180,11 @@ class Track:
         except BaseException:
             self._ended = True
             raise
-        self._record.append(pair[0])
-        return pair
+        frame, pixels = pair
+        if pixels is not None:
+            frame = replace(frame, segments=self._colors.apply(pixels, frame.segments))
+        self._record.append(frame)
+        return frame, pixels
 
 
 class _Record:

@@ -15,7 +15,7 @@ Two ways to carry masks (``mode``):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.colors import ObjectColors
 from sa2va.mask import Size
 from sa2va.model.grounding import (
     FrameFeatures,
@@ -99,6 +100,7 @@ class VideoTracker:
         self._groups: list[_Group] = []
         self._phrases_to_ask: list[tuple[int, str]] = []
         self._ready: dict[int, tuple[Segment, ...]] = {}
+        self._colors = ObjectColors()
         self._next_id = 1
         self._next_index = 0
 
@@ -199,7 +201,8 @@ class VideoTracker:
                     ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
                     self._next_id += len(prompts) - 1
                     self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
-        return self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+        frame = self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+        return replace(frame, segments=self._colors.apply(pixels, frame.segments))
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:

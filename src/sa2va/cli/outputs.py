@@ -107,7 +107,7 @@ def plan(
 
 def _planned(out: Path, save: str | None, names: dict[str, str], suffixes: dict[str, str]) -> Plan:
     """The plan, whatever is there."""
-    nearest = next(parent for parent in out.parents if parent.exists())
+    nearest = next(parent for parent in out.absolute().parents if parent.exists())
     if not nearest.is_dir():
         raise ValueError(f"-o {out}: {nearest} is a file, not a folder")
     if out.suffix and not out.is_dir():

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from sa2va.atomic import RUN_RECORD
-from sa2va.cli.answers import named, nothing
+from sa2va.cli.answers import named, nothing, scored
 from sa2va.cli.frame_loop import Tally, write_frames
 from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.outputs import Plan
@@ -89,9 +89,9 @@ class Run:
         objects, frames = self._record.objects, self._record.frames
         rows = [
             (
-                named(row["id"], row["phrase"]),
+                named(row["id"], row["phrase"], row.get("color")),
                 f"object {row['id']}",
-                f"score {row['score']:.2f}",
+                scored(row["score"]),
                 f"in {row['frames']} of {frames} frames",
             )
             for row in objects

@@ -23,7 +23,8 @@ class RunRecord:
         size: (height, width). frames_total: frames of the video, as sampled.
         frames: frames written. complete: whether that is all. seconds: of the last run.
         reasons: for each phrase that nothing is followed for, why.
-        objects: ``{"id", "phrase", "frames": frames it is seen in, "score": mean over the frames it was tracked in}``.
+        objects: ``{"id", "phrase", "frames": frames it is seen in, "score": mean over the frames it was tracked in,
+            "color": [r, g, b] of its overlay}``.
         outputs: names of the results.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import check_target, naming
+from sa2va.colors import ObjectColors
 from sa2va.mask import Size
 from sa2va.results import Frame
 
@@ -54,6 +56,7 @@ class FrameWriter(ABC):
         check_target(self.path, source)
         self.size = size
         self.done: frozenset[int] = frozenset()
+        self._colors = ObjectColors()
         self._closed = False
         self._last_index = -1
         self._open(fps, source, resume)
@@ -78,6 +81,8 @@ class FrameWriter(ABC):
             raise ValueError(f"{type(self).__name__} draws on the picture, but frame {frame.index} carries no pixels")
         if pixels is not None and (pixels.shape != (*self.size, 3) or pixels.dtype != np.uint8):
             raise ValueError(f"expected uint8 pixels {(*self.size, 3)}, got {pixels.dtype} {pixels.shape}")
+        if pixels is not None:
+            frame = replace(frame, segments=self._colors.apply(pixels, frame.segments))
         if frame.index not in self.done:
             with naming(self.path):
                 self._write(frame, pixels)

@@ -107,7 +107,10 @@ class _FolderWriter(FrameWriter):
 
 
 class PaletteWriter(_FolderWriter):
-    """DAVIS palette PNGs: each pixel holds the object's index (see objects.json), later objects on top, at most 255."""
+    """Palette PNGs in the form of DAVIS: each pixel holds its object's index (see objects.json), at most 255.
+
+    Later objects are on top. An index has the colour of its object in the overlay.
+    """
 
     default_name = "masks"
     kind = "masks"
@@ -116,8 +119,10 @@ class PaletteWriter(_FolderWriter):
         number = {object_id: index for index, object_id in enumerate(self._objects, start=1)}
         indices = [number[segment.id] for segment in frame.segments]
         masks = [segment.mask.array for segment in frame.segments]
+        colors = [segment.color for segment in frame.segments]
         # An empty mask stands in where there is no object, for a picture of pure background.
-        _save(palette_png(masks or [np.zeros(frame.size, np.bool_)], indices or [1]), self.path / name)
+        nothing = [np.zeros(frame.size, np.bool_)]
+        _save(palette_png(masks or nothing, indices or [1], colors or [None]), self.path / name)
 
 
 class ObjectsWriter(_FolderWriter):
