@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
 
 #: Opacity of an overlay's fill: light enough that the object keeps its own colours.
-FILL = 0.35
+FILL = 0.3
 
 # Each was picked to be as far as possible from those before it, in Lab space, for the worst of normal, red-, green- and
 # blue-blind eyes; so the few colours that most pictures need are also the ones furthest apart.
@@ -103,14 +103,14 @@ def _samples(pixels: NDArray[np.uint8], segment: Segment) -> tuple[Ints, Ints]:
 
 
 def _fitness(candidates: Ints, inside: Ints, around: Ints, taken: Ints) -> Floats:
-    """How well colours mark an object, (N,) in units of CIELAB distance; all arguments are RGB, (., 3)."""
+    """How well colours mark an object, (N,) in units of Oklab distance; all arguments are RGB, (., 3)."""
     own = inside.mean(axis=0)
     line, filled = _lab(candidates), _lab((1 - FILL) * own + FILL * candidates)
     surroundings = _lab(around)
     apart = np.stack([_near(line, _lab(inside)), _near(line, surroundings), _near(line, _lab(taken), share=0.0)])
     # A fill that takes the colour out of an object, or gives it that of its surroundings, hides what it should show.
     faded = np.maximum(_chroma(_lab(own)) - _chroma(filled), 0)
-    return apart.min(axis=0) + 0.5 * _near(filled, surroundings) - 0.5 * faded
+    return apart.min(axis=0) + _near(filled, surroundings) - 1.5 * faded
 
 
 def _near(colors: Floats, samples: Floats, share: float = _NEAR) -> Floats:
@@ -125,14 +125,24 @@ def _chroma(lab: Floats) -> Floats:
 
 
 def _lab(rgb: NDArray[Any]) -> Floats:
-    """CIELAB (D65) of sRGB colours 0..255, (..., 3): equal distances look about equally large."""
+    """Oklab of sRGB colours 0..255, (..., 3), times 100: equal distances look about equally large, in blue as well."""
     value = np.asarray(rgb, np.float64) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ _TO_XYZ
-    bent = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    x, y, z = bent[..., 0], bent[..., 1], bent[..., 2]
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+    return 100 * np.cbrt(linear @ _TO_CONES) @ _TO_LAB
 
 
-# Linear sRGB to XYZ, relative to the white point.
-_TO_XYZ = np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]) / [0.9505, 1, 1.089]
+# Ottosson (2020), https://bottosson.github.io/posts/oklab/
+_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+)

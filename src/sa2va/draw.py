@@ -28,7 +28,9 @@ Bools = NDArray[np.bool_]
 #: Outside of every contour: it stands out where the scene is light, and the colour inside it where the scene is dark.
 _DARK = (16, 16, 16)
 #: Pixels along the longer side of a box in which the largest part of an object is looked for.
-_COARSE = 64
+_COARSE = 48
+#: A label stays where its object is at least so thick, as a share of its greatest thickness.
+_THICK = 0.7
 
 
 def overlay(
@@ -112,12 +114,14 @@ class _Layer:
     def label(self, anchor: tuple[float, float] | None) -> Label:
         """Its label, at its largest part; at the one nearest to an earlier place where that is not much smaller."""
         step = -(-max(self.pixels.shape) // _COARSE)
-        x0, y0, x1, y1 = _main_part(self.pixels[::step, ::step], self._coarse(anchor, step))
-        box = (self.x + x0 * step, self.y + y0 * step, self.x + x1 * step, self.y + y1 * step)
-        return Label(self.text, f"#{self.id}", self.color, box, self.id)
-
-    def _coarse(self, point: tuple[float, float] | None, step: int) -> tuple[float, float] | None:
-        return None if point is None else ((point[0] - self.x) / step, (point[1] - self.y) / step)
+        near = None if anchor is None else ((anchor[0] - self.x) / step, (anchor[1] - self.y) / step)
+        part = _main_part(self.pixels[::step, ::step], near)
+        x, y, radius = _thick_place(part, near)
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        x0, y0, x1, y1 = (int(n) * step + corner for n, corner in zip(box, (self.x, self.y) * 2, strict=True))
+        middle = (self.x + (x + 0.5) * step, self.y + (y + 0.5) * step)
+        return Label(self.text, f"#{self.id}", self.color, (x0, y0, x1, y1), self.id, middle, radius * step)
 
 
 def _check_sizes(segments: Sequence[Segment], size: tuple[int, int]) -> None:
@@ -216,23 +220,41 @@ def _neighbours(pixels: Bools, *, corners: bool) -> Bools:
     return grown
 
 
-def _main_part(pixels: Bools, anchor: tuple[float, float] | None) -> tuple[int, int, int, int]:
-    """The box of the largest connected part; of the one nearest to ``anchor`` (x, y) if at least half as large."""
+def _main_part(pixels: Bools, near: tuple[float, float] | None) -> Bools:
+    """The largest connected part; the one nearest to a point (x, y) among those at least half as large."""
     labels, count = components(pixels, connectivity=8)
-    if count == 0:
-        return 0, 0, pixels.shape[1], pixels.shape[0]
+    if count == 0:  # finer than the grid
+        return np.ones_like(pixels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     chosen = int(areas.argmax())
-    if anchor is not None and count > 1:
-        rows, columns = np.nonzero(labels)
-        own = labels[rows, columns] - 1
-        apart = np.full(count, np.inf)
-        np.minimum.at(apart, own, (columns - anchor[0]) ** 2 + (rows - anchor[1]) ** 2)
-        apart[areas < areas.max() / 2] = np.inf
-        chosen = int(apart.argmin())
-    part = labels == chosen + 1
-    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    if near is not None and count > 1:
+        large = np.flatnonzero(areas >= areas.max() / 2)
+        chosen = min(large.tolist(), key=lambda number: _distances(labels == number + 1, near).min())
+    return labels == chosen + 1
+
+
+def _thick_place(part: Bools, near: tuple[float, float] | None) -> tuple[int, int, int]:
+    """Where a part is thickest: x, y, and how many steps it is from there to the outside.
+
+    Of the places that are nearly as thick, the nearest to a point (x, y), or to the middle of the part.
+    """
+    depth = np.zeros(part.shape, np.int64)
+    inner = np.pad(part, 1)
+    while inner.any():
+        depth += inner[1:-1, 1:-1]
+        inner = _shrunk(inner, 1)
+    rows, columns = np.nonzero(part)
+    target = near or (float(columns.mean()), float(rows.mean()))
+    thick = depth >= max(1, _THICK * depth.max())
+    rows, columns = np.nonzero(thick)
+    best = int(_distances(thick, target).argmin())
+    return int(columns[best]), int(rows[best]), int(depth[rows[best], columns[best]])
+
+
+def _distances(pixels: Bools, point: tuple[float, float]) -> NDArray[np.float64]:
+    """Squared distances of the pixels to a point (x, y), in reading order."""
+    rows, columns = np.nonzero(pixels)
+    return (columns - point[0]) ** 2 + (rows - point[1]) ** 2
 
 
 def davis_palette() -> list[int]:

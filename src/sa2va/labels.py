@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +30,8 @@ _NO_CHARACTER = "\uffff"
 class Label:
     """What to write: ``text``, or ``fallback`` where no font has its letters; beside ``box`` (x0, y0, x1, y1).
 
-    ``key`` tells which label of the frame before it is; None for none.
+    ``key`` tells which label of the frame before it is; None for none. ``middle`` (x, y) is where the object is thick,
+    and ``radius`` how far it reaches from there.
     """
 
     text: str
@@ -37,6 +39,12 @@ class Label:
     color: tuple[int, int, int]
     box: tuple[int, int, int, int]
     key: int | None = None
+    middle: tuple[float, float] | None = None
+    radius: float = 0.0
+
+    def holds(self, plate: tuple[float, float]) -> bool:
+        """Whether the object is so large that a plate in it hides little."""
+        return plate[1] < self.radius and plate[0] < 2 * self.radius
 
 
 # What it costs to leave the side of its object where a label has been, in the units of ``_cost``, and how far a plate
@@ -52,7 +60,7 @@ class LabelLayout:
         self._anchors: dict[int, tuple[float, float]] = {}
 
     def anchor(self, key: int) -> tuple[float, float] | None:
-        """The middle (x, y) of the box a label was last written at; None before its first frame."""
+        """Where in its object a label was last written at, (x, y); None before its first frame."""
         return self._anchors.get(key)
 
     def draw(self, canvas: Image.Image, labels: Sequence[Label]) -> None:
@@ -85,8 +93,9 @@ class LabelLayout:
         others: Sequence[Box],
     ) -> Box:
         """The place that covers least of what matters, or where the label has been if that is nearly as good."""
-        places = [_inside(x, y, plate, size) for x, y in _sides(plate, label.box)]
+        places = [_inside(x, y, plate, size) for x, y in _sides(plate, label)]
         costs = [_cost(place, label.box, plate[1] * 0.15, taken, others) for place in places]
+        costs[0] = costs[0] - _hidden(label.box, places[0]) if label.holds(plate) else math.inf
         side, last = self._places.get(label.key, (None, None)) if label.key is not None else (None, None)
         if side is not None:
             costs[side] -= _MOVING
@@ -97,17 +106,23 @@ class LabelLayout:
             x, y = (min(max(last[axis], place[axis] - slack), place[axis] + slack) for axis in (0, 1))
             place = _inside(x, y, plate, size)
         if label.key is not None:
-            x0, y0, x1, y1 = label.box
-            self._places[label.key], self._anchors[label.key] = (best, place), ((x0 + x1) / 2, (y0 + y1) / 2)
+            self._places[label.key] = (best, place)
+            if label.middle is not None:
+                self._anchors[label.key] = label.middle
         return place
 
 
-def _sides(plate: tuple[float, float], box: Box) -> list[tuple[float, float]]:
-    """Left upper corners of a plate above, below or beside a box, or inside it, the preferred ones first."""
-    (width, height), (x0, y0, x1, y1) = plate, box
+def _sides(plate: tuple[float, float], label: Label) -> list[tuple[float, float]]:
+    """Left upper corners of a plate in a large object; above, below or beside its box, or inside that.
+
+    The preferred ones come first.
+    """
+    (width, height), (x0, y0, x1, y1) = plate, label.box
     gap = height * 0.15
     middle_x, middle_y = (x0 + x1 - width) / 2, (y0 + y1 - height) / 2
+    thick_x, thick_y = label.middle or ((x0 + x1) / 2, (y0 + y1) / 2)
     return [
+        (thick_x - width / 2, thick_y - height / 2),
         (x0, y0 - height - gap),
         (middle_x, y0 - height - gap),
         (x1 - width, y0 - height - gap),

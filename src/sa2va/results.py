@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,16 +108,23 @@ class _Picture:
             return np.zeros((0, height, width), np.bool_)
         return np.stack([segment.mask.array for segment in self.segments])
 
-    def to_coco(self, image_id: int = 1, category_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
-        """COCO annotations with RLE, one per object that is seen; ``score`` and ``phrase`` as extra keys.
+    def to_coco(self, image_id: int = 1, category_id: int | Mapping[str, int] = 1) -> list[dict[str, Any]]:
+        """Results in COCO's form, one per object that is seen; for a whole data set see ``sa2va.writers.CocoWriter``.
+
+        Lists of many pictures are simply joined: ``COCO(truth).loadRes([*one.to_coco(1), *other.to_coco(2)])`` gives
+        them ids of their own. There is no ``bbox``, since with one pycocotools takes the box's area for the mask's.
+        ``phrase`` and ``object_id`` are extra keys.
 
         Args:
-            image_id, category_id: written into every annotation.
-            first_id: id of the first annotation; the others count on.
-        """
-        from sa2va.exports import coco_annotations
+            image_id: of this picture in the truth.
+            category_id: of all objects; or that of each phrase (``"object"`` for those without one).
 
-        return coco_annotations(self.segments, image_id, category_id, first_id)
+        Raises:
+            ValueError: a phrase without a category, or segments that span several frames.
+        """
+        from sa2va.exports import coco_results
+
+        return coco_results(self.segments, image_id, category_id)
 
     def to_supervision(self) -> supervision.Detections:
         """``supervision.Detections`` of the objects that are seen.
