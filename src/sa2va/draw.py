@@ -186,7 +186,7 @@ def _outline(canvas: Image.Image, layer: _Layer) -> None:
     """Two lines along the inside of a layer's outline: a dark one, and its colour inside that."""
     unit = min(canvas.size) / 300
     core = _shrunk(layer.pixels, max(1, round(unit * 0.5)))
-    thin = layer.pixels & ~_grown(core, max(1, round(unit * 0.5)))
+    thin = layer.pixels & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
     bright = (core & ~_shrunk(core, max(1, round(unit * 0.75)))) | thin
     canvas.paste(_DARK, (layer.x, layer.y), _stencil(layer.pixels & ~core & ~thin, 255))
     canvas.paste(layer.color, (layer.x, layer.y), _stencil(bright, 255))

@@ -42,9 +42,10 @@ class Label:
     middle: tuple[float, float] | None = None
     radius: float = 0.0
 
-    def holds(self, plate: tuple[float, float]) -> bool:
-        """Whether the object is so large that a plate in it hides little."""
-        return plate[1] < self.radius and plate[0] < 2 * self.radius
+    def holds(self, plate: tuple[float, float], *, already: bool) -> bool:
+        """Whether the object is so large that a plate in it hides little; with some give where one is in it."""
+        radius = self.radius * 1.4 if already else self.radius
+        return plate[1] < radius and plate[0] < 2 * radius
 
 
 # What it costs to leave the side of its object where a label has been, in the units of ``_cost``, and how far a plate
@@ -95,8 +96,9 @@ class LabelLayout:
         """The place that covers least of what matters, or where the label has been if that is nearly as good."""
         places = [_inside(x, y, plate, size) for x, y in _sides(plate, label)]
         costs = [_cost(place, label.box, plate[1] * 0.15, taken, others) for place in places]
-        costs[0] = costs[0] - _hidden(label.box, places[0]) if label.holds(plate) else math.inf
         side, last = self._places.get(label.key, (None, None)) if label.key is not None else (None, None)
+        held = label.holds(plate, already=side == 0)
+        costs[0] = costs[0] - _hidden(label.box, places[0]) if held else math.inf
         if side is not None:
             costs[side] -= _MOVING
         best = min(range(len(places)), key=costs.__getitem__)

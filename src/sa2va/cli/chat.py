@@ -142,4 +142,5 @@ class Conversation:
             return
         plan = self._plan(place)
         outputs = self._reporter.write([self._last], plan)
-        self._screen.note(f"wrote {plan.where}: {', '.join(outputs)}")
+        if outputs:
+            self._screen.note(f"wrote {plan.where}: {', '.join(outputs)}")

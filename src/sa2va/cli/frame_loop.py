@@ -49,6 +49,11 @@ class Tally:
         ]
 
     @property
+    def found_anything(self) -> bool:
+        """Whether an object was seen in any frame."""
+        return any(row[1] for row in self.objects.values())
+
+    @property
     def rate(self) -> float:
         """Frames per second."""
         return self.frames / self.seconds if self.seconds else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,13 @@ class Plan:
     def where(self) -> str:
         """The place, for a message."""
         return str(self.folder or ", ".join(map(str, self.files.values())))
+
+    def without_overlay(self) -> Plan:
+        """The plan where nothing was found: an overlay would look like the unmarked source. One of before goes."""
+        files = dict(self.files)
+        if (path := files.pop("overlay", None)) is not None:
+            path.unlink(missing_ok=True)
+        return replace(self, files=files)
 
     def shown(self, path: Path) -> str:
         """A written file, relative to the folder where there is one."""

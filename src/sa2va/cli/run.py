@@ -50,7 +50,10 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether an earlier run has left nothing to do."""
-        return self._record.complete and all(path.exists() for path in self._plan.files.values())
+        expected = dict(self._plan.files)
+        if not self._record.found_anything:
+            expected.pop("overlay", None)
+        return self._record.complete and all(path.exists() for path in expected.values())
 
     def go(self, video: FrameSource, start: Callable[[], Track]) -> None:
         """Follow the objects and write everything.
@@ -79,6 +82,8 @@ class Run:
                 if tally.frames and self._plan.files:
                     self._screen.note(f"the {tally.frames} frames before the error are in {self._plan.where}")
                 raise
+            if not tally.found_anything:
+                self._plan.without_overlay()
             self._note(tally, complete=True)
         self.report(f"{tally.frames} frames in {tally.seconds:.1f} s, {tally.rate:.1f} frames/s")
 
@@ -99,7 +104,9 @@ class Run:
         self._screen.rows(rows)
         for phrase, reason in self._record.reasons.items():
             self._screen.result(nothing(phrase, reason))
-        results = f"; results in {summary(self._plan, self._record.outputs)}" if self._plan.files else ""
+        if "overlay" in self._plan.files and not self._record.found_anything:
+            self._screen.note("nothing was found, so there is no overlay")
+        results = f"; results in {summary(self._plan, self._record.outputs)}" if self._record.outputs else ""
         self._screen.note(head + results)
 
     @contextmanager

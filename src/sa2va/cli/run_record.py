@@ -42,6 +42,11 @@ class RunRecord:
     objects: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
 
+    @property
+    def found_anything(self) -> bool:
+        """Whether an object was seen in any frame."""
+        return any(row["frames"] for row in self.objects)
+
     def write(self, folder: Path) -> None:
         """Put the record into a folder."""
         write_json(folder / RUN_RECORD, vars(self))
