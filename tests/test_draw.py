@@ -239,8 +239,6 @@ def test_a_colour_is_chosen_away_from_the_object_and_what_is_around_it(scene):
     assert np.linalg.norm(filled - before) > 10
     apart = np.linalg.norm(before - lab(around, EYES["normal"]))
     assert np.linalg.norm(filled - lab(around, EYES["normal"])) > min(apart, 15)
-        np.linalg.norm(before - lab(around, EYES["normal"])), 15
-    )
     assert np.hypot(*filled[1:]) > 0.6 * np.hypot(*before[1:])
 
 
@@ -264,11 +262,8 @@ def plate_of(before: np.ndarray, after: np.ndarray, color: tuple[int, int, int])
 
 def shown_plate(clip: draw.ClipOverlay, mask: np.ndarray) -> tuple[int, int, int, int]:
     picture = np.zeros((*mask.shape, 3), np.uint8)
-    return plate_of(
-        drawn([segment(2, mask)], picture, labels=False),
-        np.asarray(clip.draw(picture, [segment(2, mask)])),
-        draw.color(2),
-    )
+    without = drawn([segment(2, mask)], picture, labels=False)
+    return plate_of(without, np.asarray(clip.draw(picture, [segment(2, mask)])), draw.color(2))
 
 
 def test_a_label_is_at_the_largest_part_of_its_object_and_inside_a_very_large_one():
