@@ -109,7 +109,9 @@ class LabelLayout:
             place = _inside(x, y, plate, size)
         if label.key is not None:
             self._places[label.key] = (best, place)
-            if label.middle is not None:
+            if best == 0:
+                self._anchors[label.key] = (place[0] + place[2]) / 2, (place[1] + place[3]) / 2
+            elif label.middle is not None:
                 self._anchors[label.key] = label.middle
         return place
 
