@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from sa2va import Answer, Frame, Mask, Sa2VA, Segment, Track, zoo
 from sa2va.cli import main, options, self_check
+from sa2va.cli.answers import show_found
 from sa2va.cli.frame_loop import Tally, write_frames
 from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.loading import checked_device
@@ -143,7 +144,8 @@ def test_segment_writes_files_that_agree(capsys: pytest.CaptureFixture[str], str
 
     masks = {segment["id"]: Mask.from_rle(segment["masks"][0]).array for segment in segments}
     with Image.open("out/masks.png") as palette:
-        assert palette.mode == "P" and (palette.getpalette() or [])[:30] == davis_palette()[:30]
+        colors = palette.getpalette() or []
+        assert palette.mode == "P" and colors[:3] == [0, 0, 0] and colors[30:] == davis_palette()[30:]
     index = np.zeros((160, 240), np.uint8)
     for number, mask in masks.items():
         index[mask] = number
@@ -155,6 +157,9 @@ def test_segment_writes_files_that_agree(capsys: pytest.CaptureFixture[str], str
     assert ((cutout[..., 3] == 255) == (index > 0)).all()
     overlay = pixels_of("out/overlay.png")
     assert overlay.shape == (160, 240, 3) and (overlay != picture(240, 160)).any()
+    for segment in segments:  # an object has one colour in all of them
+        assert colors[3 * segment["id"] : 3 * segment["id"] + 3] == segment["color"]
+        assert (overlay[masks[segment["id"]]] == segment["color"]).all(axis=1).any()
     assert "object 1" in out and "wrote out" in err
 
 
@@ -168,12 +173,15 @@ def test_json_is_alone_on_standard_output(capsys: pytest.CaptureFixture[str], st
 
 
 def test_nothing_found_is_said_and_not_made_up(capsys: pytest.CaptureFixture[str], street: str) -> None:
-    out, _ = run(capsys, "segment", street, "the moon", "-o", "out", "--max-new-tokens", "1")
+    Path("out").mkdir()
+    Path("out/overlay.png").write_bytes(b"of a run before")
+    out, err = run(capsys, "segment", street, "the moon", "-o", "out", "--overwrite", "--max-new-tokens", "1")
     assert "the moon" in out and "nothing" in out
     (answer,) = json.loads(Path("out/result.json").read_text())["answers"]
     assert answer["segments"] == [] and answer["reason"]
     assert not pixels_of("out/masks.png").any()
-    assert (pixels_of("out/overlay.png") == picture(240, 160)).all()
+    # An overlay would look like the unmarked source.
+    assert not Path("out/overlay.png").exists() and "nothing was found, so there is no overlay" in err
 
 
 def test_one_file_by_its_ending(capsys: pytest.CaptureFixture[str], street: str) -> None:
@@ -344,11 +352,21 @@ def test_segment_follows_a_clip_as_track_does(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_phrase_that_nothing_is_followed_for(capsys: pytest.CaptureFixture[str], clip: str) -> None:
-    out, _ = run(capsys, "track", clip, "the moon", "-o", "out", "--save", "overlay,masks", "--max-new-tokens", "1")
+    command = ("track", clip, "the moon", "-o", "out", "--save", "overlay,masks", "--max-new-tokens", "1")
+    out, err = run(capsys, *command)
     assert "the moon" in out and "nothing" in out
     assert list(json.loads(Path("out/run.json").read_text())["reasons"]) == ["the moon"]
     assert not any(pixels_of(path).any() for path in Path("out/masks").glob("0*.png"))
-    assert len(video_frames("out/overlay.mp4")) == 8
+    assert not Path("out/overlay.mp4").exists() and "nothing was found, so there is no overlay" in err
+    assert "already complete" in run(capsys, *command, "--resume")[1]
+
+
+def test_a_score_the_model_doubts_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    mask = Mask.from_array(np.ones((4, 4), bool))
+    segments = tuple(Segment(number, "it", (mask,), score, 1.0) for number, score in ((1, 0.2), (2, 0.1)))
+    show_found(Screen(), [Answer("", "", segments)], None)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "score 0.20" in first and "doubtful" not in first and "score 0.10 doubtful" in second
 
 
 def test_caption_of_a_clip(capsys: pytest.CaptureFixture[str], clip: str, sa2va: Sa2VA) -> None:

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from sa2va import draw, labels
+from sa2va.colors import ObjectColors
 from sa2va.results import Mask, Segment
 
 HEIGHT, WIDTH = 60, 90
@@ -28,7 +29,7 @@ def rectangle(y0: int, y1: int, x0: int, x1: int, size: tuple[int, int] = (HEIGH
 
 
 def segment(number: int, mask: np.ndarray, phrase: str = "a thing") -> Segment:
-    return Segment(number, phrase, (Mask.from_array(mask),), 0.9, 0.9)
+    return Segment(number, phrase, (Mask.from_array(mask),), 0.9, 0.9, color=draw.color(number))
 
 
 def drawn(segments: list[Segment], picture: np.ndarray = PICTURE, **options) -> np.ndarray:
@@ -55,27 +56,43 @@ def test_overlaps_mix_evenly_whatever_the_order_and_do_not_overflow(order):
     white = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     masks = {1: rectangle(0, 60, 0, 60), 2: rectangle(20, 60, 10, 90), 3: rectangle(30, 50, 0, 90)}
     segments = [segment(number, masks[number]) for number in order]
-    out = drawn(segments, white, contour=False, labels=False)
+    out = drawn(segments, white, alpha=0.5, contour=False, labels=False)
     mean = np.mean([draw.color(number) for number in (1, 2, 3)], axis=0)
     np.testing.assert_allclose(out[40, 30], 127.5 + mean / 2, atol=2.5)
     two = np.mean([draw.color(1), draw.color(2)], axis=0)
     np.testing.assert_allclose(out[25, 30], 127.5 + two / 2, atol=2.5)
 
 
-def test_the_contour_runs_along_the_inside_in_the_full_colour():
+def lines(out: np.ndarray, number: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Where the dark and the coloured line of a contour are."""
+    return (out == 16).all(axis=2), (out == draw.color(number)).all(axis=2)
+
+
+def test_the_contour_runs_along_the_inside_dark_then_in_the_full_colour():
     out = drawn([segment(1, rectangle(10, 50, 20, 80))], alpha=0.0, labels=False)
-    line = (out == draw.color(1)).all(axis=2)
-    expected = rectangle(10, 50, 20, 80) & ~rectangle(11, 49, 21, 79)
-    np.testing.assert_array_equal(line, expected)
+    dark, bright = lines(out)
+    np.testing.assert_array_equal(dark, rectangle(10, 50, 20, 80) & ~rectangle(11, 49, 21, 79))
+    np.testing.assert_array_equal(bright, rectangle(11, 49, 21, 79) & ~rectangle(12, 48, 22, 78))
+    assert (out == PICTURE)[~dark & ~bright].all()
+
+
+def test_where_an_object_is_too_thin_for_two_lines_it_is_in_its_colour():
+    thin = rectangle(10, 40, 20, 60) | rectangle(40, 41, 40, 80)
+    dark, bright = lines(drawn([segment(1, thin)], alpha=0.0, labels=False))
+    assert bright[40, 62:80].all() and not dark[40, 62:].any()
+    assert dark[10, 21:59].all() and bright[11, 22:58].all()
+
+
+def test_without_a_contour_nothing_but_the_fill_is_drawn():
     assert (drawn([segment(1, rectangle(10, 50, 20, 80))], alpha=0.0, contour=False, labels=False) == PICTURE).all()
 
 
 def test_the_contour_grows_with_the_picture_and_stays_open_at_its_edge():
     big = np.zeros((1200, 1200, 3), np.uint8)
     out = drawn([segment(1, rectangle(0, 600, 0, 600, (1200, 1200)))], big, alpha=0.0, labels=False)
-    line = (out == draw.color(1)).all(axis=2)
-    assert line[300].sum() == 4  # only the right border of the mask
-    assert not line[:590, 0].any()
+    dark, bright = lines(out)
+    assert dark[300].sum() == 2 and bright[300].sum() == 3  # only the right border of the mask
+    assert not (dark | bright)[:590, 0].any()
 
 
 def test_a_single_pixel_is_seen():
@@ -108,7 +125,7 @@ def test_wrong_input_is_named():
 
 def plates(text_of: list[labels.Label], size: tuple[int, int]) -> np.ndarray:
     canvas = Image.new("RGB", size)
-    labels.draw_labels(canvas, text_of)
+    labels.LabelLayout().draw(canvas, text_of)
     return np.asarray(canvas)
 
 
@@ -188,6 +205,97 @@ def test_the_first_eight_colours_differ_for_every_kind_of_eye(eye):
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 20
 
 
+def disc(x: int, y: int, radius: int, size: tuple[int, int]) -> np.ndarray:
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return np.hypot(rows - y, columns - x) < radius
+
+
+# Background, object: those of the picture in the README, and light, dark and grey ones.
+SCENES = {
+    "yellow on green": ((160, 190, 140), (250, 215, 70)),
+    "orange on teal": ((90, 120, 115), (235, 130, 40)),
+    "blue on sky": ((150, 200, 240), (40, 90, 220)),
+    "white on white": ((250, 250, 250), (235, 235, 235)),
+    "black on black": ((8, 8, 8), (25, 22, 20)),
+    "grey on grey": ((120, 120, 120), (135, 130, 128)),
+    "red on red": ((180, 30, 30), (220, 50, 40)),
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_colour_is_chosen_away_from_the_object_and_what_is_around_it(scene):
+    around, own = (np.array(value) for value in SCENES[scene])
+    mask = disc(60, 40, 25, (80, 120))
+    picture = np.where(mask[..., None], own, around).astype(np.uint8)
+    unmarked = Segment(1, "it", (Mask.from_array(mask),), 0.9, 0.9)
+    out = drawn([unmarked], picture, labels=False)
+    (colored,) = ObjectColors().apply(picture, [unmarked])
+    line, filled = lab(np.array(colored.color), EYES["normal"]), lab(out[40, 60], EYES["normal"])
+    assert (out[40, 85 - 2 : 85] == colored.color).all(axis=1).any()
+    for other in (own, around):
+        assert np.linalg.norm(line - lab(other, EYES["normal"])) > 45
+    before = lab(own, EYES["normal"])
+    # The fill is seen, does not bring the object nearer to its surroundings, and leaves it most of its own colour.
+    assert np.linalg.norm(filled - before) > 10
+    apart = np.linalg.norm(before - lab(around, EYES["normal"]))
+    assert np.linalg.norm(filled - lab(around, EYES["normal"])) > min(apart, 15)
+    assert np.hypot(*filled[1:]) > 0.6 * np.hypot(*before[1:])
+
+
+def test_each_object_of_a_crowd_has_a_colour_of_its_own_and_keeps_it():
+    size = (80, 400)
+    segments = [Segment(i, "", (Mask.from_array(disc(12 + 25 * i, 40, 10, size)),), 0.9, 0.9) for i in range(15)]
+    pictures = RNG.integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    colors = ObjectColors()
+    assert (
+        colors.apply(pictures[0], [Segment(3, "", (Mask.from_array(np.zeros(size, bool)),), 0.9, 0.9)])[0].color is None
+    )
+    seen = [[one.color for one in colors.apply(picture, segments)] for picture in pictures]
+    assert len(set(seen[0])) == 15 and seen[0] == seen[1] == seen[2]
+
+
+def plate_of(before: np.ndarray, after: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """The box of what is all in one colour and no line: the plate."""
+    rows, columns = np.nonzero((after == color).all(axis=2) & (before != color).any(axis=2))
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def shown_plate(clip: draw.ClipOverlay, mask: np.ndarray) -> tuple[int, int, int, int]:
+    picture = np.zeros((*mask.shape, 3), np.uint8)
+    without = drawn([segment(2, mask)], picture, labels=False)
+    return plate_of(without, np.asarray(clip.draw(picture, [segment(2, mask)])), draw.color(2))
+
+
+def test_a_label_is_at_the_largest_part_of_its_object_and_inside_a_very_large_one():
+    size = (240, 320)
+    small, large = rectangle(10, 20, 5, 15, size), rectangle(150, 180, 200, 230, size)
+    x0, y0, x1, y1 = shown_plate(draw.ClipOverlay(), small | large)
+    assert abs((x0 + x1) / 2 - 215) < 45 and abs((y0 + y1) / 2 - 165) < 35
+    x0, y0, x1, y1 = shown_plate(draw.ClipOverlay(), rectangle(0, 100, 0, 20, size) | rectangle(100, 240, 0, 320, size))
+    assert y0 > 100 and y1 < 240 and x0 > 0 and x1 < 320
+
+
+def test_a_label_stands_still_while_its_mask_flickers_and_follows_a_moving_object():
+    size, clip = (240, 320), draw.ClipOverlay()
+    shapes = [rectangle(100 + k % 2, 140 - k % 3, 100 - k % 2, 150 + k % 3, size) for k in range(12)]
+    assert len({shown_plate(clip, mask) for mask in shapes}) == 1
+    # Two halves behind a pole, now the one and now the other larger: the label stays with the first.
+    halves = [rectangle(40, 60, 40, 80 + k % 2 * 10, size) | rectangle(40, 60, 220, 265, size) for k in range(8)]
+    clip = draw.ClipOverlay()
+    assert len({shown_plate(clip, mask)[0] // 60 for mask in halves}) == 1
+    clip = draw.ClipOverlay()
+    moved = [shown_plate(clip, rectangle(100, 140, 20 + 4 * k, 70 + 4 * k, size))[0] for k in range(40)]
+    assert max(abs(b - a) for a, b in itertools.pairwise(moved)) <= 5 and moved[-1] - moved[0] > 120
+
+
+def test_an_object_the_model_doubts_has_a_question_mark():
+    mask = Mask.from_array(rectangle(60, 100, 100, 160, (160, 240)))
+    black = np.zeros((160, 240, 3), np.uint8)
+    sure, doubted = (drawn([Segment(1, "it", (mask,), score, 0.9)], black) for score in (0.2, 0.19))
+    asked = drawn([Segment(1, "it ?", (mask,), 0.9, 0.9)], black)
+    assert (doubted == asked).all() and (doubted != sure).any()
+
+
 def test_colours_are_stable_and_defined_for_every_id():
     assert draw.color(5) == draw.color(5)
     assert len({draw.color(number) for number in range(100)}) > 90
@@ -214,6 +322,15 @@ def test_palette_png_is_mode_p_with_the_davis_palette():
         (64, 0, 0),
         (224, 224, 192),
     ]
+
+
+def test_palette_png_takes_the_colours_of_overlays():
+    masks = [rectangle(0, 10, 0, 10), rectangle(20, 30, 0, 10)]
+    picture = draw.palette_png(masks, [2, 7], [(1, 2, 3), None])
+    palette = picture.getpalette() or []
+    assert palette[6:9] == [1, 2, 3] and palette[21:24] == draw.davis_palette()[21:24] and palette[:3] == [0, 0, 0]
+    with pytest.raises(ValueError, match="shorter"):
+        draw.palette_png(masks, [2, 7], [None])
 
 
 def test_palette_png_takes_indices_and_refuses_wrong_ones():

@@ -197,6 +197,7 @@ class TestAnswer:
             "presence": 0.99,
             "box": [3.0, 2.0, 20.0, 10.0],
             "area": 8 * 17,
+            "color": None,
             "masks": [two_objects()[0].mask.rle],
         }
 
@@ -205,21 +206,25 @@ class TestAnswer:
         with pytest.raises(ValueError, match=r"expected JSON written by Answer\.to_json"):
             Answer.from_json(text)
 
-    def test_coco_annotations_load_in_pycocotools(self):
-        annotations = answer().to_coco(image_id=7, category_id=3, first_id=10)
-        dataset: Any = COCO()
-        dataset.dataset = {
-            "images": [{"id": 7, "height": HEIGHT, "width": WIDTH}],
-            "categories": [{"id": 3, "name": "object"}],
-            "annotations": json.loads(json.dumps(annotations)),
+    def test_coco_results_load_in_pycocotools_with_the_areas_of_masks_not_boxes(self):
+        truth: Any = COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": number, "height": HEIGHT, "width": WIDTH} for number in (7, 8)],
+            "categories": [{"id": 3, "name": "a car"}, {"id": 4, "name": "a dog"}],
+            "annotations": [],
         }
-        dataset.createIndex()
-        assert dataset.getAnnIds(imgIds=7, catIds=3) == [10, 11]
-        for annotation, segment in zip(dataset.loadAnns([10, 11]), two_objects(), strict=True):
-            np.testing.assert_array_equal(dataset.annToMask(annotation).astype(bool), segment.mask.array)
-            assert annotation["area"] == segment.mask.area
-            x, y, width, height = annotation["bbox"]
-            assert (x, y, x + width, y + height) == segment.mask.box
+        truth.createIndex()
+        categories = {"the red car": 3, "der Hund 狗": 4}
+        results = [*answer().to_coco(7, categories), *answer().to_coco(8, categories)]
+        loaded = truth.loadRes(json.loads(json.dumps(results)))
+        assert sorted(loaded.anns) == [1, 2, 3, 4]
+        assert [loaded.anns[number]["category_id"] for number in (1, 2, 3, 4)] == [3, 4, 3, 4]
+        for number, segment in enumerate([*two_objects(), *two_objects()], start=1):
+            np.testing.assert_array_equal(loaded.annToMask(loaded.anns[number]).astype(bool), segment.mask.array)
+            assert loaded.anns[number]["area"] == segment.mask.area
+        with pytest.raises(ValueError, match="no category is given for 'the red car'"):
+            answer().to_coco(7, {"a dog": 4})
 
     def test_supervision_round_trip(self):
         sv = pytest.importorskip("supervision")

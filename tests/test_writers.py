@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from sa2va.draw import color
+from sa2va.colors import FILL
 from sa2va.results import Frame, Mask, Segment
 from sa2va.track import Track
 from sa2va.writers import WRITERS, FrameWriter, write_track
@@ -70,11 +70,12 @@ def decoded(path: Path) -> list[np.ndarray]:
 
 class TestVideos:
     def test_the_overlay_has_the_masks_and_the_sources_rate_and_size(self, tmp_path):
-        make_track().save(tmp_path / "out.mp4")
+        make_track().save(tmp_path / "out.mp4", tmp_path / "masks")
         shown = decoded(tmp_path / "out.mp4")
         assert len(shown) == 6 and shown[0].shape == (*SIZE, 3)
-        tinted = 0.5 * picture(3)[0, 0] + 0.5 * np.array(color(5))
-        np.testing.assert_allclose(shown[3][20, 9], tinted, atol=12)
+        palette: Any = Image.open(tmp_path / "masks" / "00003.png")
+        color = np.array(palette.getpalette()[3:6])  # of object 5, which is the first
+        np.testing.assert_allclose(shown[3][20, 9], (1 - FILL) * picture(3)[0, 0] + FILL * color, atol=12)
         np.testing.assert_allclose(shown[3][90, 120], picture(3)[0, 0], atol=8)
         with av.open(str(tmp_path / "out.mp4")) as media:
             assert media.streams.video[0].average_rate == NTSC
@@ -100,7 +101,8 @@ class TestFolders:
         assert files(tmp_path / "masks") == [*(f"{i:05d}.png" for i in range(6)), "objects.json"]
         shown: Any = Image.open(tmp_path / "masks" / "00003.png")
         assert shown.mode == "P"
-        assert shown.getpalette()[3:9] == [128, 0, 0, 0, 128, 0]
+        first, second = make_track().results()[3].segments
+        assert shown.getpalette()[3:9] == [*(first.color or ()), *(second.color or ())]
         expected = np.where(box_mask(40), 2, box_mask(3))  # index 1: object 5, seen first
         np.testing.assert_array_equal(np.asarray(shown), expected)
         manifest = json.loads((tmp_path / "masks" / "objects.json").read_text())

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sa2va.asking import Asker, Reply, View, why_nothing
 from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
+from sa2va.colors import ObjectColors
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, grounding_side, language_tokens
 from sa2va.processing.frames import FrameSource
@@ -111,7 +112,7 @@ class Answerer:
         sam2 = self._asker.model.sam2
         features = self._asker.model.encode_frames(squashed_frames([image], grounding_side(sam2)))
         prediction = decode_masks(sam2, sam2.mask_decoder, features, language_tokens(sam2, prompts))
-        return frame_segments(
+        segments = frame_segments(
             prediction,
             range(1, len(prompts) + 1),
             [""] * len(prompts),
@@ -119,6 +120,7 @@ class Answerer:
             size=(image.height, image.width),
             output=settings.output,
         )
+        return [*ObjectColors().apply(np.asarray(image), segments)]
 
     def _clip_segments(
         self, source: FrameSource, keys: Sequence[int], replies: Sequence[Reply], settings: MaskSettings
@@ -128,7 +130,11 @@ class Answerer:
             return []
         tracker = VideoTracker(self._asker.model, mode=settings.mode, output=settings.output)
         tracker.add_prompts(prompts, [""] * len(prompts))
-        return clip_segments(frame for frame, _ in follow(tracker, source, keys))
+        colors = ObjectColors()
+        return clip_segments(
+            replace(frame, segments=colors.apply(pixels, frame.segments))
+            for frame, pixels in follow(tracker, source, keys)
+        )
 
     def _assemble(
         self,

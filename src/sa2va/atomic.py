@@ -1,12 +1,79 @@
-"""Files that appear whole or not at all: write beside the target, then rename over it."""
+"""Files that appear whole or not at all, and never in place of what they are made from.
+
+Write beside the target, then rename over it. Errors of the file system name the target, not the hidden file beside it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+#: Files of these kinds in a folder of frames are part of the source; a video beside them is not.
+_FRAMES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".json"}
+#: Records that results carry with them: the objects of a folder of masks, and the run of a folder of results.
+MANIFEST, RUN_RECORD = "objects.json", "run.json"
+
+
+def check_target(target: str | Path, *sources: Any) -> None:
+    """Refuse a target before any work is done for it.
+
+    Args:
+        target: file or folder to write. It may exist, and so may any of its parents.
+        sources: what the result is made from: files, folders, or anything else (a camera, an array), which is ignored.
+
+    Raises:
+        ValueError: the target is one of the sources, or writing it would change a file of one (the message names both);
+            or its name is that of a record which results carry with them.
+        OSError: nothing can be written there (read-only, not permitted, full); the message names the folder.
+    """
+    target = Path(target)
+    if target.name in (MANIFEST, RUN_RECORD):
+        raise ValueError(f"{target} has the name of a record that results carry with them; choose another name")
+    for source in filter(None, map(_existing, sources)):
+        if _same(target, source) or _changes(target, source):
+            raise ValueError(
+                f"{target} would be written over its own source {source}; choose another name or folder for the result"
+            )
+    nearest = next(parent for parent in (target, *target.absolute().parents) if parent.is_dir())
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(nearest)) from None
+
+
+def _existing(source: Any) -> Path | None:
+    """The file or folder a source stands for; None for a URL, a camera, an array, a missing file."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    with suppress(OSError, ValueError):  # text that no file system takes as a name
+        path = Path(source)
+        return path if path.exists() else None
+    return None
+
+
+def _same(first: Path, second: Path) -> bool:
+    """Whether two paths are one file or folder, through links and whatever way they are spelt."""
+    return first.exists() and second.exists() and os.path.samefile(first, second)
+
+
+def _changes(target: Path, source: Path) -> bool:
+    """Whether writing the target touches a file of the source: one in a folder of frames, or a picture among results.
+
+    A new file in a folder of frames changes nothing that is there, and neither do numbered pictures beside a video.
+    """
+    if source.is_dir():
+        return target.is_file() and target.suffix.lower() in _FRAMES and _within(target, source)
+    return target.is_dir() and source.suffix.lower() in _FRAMES and _within(source, target)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return any(_same(parent, folder) for parent in path.resolve().parents)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -21,10 +88,33 @@ def temporary_beside(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well and vanishes when it does not."""
-    temporary = temporary_beside(path)
+    with naming(path):
+        temporary = temporary_beside(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors of writing ``path`` carry its name: a full disk does not say which file was too much.
+
+    An error about another file than those beside the target (a source that is missing) is left alone.
+    """
     try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _system_error(error)
+        named = getattr(error, "filename", None)
+        if number is None or (isinstance(named, str | bytes) and Path(os.fsdecode(named)).parent != Path(path).parent):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of a system error that a library in Rust (safetensors) tells in words alone."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None

@@ -1,12 +1,11 @@
 """Pictures of results: overlays with labels, DAVIS palette masks, cut-outs and contact sheets.
 
-An overlay leaves every pixel outside the masks as it was (labels aside), keeps one colour per object id, and mixes
-colours evenly where masks overlap, so that the order of the objects does not matter.
+An overlay leaves every pixel outside the masks as it was (labels aside), keeps one colour per object, and mixes colours
+evenly where masks overlap, so that the order of the objects does not matter. Work is done inside the objects' boxes.
 """
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,59 +14,44 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sa2va.labels import Label, draw_labels, fitting_font, shortened
+from sa2va.colors import FILL, Color, ObjectColors
+from sa2va.colors import color as color
+from sa2va.labels import Label, LabelLayout, fitting_font, shortened
 from sa2va.mask import Mask
-from sa2va.mask_ops import erode
+from sa2va.mask_ops import components
 from sa2va.processing.pictures import load_image
 from sa2va.results import Segment
 
-Color = tuple[int, int, int]
 Picture = str | Path | Image.Image | NDArray[np.uint8]  # all that load_image takes
+Bools = NDArray[np.bool_]
 
-# Each was picked to be as far as possible from those before it, in Lab space, for the worst of normal, red-, green- and
-# blue-blind eyes; so the few colours that most pictures need are also the ones furthest apart.
-_BASE_COLORS: tuple[Color, ...] = (
-    (30, 135, 225),  # blue
-    (255, 180, 0),  # amber
-    (240, 0, 90),  # crimson
-    (105, 0, 255),  # violet
-    (0, 240, 210),  # turquoise
-    (195, 240, 135),  # pale lime
-    (165, 60, 135),  # plum
-    (195, 75, 0),  # rust
-    (255, 165, 255),  # pink
-    (90, 90, 240),  # indigo
-    (195, 0, 180),  # magenta
-    (255, 120, 150),  # salmon
-)
-
-
-def color(object_id: int) -> Color:
-    """The RGB colour of an object id, the same in every picture: a dozen picked ones, then evenly spread hues."""
-    if 0 < object_id <= len(_BASE_COLORS):
-        return _BASE_COLORS[object_id - 1]
-    hue = object_id * 0.6180339887 % 1.0  # the golden ratio never comes back near a hue it has just used
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.15 * (object_id % 4), 1.0 - 0.15 * (object_id // 2 % 3))
-    return round(red * 255), round(green * 255), round(blue * 255)
+#: Outside of every contour: it stands out where the scene is light, and the colour inside it where the scene is dark.
+_DARK = (16, 16, 16)
+#: Pixels along the longer side of a box in which the largest part of an object is looked for.
+_COARSE = 48
+#: A label stays where its object is at least so thick, as a share of its greatest thickness.
+_THICK = 0.7
 
 
 def overlay(
     image: Picture,
     segments: Sequence[Segment],
     *,
-    alpha: float = 0.5,
+    alpha: float = FILL,
     contour: bool = True,
     labels: bool = True,
 ) -> Image.Image:
-    """The picture with its segments drawn over it.
+    """The picture with its segments drawn over it. For the frames of a clip see [`ClipOverlay`].
 
     Args:
         image: PIL image or RGB uint8 array (H, W, 3); not changed.
-        segments: each with one mask of the picture's size. Empty masks are not drawn.
+        segments: each with one mask of the picture's size. Empty masks are not drawn. One that has no colour yet gets
+            one that stands out from it and from what is around it.
         alpha: opacity of the fill, 0..1. Pixels outside the masks keep their values.
-        contour: draw a line along the inside of each outline, its width fitted to the picture.
-        labels: write each phrase (the id where there is none) on a plate beside its mask, clear of other plates where
-            there is room.
+        contour: draw a dark line along the inside of each outline and a coloured one inside that, their widths fitted
+            to the picture; where an object is too thin for both, the coloured one.
+        labels: write each phrase (the id where there is none) on a plate beside the largest part of its object, clear
+            of other plates where there is room. A "?" marks objects whose score is under 0.2.
 
     Returns:
         RGB image of the same size.
@@ -75,21 +59,40 @@ def overlay(
     Raises:
         ValueError: a mask of another size, several masks in one segment, or an alpha outside 0..1.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"expected an alpha from 0 to 1, got {alpha}")
-    canvas = load_image(image).copy()
-    layers = [layer for segment in segments if (layer := _layer(segment, canvas.size)) is not None]
-    if not layers:
+    return ClipOverlay(alpha=alpha, contour=contour, labels=labels).draw(image, segments)
+
+
+class ClipOverlay:
+    """Overlays of the frames of one clip: objects keep their colours, and labels stand still where they can.
+
+    Args:
+        alpha, contour, labels: see [`overlay`].
+
+    Raises:
+        ValueError: an alpha outside 0..1.
+    """
+
+    def __init__(self, *, alpha: float = FILL, contour: bool = True, labels: bool = True):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"expected an alpha from 0 to 1, got {alpha}")
+        self._alpha, self._contour = alpha, contour
+        self._colors = ObjectColors()
+        self._labels = LabelLayout() if labels else None
+
+    def draw(self, image: Picture, segments: Sequence[Segment]) -> Image.Image:
+        """The next frame with its segments drawn over it; see [`overlay`]."""
+        canvas = load_image(image).copy()
+        _check_sizes(segments, canvas.size)
+        colored = self._colors.apply(np.asarray(canvas), segments)
+        layers = [layer for segment in colored if (layer := _layer(segment)) is not None]
+        for group in _overlapping(layers):
+            _fill(canvas, group, self._alpha)
+        if self._contour:
+            for layer in layers:
+                _outline(canvas, layer)
+        if self._labels is not None:
+            self._labels.draw(canvas, [layer.label(self._labels.anchor(layer.id)) for layer in layers])
         return canvas
-    _fill(canvas, layers, alpha)
-    if contour:
-        width = max(1, round(min(canvas.size) / 300))
-        for layer in layers:
-            line = layer.pixels & ~erode(layer.pixels, width)
-            canvas.paste(layer.color, (layer.x, layer.y), Image.fromarray(line.astype(np.uint8) * 255))
-    if labels:
-        draw_labels(canvas, [Label(layer.text, f"#{layer.id}", layer.color, layer.box) for layer in layers])
-    return canvas
 
 
 @dataclass(frozen=True)
@@ -101,29 +104,67 @@ class _Layer:
     color: Color
     x: int
     y: int
-    pixels: NDArray[np.bool_]
+    pixels: Bools
 
     @property
     def box(self) -> tuple[int, int, int, int]:
         height, width = self.pixels.shape
         return self.x, self.y, self.x + width, self.y + height
 
+    def label(self, anchor: tuple[float, float] | None) -> Label:
+        """Its label, at its largest part; at the one nearest to an earlier place where that is not much smaller."""
+        step = -(-max(self.pixels.shape) // _COARSE)
+        near = None if anchor is None else ((anchor[0] - self.x) / step, (anchor[1] - self.y) / step)
+        part = _main_part(self.pixels[::step, ::step], near)
+        x, y, radius = _thick_place(part, near)
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        x0, y0, x1, y1 = (int(n) * step + corner for n, corner in zip(box, (self.x, self.y) * 2, strict=True))
+        middle = (self.x + (x + 0.5) * step, self.y + (y + 0.5) * step)
+        return Label(self.text, f"#{self.id}", self.color, (x0, y0, x1, y1), self.id, middle, radius * step)
 
-def _layer(segment: Segment, size: tuple[int, int]) -> _Layer | None:
+
+def _check_sizes(segments: Sequence[Segment], size: tuple[int, int]) -> None:
+    for segment in segments:
+        if segment.mask.size != (size[1], size[0]):
+            raise ValueError(
+                f"expected masks of the picture's size (h, w) {(size[1], size[0])}, got {segment.mask.size}"
+            )
+
+
+def _layer(segment: Segment) -> _Layer | None:
     mask = segment.mask
-    if mask.size != (size[1], size[0]):
-        raise ValueError(f"expected masks of the picture's size (h, w) {(size[1], size[0])}, got {mask.size}")
-    if mask.box is None:
+    if mask.box is None or segment.color is None:
         return None
     x0, y0, x1, y1 = (int(n) for n in mask.box)
     # A margin of one pixel lets the contour see the background around the object.
     left, top = max(x0 - 1, 0), max(y0 - 1, 0)
-    pixels = np.ascontiguousarray(mask.array[top : y1 + 1, left : x1 + 1])
-    return _Layer(segment.id, segment.phrase or f"#{segment.id}", color(segment.id), left, top, pixels)
+    pixels = np.ascontiguousarray(mask.crop((left, top, min(x1 + 1, mask.size[1]), min(y1 + 1, mask.size[0]))))
+    text = (segment.phrase or f"#{segment.id}") + (" ?" if segment.doubtful else "")
+    return _Layer(segment.id, text, segment.color, left, top, pixels)
+
+
+def _overlapping(layers: Sequence[_Layer]) -> list[list[_Layer]]:
+    """Layers in groups, so that boxes of different groups have no pixel in common."""
+    groups: list[list[_Layer]] = []
+    for layer in layers:
+        near = [group for group in groups if any(_meet(layer.box, other.box) for other in group)]
+        groups = [group for group in groups if group not in near]
+        groups.append([*(other for group in near for other in group), layer])
+    return groups
+
+
+def _meet(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _fill(canvas: Image.Image, layers: Sequence[_Layer], alpha: float) -> None:
-    """Mix the colours of all layers into one sheet, evenly where they overlap, and lay it on once."""
+    """Mix the colours of layers into one sheet, evenly where they overlap, and lay it on once."""
+    opacity = round(alpha * 255)
+    if len(layers) == 1:
+        (layer,) = layers
+        canvas.paste(layer.color, (layer.x, layer.y), _stencil(layer.pixels, opacity))
+        return
     boxes = np.array([layer.box for layer in layers])
     (left, top), (right, bottom) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
     sheet = Image.new("RGB", (right - left, bottom - top))
@@ -135,10 +176,85 @@ def _fill(canvas: Image.Image, layers: Sequence[_Layer], alpha: float) -> None:
         height, width = layer.pixels.shape
         part = depth[y : y + height, x : x + width]
         np.add(part, 1, out=part, where=layer.pixels & (part < 255))
-        share = np.where(layer.pixels, weights[part], np.uint8(0))
+        share = weights[part]
+        share *= layer.pixels
         sheet.paste(layer.color, (x, y), Image.fromarray(share))
-    opacity = np.where(depth > 0, np.uint8(round(alpha * 255)), np.uint8(0))
-    canvas.paste(sheet, (left, top), Image.fromarray(opacity))
+    canvas.paste(sheet, (left, top), _stencil(depth > 0, opacity))
+
+
+def _outline(canvas: Image.Image, layer: _Layer) -> None:
+    """Two lines along the inside of a layer's outline: a dark one, and its colour inside that."""
+    unit = min(canvas.size) / 300
+    core = _shrunk(layer.pixels, max(1, round(unit * 0.5)))
+    thin = layer.pixels & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
+    bright = (core & ~_shrunk(core, max(1, round(unit * 0.75)))) | thin
+    canvas.paste(_DARK, (layer.x, layer.y), _stencil(layer.pixels & ~core & ~thin, 255))
+    canvas.paste(layer.color, (layer.x, layer.y), _stencil(bright, 255))
+
+
+def _stencil(pixels: Bools, opacity: int) -> Image.Image:
+    return Image.fromarray(pixels.view(np.uint8) * np.uint8(opacity))
+
+
+def _shrunk(pixels: Bools, steps: int) -> Bools:
+    """Without its outermost pixels, so many deep; what is beyond the array counts as inside."""
+    for step in range(steps):
+        pixels = ~_neighbours(~pixels, corners=step % 2 == 1)
+    return pixels
+
+
+def _grown(pixels: Bools, steps: int) -> Bools:
+    for step in range(steps):
+        pixels = _neighbours(pixels, corners=step % 2 == 1)
+    return pixels
+
+
+def _neighbours(pixels: Bools, *, corners: bool) -> Bools:
+    """One pixel more on every side. Taking corners in every other step makes octagons, which look round."""
+    grown = pixels.copy()
+    grown[1:] |= pixels[:-1]
+    grown[:-1] |= pixels[1:]
+    rows = grown.copy() if corners else pixels
+    grown[:, 1:] |= rows[:, :-1]
+    grown[:, :-1] |= rows[:, 1:]
+    return grown
+
+
+def _main_part(pixels: Bools, near: tuple[float, float] | None) -> Bools:
+    """The largest connected part; the one nearest to a point (x, y) among those at least half as large."""
+    labels, count = components(pixels, connectivity=8)
+    if count == 0:  # finer than the grid
+        return np.ones_like(pixels)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    chosen = int(areas.argmax())
+    if near is not None and count > 1:
+        large = np.flatnonzero(areas >= areas.max() / 2)
+        chosen = min(large.tolist(), key=lambda number: _distances(labels == number + 1, near).min())
+    return labels == chosen + 1
+
+
+def _thick_place(part: Bools, near: tuple[float, float] | None) -> tuple[int, int, int]:
+    """Where a part is thickest: x, y, and how many steps it is from there to the outside.
+
+    Of the places that are nearly as thick, the nearest to a point (x, y), or to the middle of the part.
+    """
+    depth = np.zeros(part.shape, np.int64)
+    inner = np.pad(part, 1)
+    while inner.any():
+        depth += inner[1:-1, 1:-1]
+        inner = _shrunk(inner, 1)
+    rows, columns = np.nonzero(part)
+    target = near or (float(columns.mean()), float(rows.mean()))
+    thick = depth >= max(1, _THICK * depth.max())
+    rows, columns = np.nonzero(thick)
+    best = int(_distances(thick, target).argmin())
+    return int(columns[best]), int(rows[best]), int(depth[rows[best], columns[best]])
+
+
+def _distances(pixels: Bools, point: tuple[float, float]) -> NDArray[np.float64]:
+    """Squared distances of the pixels to a point (x, y), in reading order."""
+    rows, columns = np.nonzero(pixels)
+    return (columns - point[0]) ** 2 + (rows - point[1]) ** 2
 
 
 def davis_palette() -> list[int]:
@@ -154,15 +270,18 @@ def davis_palette() -> list[int]:
 def palette_png(
     masks: NDArray[np.bool_] | Sequence[NDArray[np.bool_]],
     indices: Sequence[int] | None = None,
+    colors: Sequence[Color | None] | None = None,
 ) -> Image.Image:
-    """A mode-P picture of object indices with the DAVIS palette; 0 is background.
+    """A mode-P picture of object indices; 0 is background.
 
     Args:
         masks: bool (N, H, W), N at least 1. Where they overlap the later one is kept.
         indices: the index of each mask, 1..255; 1, 2, ... N when left out.
+        colors: the palette's entry for each mask, RGB 0..255, so that it looks as in overlays. Entries without one
+            are those of DAVIS.
 
     Raises:
-        ValueError: no mask, masks that are not bool, or an index outside 1..255.
+        ValueError: no mask, masks that are not bool, an index outside 1..255, or colours of another number.
     """
     if len(masks) == 0 or any(mask.dtype != np.bool_ or mask.ndim != 2 for mask in masks):
         raise ValueError("expected one or more bool masks (H, W)")
@@ -172,8 +291,12 @@ def palette_png(
     index_map = np.zeros(masks[0].shape, np.uint8)
     for mask, index in zip(masks, indices, strict=True):
         index_map[mask] = index
+    palette = davis_palette()
+    for index, own in zip(indices, colors or [None] * len(indices), strict=True):
+        if own is not None:
+            palette[3 * index : 3 * index + 3] = own
     picture = Image.fromarray(index_map)
-    picture.putpalette(davis_palette())
+    picture.putpalette(palette)
     return picture
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,29 +15,43 @@ if TYPE_CHECKING:
     from sa2va.results import Segment
 
 
-def coco_annotations(
-    segments: Sequence[Segment], image_id: int, category_id: int, first_id: int
+def coco_results(
+    segments: Sequence[Segment], image_id: int, category_id: int | Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """One annotation per segment whose mask is not empty, ids counting on from ``first_id``."""
+    """One result per segment whose mask is not empty; the fields are told in ``Answer.to_coco``."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_id if isinstance(category_id, int) else _category(segment, category_id),
+            "segmentation": segment.mask.rle,
+            "score": float(segment.score),
+            "phrase": segment.phrase,
+            "object_id": segment.id,
+        }
+        for segment in segments
+        if segment.mask.box is not None
+    ]
+
+
+def coco_annotations(
+    segments: Sequence[Segment], image_id: int, categories: Mapping[str, int], first_id: int
+) -> list[dict[str, Any]]:
+    """The same as annotations of a data set, ids counting on from ``first_id``."""
+    seen = [segment for segment in segments if segment.mask.box is not None]
+    results = coco_results(seen, image_id, categories)
     annotations = []
-    for segment in segments:
-        if (box := segment.mask.box) is None:
-            continue
-        x0, y0, x1, y1 = box
-        annotations.append(
-            {
-                "id": first_id + len(annotations),
-                "image_id": image_id,
-                "category_id": category_id,
-                "segmentation": segment.mask.rle,
-                "area": segment.mask.area,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "iscrowd": 0,
-                "score": float(segment.score),
-                "phrase": segment.phrase,
-            }
-        )
+    for number, (segment, result) in enumerate(zip(seen, results, strict=True), start=first_id):
+        x0, y0, x1, y1 = segment.mask.box or (0.0, 0.0, 0.0, 0.0)
+        about = {"area": segment.mask.area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+        annotations.append({"id": number, **result, **about})
     return annotations
+
+
+def _category(segment: Segment, categories: Mapping[str, int]) -> int:
+    name = segment.phrase or "object"
+    if name not in categories:
+        raise ValueError(f"no category is given for {name!r}; there are {', '.join(map(repr, categories))}")
+    return categories[name]
 
 
 def detections(segments: Sequence[Segment]) -> supervision.Detections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,43 +28,105 @@ _NO_CHARACTER = "\uffff"
 
 @dataclass(frozen=True)
 class Label:
-    """What to write: ``text``, or ``fallback`` where no font has its letters; beside ``box`` (x0, y0, x1, y1)."""
+    """What to write: ``text``, or ``fallback`` where no font has its letters; beside ``box`` (x0, y0, x1, y1).
+
+    ``key`` tells which label of the frame before it is; None for none. ``middle`` (x, y) is where the object is thick,
+    and ``radius`` how far it reaches from there.
+    """
 
     text: str
     fallback: str
     color: tuple[int, int, int]
     box: tuple[int, int, int, int]
+    key: int | None = None
+    middle: tuple[float, float] | None = None
+    radius: float = 0.0
+
+    def holds(self, plate: tuple[float, float], *, already: bool) -> bool:
+        """Whether the object is so large that a plate in it hides little; with some give where one is in it."""
+        radius = self.radius * 1.4 if already else self.radius
+        return plate[1] < radius and plate[0] < 2 * radius
 
 
-def draw_labels(canvas: Image.Image, labels: Sequence[Label]) -> None:
-    """Write the labels into the picture, in place. One that no place or size makes readable is left out."""
-    width, height = canvas.size
-    size = round(min(max(0.032 * (width * height) ** 0.5, 10), 44))
-    pen = ImageDraw.Draw(canvas)
-    taken: list[Box] = []
-    for label in labels:
-        text = label.text if _has_letters(label.text, size) else label.fallback
-        font = fitting_font(text, size)
-        pad = size * 0.3
-        text = shortened(text, font, min(width, 22 * size) - 2 * pad)
-        plate = (font.getlength(text) + 2 * pad, size * 1.4)
-        if not text or plate[1] > height:
-            continue
-        place = _best_place(plate, label.box, (width, height), taken, [other.box for other in labels if other != label])
-        taken.append(place)
-        pen.rounded_rectangle(place, radius=size * 0.25, fill=label.color)
-        middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-        pen.text(middle, text, fill=_ink(label.color), font=font, anchor="mm")
+# What it costs to leave the side of its object where a label has been, in the units of ``_cost``, and how far a plate
+# may lag behind its object, in letter sizes: labels stand still while masks flicker, and follow objects smoothly.
+_MOVING, _SLACK = 0.4, 0.35
 
 
-def _best_place(
-    plate: tuple[float, float], box: Box, size: tuple[int, int], taken: list[Box], others: list[Box]
-) -> Box:
-    """Above, below or beside the box, or inside it: the first of the places that cover least of what matters."""
-    (width, height), (x0, y0, x1, y1) = plate, box
+class LabelLayout:
+    """Where the labels of one clip are; each stays on its side of its object unless that gets much worse."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[int, Box]] = {}  # by key: side, as an index into ``_sides``, and plate
+        self._anchors: dict[int, tuple[float, float]] = {}
+
+    def anchor(self, key: int) -> tuple[float, float] | None:
+        """Where in its object a label was last written at, (x, y); None before its first frame."""
+        return self._anchors.get(key)
+
+    def draw(self, canvas: Image.Image, labels: Sequence[Label]) -> None:
+        """Write the labels into the picture, in place. One that no place or size makes readable is left out."""
+        width, height = canvas.size
+        size = round(min(max(0.032 * (width * height) ** 0.5, 10), 44))
+        pen = ImageDraw.Draw(canvas)
+        taken: list[Box] = []
+        for label in labels:
+            text = label.text if _has_letters(label.text, size) else label.fallback
+            font = fitting_font(text, size)
+            pad = size * 0.3
+            text = shortened(text, font, min(width, 22 * size) - 2 * pad)
+            plate = (font.getlength(text) + 2 * pad, size * 1.4)
+            if not text or plate[1] > height:
+                continue
+            others = [other.box for other in labels if other is not label]
+            place = self._place(label, plate, canvas.size, taken, others)
+            taken.append(place)
+            pen.rounded_rectangle(place, radius=size * 0.25, fill=label.color)
+            middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
+            pen.text(middle, text, fill=_ink(label.color), font=font, anchor="mm")
+
+    def _place(
+        self,
+        label: Label,
+        plate: tuple[float, float],
+        size: tuple[int, int],
+        taken: Sequence[Box],
+        others: Sequence[Box],
+    ) -> Box:
+        """The place that covers least of what matters, or where the label has been if that is nearly as good."""
+        places = [_inside(x, y, plate, size) for x, y in _sides(plate, label)]
+        costs = [_cost(place, label.box, plate[1] * 0.15, taken, others) for place in places]
+        side, last = self._places.get(label.key, (None, None)) if label.key is not None else (None, None)
+        held = label.holds(plate, already=side == 0)
+        costs[0] = costs[0] - _hidden(label.box, places[0]) if held else math.inf
+        if side is not None:
+            costs[side] -= _MOVING
+        best = min(range(len(places)), key=costs.__getitem__)
+        place = places[best]
+        if best == side and last is not None:
+            slack = plate[1] * _SLACK
+            x, y = (min(max(last[axis], place[axis] - slack), place[axis] + slack) for axis in (0, 1))
+            place = _inside(x, y, plate, size)
+        if label.key is not None:
+            self._places[label.key] = (best, place)
+            if best == 0:
+                self._anchors[label.key] = (place[0] + place[2]) / 2, (place[1] + place[3]) / 2
+            elif label.middle is not None:
+                self._anchors[label.key] = label.middle
+        return place
+
+
+def _sides(plate: tuple[float, float], label: Label) -> list[tuple[float, float]]:
+    """Left upper corners of a plate in a large object; above, below or beside its box, or inside that.
+
+    The preferred ones come first.
+    """
+    (width, height), (x0, y0, x1, y1) = plate, label.box
     gap = height * 0.15
     middle_x, middle_y = (x0 + x1 - width) / 2, (y0 + y1 - height) / 2
-    corners = [
+    thick_x, thick_y = label.middle or ((x0 + x1) / 2, (y0 + y1) / 2)
+    return [
+        (thick_x - width / 2, thick_y - height / 2),
         (x0, y0 - height - gap),
         (middle_x, y0 - height - gap),
         (x1 - width, y0 - height - gap),
@@ -79,17 +142,18 @@ def _best_place(
         *((x0, y1 + gap + row * (height + gap)) for row in (1, 2, 3)),
     ]
 
-    def cost(place: Box) -> float:
-        # In fractions hidden: of another plate (both become unreadable), of the object, of its neighbours. So a plate
-        # may lie on a large object but not on a small one. A little for distance keeps it by its object.
-        away = max(x0 - place[2], place[0] - x1, 0) + max(y0 - place[3], place[1] - y1, 0)
-        away = max(away - 2 * gap, 0)
-        plates = sum(_hidden(other, place) for other in taken)
-        neighbours = sum(_hidden(other, place) for other in others)
-        return 20 * plates + _hidden(box, place) + neighbours + 0.05 * away / height
 
-    places = [_inside(x, y, plate, size) for x, y in corners]
-    return min(places, key=cost)
+def _cost(place: Box, box: Box, gap: float, taken: Sequence[Box], others: Sequence[Box]) -> float:
+    """How bad a place is.
+
+    In fractions hidden: of another plate (both become unreadable), of the object, of its neighbours. So a plate may lie
+    on a large object but not on a small one. A little for distance keeps it by its object.
+    """
+    x0, y0, x1, y1 = box
+    away = max(x0 - place[2], place[0] - x1, 0) + max(y0 - place[3], place[1] - y1, 0)
+    plates = sum(_hidden(other, place) for other in taken)
+    neighbours = sum(_hidden(other, place) for other in others)
+    return 20 * plates + _hidden(box, place) + neighbours + 0.05 * max(away - 2 * gap, 0) * 0.15 / gap
 
 
 def _inside(x: float, y: float, plate: tuple[float, float], size: tuple[int, int]) -> Box:

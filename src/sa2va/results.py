@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import replacing
+from sa2va.colors import FILL
 from sa2va.mask import Mask, Size
 
 if TYPE_CHECKING:
     import supervision
     from PIL import Image
+
+
+#: Scores below this are marked wherever a result is shown.
+DOUBTFUL = 0.2
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +42,8 @@ class Segment:
         presence: probability that the object is there at all, 0..1.
         span: first and (exclusive) last character of the phrase in ``Answer.text``.
         probabilities: float32 (T, H, W), 0..1, when they were asked for. Left out of JSON and of comparisons.
+        color: RGB, 0..255, in which every output shows the object; None before it is first seen in a picture. Left out
+            of comparisons.
     """
 
     id: int
@@ -46,6 +53,7 @@ class Segment:
     presence: float
     span: tuple[int, int] | None = None
     probabilities: NDArray[np.float32] | None = field(default=None, compare=False)
+    color: tuple[int, int, int] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.masks or any(mask.size != self.masks[0].size for mask in self.masks):
@@ -59,6 +67,11 @@ class Segment:
         if len(self.masks) != 1:
             raise ValueError(f"expected a segment of one picture, got {len(self.masks)} frames; use .masks[frame]")
         return self.masks[0]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the model itself thinks little of the masks: a score under 0.2."""
+        return self.score < DOUBTFUL
 
     def __repr__(self) -> str:
         return (
@@ -95,16 +108,23 @@ class _Picture:
             return np.zeros((0, height, width), np.bool_)
         return np.stack([segment.mask.array for segment in self.segments])
 
-    def to_coco(self, image_id: int = 1, category_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
-        """COCO annotations with RLE, one per object that is seen; ``score`` and ``phrase`` as extra keys.
+    def to_coco(self, image_id: int = 1, category_id: int | Mapping[str, int] = 1) -> list[dict[str, Any]]:
+        """Results in COCO's form, one per object that is seen; for a whole data set see ``sa2va.writers.CocoWriter``.
+
+        Lists of many pictures are simply joined: ``COCO(truth).loadRes([*one.to_coco(1), *other.to_coco(2)])`` gives
+        them ids of their own. There is no ``bbox``, since with one pycocotools takes the box's area for the mask's.
+        ``phrase`` and ``object_id`` are extra keys.
 
         Args:
-            image_id, category_id: written into every annotation.
-            first_id: id of the first annotation; the others count on.
-        """
-        from sa2va.exports import coco_annotations
+            image_id: of this picture in the truth.
+            category_id: of all objects; or that of each phrase (``"object"`` for those without one).
 
-        return coco_annotations(self.segments, image_id, category_id, first_id)
+        Raises:
+            ValueError: a phrase without a category, or segments that span several frames.
+        """
+        from sa2va.exports import coco_results
+
+        return coco_results(self.segments, image_id, category_id)
 
     def to_supervision(self) -> supervision.Detections:
         """``supervision.Detections`` of the objects that are seen.
@@ -123,7 +143,7 @@ class _Picture:
         self,
         image: str | Path | Image.Image | NDArray[np.uint8],
         *,
-        alpha: float = 0.5,
+        alpha: float = FILL,
         contour: bool = True,
         labels: bool = True,
     ) -> Image.Image:
@@ -160,7 +180,7 @@ class Answer(_Picture):
 
             {"text": str, "raw_text": str, "reason": str | null, "size": [h, w] | null,
              "segments": [{"id": int, "phrase": str, "span": [start, end] | null, "score": float, "presence": float,
-                           "box": [x0, y0, x1, y1] | null, "area": int | null,
+                           "box": [x0, y0, x1, y1] | null, "area": int | null, "color": [r, g, b] | null,
                            "masks": [{"size": [h, w], "counts": str}, ...]}, ...],
              "history": [{"question": str, "answer": str}, ...]}
 
@@ -246,6 +266,7 @@ def segment_record(segment: Segment) -> dict[str, Any]:
         "presence": float(segment.presence),
         "box": single.box if single else None,
         "area": single.area if single else None,
+        "color": segment.color,
         "masks": [mask.rle for mask in segment.masks],
     }
 
@@ -259,6 +280,7 @@ def segment_from_record(record: dict[str, Any]) -> Segment:
         score=record["score"],
         presence=record["presence"],
         span=_pair(record["span"]),
+        color=_color(record.get("color")),  # JSON of earlier versions has none
     )
 
 
@@ -267,6 +289,13 @@ def _pair(values: list[int] | None) -> tuple[int, int] | None:
         return None
     first, second = values
     return first, second
+
+
+def _color(values: list[int] | None) -> tuple[int, int, int] | None:
+    if values is None:
+        return None
+    red, green, blue = map(int, values)
+    return red, green, blue
 
 
 @contextmanager

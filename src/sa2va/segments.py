@@ -103,4 +103,5 @@ def _joined(parts: Sequence[Segment]) -> Segment:
         score=sum(part.score for part in parts) / len(parts),
         presence=sum(part.presence for part in parts) / len(parts),
         probabilities=np.concatenate(kept) if kept else None,
+        color=parts[-1].color,  # none before the object was first seen
     )

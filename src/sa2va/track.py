@@ -6,6 +6,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sa2va.atomic import naming
+from sa2va.colors import ObjectColors
 from sa2va.mask import Size
 from sa2va.processing.frames import first_indices, uniform_indices
 from sa2va.results import Frame
@@ -66,6 +69,7 @@ class Track:
         self._frames = iter(frames)
         self._pixels = pixels
         self._record = _Record()
+        self._colors = ObjectColors()
         self._ended = self._complete = False
         self._cursor: Iterator[Frame] | None = None
         # Reentrant, because a track may be closed by whoever is computing it (a signal, the garbage collector).
@@ -188,8 +192,11 @@ class Track:
         except BaseException:
             self._ended = True
             raise
-        self._record.append(pair[0])
-        return pair
+        frame, pixels = pair
+        if pixels is not None:
+            frame = replace(frame, segments=self._colors.apply(pixels, frame.segments))
+        self._record.append(frame)
+        return frame, pixels
 
 
 class _Record:
@@ -202,8 +209,9 @@ class _Record:
         self.size = 0
 
     def append(self, frame: Frame) -> None:
-        self._file.seek(self.size)
-        self.size += self._file.write(frame.to_json().encode() + b"\n")
+        with naming(tempfile.gettempdir()):
+            self._file.seek(self.size)
+            self.size += self._file.write(frame.to_json().encode() + b"\n")
         self.count += 1
 
     def read(self, offset: int) -> tuple[Frame, int]:

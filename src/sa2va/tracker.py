@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.colors import ObjectColors
 from sa2va.mask import Size
 from sa2va.model.grounding import (
     FrameFeatures,
@@ -102,6 +103,7 @@ class VideoTracker:
         self._groups: list[_Group] = []
         self._phrases_to_ask: list[tuple[int, str]] = []
         self._ready: dict[int, tuple[Segment, ...]] = {}
+        self._colors = ObjectColors()
         self._next_id = 1
         self._next_index = 0
 
@@ -203,7 +205,8 @@ class VideoTracker:
         pixels = load_pixels(picture)
         with self._undone_on_failure():
             self._ask_phrases(pixels)
-            return self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+            frame = self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+            return replace(frame, segments=self._colors.apply(pixels, frame.segments))
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:

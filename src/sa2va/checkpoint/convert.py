@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
+from sa2va.atomic import check_target, naming
 from sa2va.checkpoint.adapter import adapter_base, is_adapter, merged, open_adapter
 from sa2va.checkpoint.companions import copy_companions
 from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor
@@ -49,13 +50,15 @@ def convert(
         the layout written.
 
     Raises:
-        ValueError: the source is damaged or incomplete, or the destination holds something; nothing is written then.
+        ValueError: the source is damaged or incomplete, or the destination holds something or is the source; nothing is
+            written then.
     """
     if to not in (None, "native", "released"):
         raise ValueError(f"a checkpoint is written as 'native' or 'released'; got {to!r}")
     if dtypes not in ("kept", "released"):
         raise ValueError(f"dtypes are 'kept' or 'released'; got {dtypes!r}")
     destination = Path(destination)
+    check_target(destination, source, base)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"{destination} exists and is not an empty folder; choose another destination")
     checkpoint, default = _open(source, base, {key: hub[key] for key in HUB_OPTIONS if key in hub})
@@ -70,7 +73,7 @@ def convert(
         content = config.to_dict() | {"architectures": ["Sa2VAModel"]}
     destination.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its final place and renamed at the end, so that a failure or a kill leaves no half folder behind.
-    with tempfile.TemporaryDirectory(prefix=".converting-", dir=destination.parent) as scratch:
+    with naming(destination), tempfile.TemporaryDirectory(prefix=".converting-", dir=destination.parent) as scratch:
         folder = Path(scratch) / "checkpoint"
         folder.mkdir()
         copy_companions(checkpoint.folder, folder, config, layout)

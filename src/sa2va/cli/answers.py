@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from sa2va.cli.screen import Screen, printable
+from sa2va.colors import color as default_color
+from sa2va.results import DOUBTFUL
 
 if TYPE_CHECKING:
     from sa2va.results import Answer, Segment
@@ -24,14 +26,19 @@ def show_text(screen: Screen, answer: Answer) -> None:
     text = Text(printable(answer.text))
     for segment in answer.segments:
         if segment.span is not None:
-            text.stylize(f"bold {_color(segment.id)}", *segment.span)
+            text.stylize(f"bold {_style(segment.id, segment.color)}", *segment.span)
     screen.result(text)
 
 
 def show_found(screen: Screen, answers: Sequence[Answer], wanted: Sequence[str] | None) -> None:
     """Print one line per object, then one per wanted phrase without any."""
     rows = [
-        (named(segment.id, segment.phrase), f"object {segment.id}", f"score {segment.score:.2f}", _share(segment))
+        (
+            named(segment.id, segment.phrase, segment.color),
+            f"object {segment.id}",
+            scored(segment.score),
+            _share(segment),
+        )
         for answer in answers
         for segment in answer.segments
     ]
@@ -51,9 +58,14 @@ def labelled(label: str, text: str) -> Text:
     return Text.assemble((f"{printable(label)}: ", "cyan"), printable(text))
 
 
-def named(number: int, phrase: str) -> Text:
+def named(number: int, phrase: str, color: Sequence[int] | None) -> Text:
     """An object's phrase beside a patch of its colour in the overlays."""
-    return Text.assemble(("■ ", _color(number)), printable(phrase) or "(unnamed)")
+    return Text.assemble(("■ ", _style(number, color)), printable(phrase) or "(unnamed)")
+
+
+def scored(score: float) -> Text:
+    """A score, marked where the model itself thinks little of its masks."""
+    return Text.assemble(f"score {score:.2f}", (" doubtful" if score < DOUBTFUL else "", "yellow"))
 
 
 def _share(segment: Segment) -> str:
@@ -63,8 +75,6 @@ def _share(segment: Segment) -> str:
     return f"{segment.mask.area / (height * width):.1%} of the picture"
 
 
-def _color(number: int) -> str:
-    from sa2va.draw import color
-
-    red, green, blue = color(number)
+def _style(number: int, color: Sequence[int] | None) -> str:
+    red, green, blue = color or default_color(number)
     return f"rgb({red},{green},{blue})"

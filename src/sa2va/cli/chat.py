@@ -68,7 +68,7 @@ def chat(
     media = None if source == "-" else open_source(source)
 
     def plan(place: Path | None) -> Plan:
-        return Plan({}) if media is None else plan_answers(media, place, save, overwrite=overwrite)
+        return Plan({}) if media is None else plan_answers(media, source, place, save, overwrite=overwrite)
 
     first_plan = plan(out)
     sa2va = load_model(screen, name, device, dtype)
@@ -144,4 +144,5 @@ class Conversation:
             return
         plan = self._plan(place)
         outputs = self._reporter.write([self._last], plan)
-        self._screen.note(f"wrote {plan.where}: {', '.join(outputs)}")
+        if outputs:
+            self._screen.note(f"wrote {plan.where}: {', '.join(outputs)}")

@@ -50,8 +50,6 @@ def convert(
     Tensors keep their values. An adapter is merged into the model that it names. A damaged or incomplete checkpoint
     is refused, and nothing is written.
     """
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ValueError(f"{destination} exists and is not an empty folder; choose another destination")
     name = zoo.resolve(source)
     screen.note(f"reading {name}")
     from sa2va.checkpoint.convert import convert as rewrite

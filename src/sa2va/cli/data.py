@@ -13,6 +13,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from sa2va.atomic import check_target
 from sa2va.cli.command import command
 from sa2va.cli.screen import LogProgress, Screen
 
@@ -106,6 +107,7 @@ def preview(
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out is a .png file; got {out}")
+    check_target(out, *(folder for folder in root.glob("*/") if folder.is_dir()))
     show = _as_trained(screen, model) if model else lambda sample: sample
     shown: list[Sample] = []
     for name in _wanted(root, sets):

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from sa2va.atomic import check_target
 from sa2va.cli.evaluation import show_scores
 from sa2va.cli.loading import load_model, model_name, quiet_libraries
 from sa2va.cli.options import Dtype
@@ -20,7 +21,7 @@ from sa2va.cli.screen import LogProgress, Screen
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import Row
-from sa2va.eval.header import RunHeader
+from sa2va.eval.header import HEADER, RunHeader
 from sa2va.eval.predict import BenchmarkRecord, Progress, Shard
 from sa2va.eval.score import Answered, score
 from sa2va.eval.selection import absent_files, select
@@ -81,6 +82,7 @@ def rehearse(screen: Screen, task: Task) -> None:
 def evaluate(screen: Screen, task: Task, out: Path, *, scoring: bool) -> None:
     """Ask every benchmark into a folder; score those that are complete."""
     screen.quiet = screen.quiet or ("RANK" in os.environ and task.shard.index > 0)
+    check_target(out, task.data, task.model, *_own_folders(task.data, out))
     rows = task.rows(screen)
     for row in rows:
         if absent_files(row, task.data):
@@ -106,6 +108,12 @@ def evaluate(screen: Screen, task: Task, out: Path, *, scoring: bool) -> None:
     screen.note(f"predictions and scores are in {out}; `sa2va eval report {out}` makes a page of them")
     if screen.json:
         screen.emit({"model": task.model, "out": str(out), "benchmarks": records})
+
+
+def _own_folders(data: Path, out: Path) -> list[Path]:
+    """``out`` where it is a part of the data: a folder in it that no evaluation has made."""
+    inside = out.is_dir() and out.resolve().is_relative_to(data.resolve())
+    return [out] if inside and not (out / HEADER).exists() and any(out.iterdir()) else []
 
 
 @contextmanager

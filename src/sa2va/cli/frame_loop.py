@@ -23,7 +23,7 @@ class Tally:
 
     Attributes:
         frames: frames written. seconds: time taken.
-        objects: by id, ``[phrase, frames seen in, frames tracked in, sum of scores]``.
+        objects: by id, ``[phrase, frames seen in, frames tracked in, sum of scores, colour]``.
     """
 
     frames: int = 0
@@ -34,18 +34,24 @@ class Tally:
         """Count one more frame."""
         self.frames += 1
         for segment in frame.segments:
-            row = self.objects.setdefault(segment.id, [segment.phrase, 0, 0, 0.0])
+            row = self.objects.setdefault(segment.id, [segment.phrase, 0, 0, 0.0, None])
             row[1] += segment.mask.area > 0
             row[2] += 1
             row[3] += segment.score
+            row[4] = segment.color
 
     @property
     def records(self) -> list[dict[str, Any]]:
         """The objects, JSON-ready; see [`RunRecord`]."""
         return [
-            {"id": number, "phrase": phrase, "frames": seen, "score": round(total / count, 4)}
-            for number, (phrase, seen, count, total) in self.objects.items()
+            {"id": number, "phrase": phrase, "frames": seen, "score": round(total / count, 4), "color": color}
+            for number, (phrase, seen, count, total, color) in self.objects.items()
         ]
+
+    @property
+    def found_anything(self) -> bool:
+        """Whether an object was seen in any frame."""
+        return any(row[1] for row in self.objects.values())
 
     @property
     def rate(self) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sa2va.atomic import check_target
 from sa2va.cli import options
 
 if TYPE_CHECKING:
@@ -39,30 +40,38 @@ class Plan:
         """The place, for a message."""
         return str(self.folder or ", ".join(map(str, self.files.values())))
 
+    def without_overlay(self) -> Plan:
+        """The plan where nothing was found: an overlay would look like the unmarked source. One of before goes."""
+        files = dict(self.files)
+        if (path := files.pop("overlay", None)) is not None:
+            path.unlink(missing_ok=True)
+        return replace(self, files=files)
+
     def shown(self, path: Path) -> str:
         """A written file, relative to the folder where there is one."""
         return str(path if self.folder is None else path.relative_to(self.folder))
 
 
-def plan_pictures(out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+def plan_pictures(source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
     """The plan for results about one picture. Raises ValueError: see [`plan`]."""
-    return plan(out, save, PICTURE_FILES, _PICTURE_SUFFIXES, overwrite=overwrite)
+    return plan(source, out, save, PICTURE_FILES, _PICTURE_SUFFIXES, overwrite=overwrite)
 
 
-def plan_answers(media: Media, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+def plan_answers(media: Media, source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
     """The plan for answers about a picture or a clip: as above, with ``json`` the answers. Raises ValueError."""
     from sa2va.processing.frames import FrameSource
 
     if not isinstance(media, FrameSource):
-        return plan_pictures(out, save, overwrite=overwrite)
+        return plan_pictures(source, out, save, overwrite=overwrite)
     names, suffixes = _video_names()
     names = {kind: name for kind, name in names.items() if kind != "jsonl"} | {"json": PICTURE_FILES["json"]}
-    return plan(out, save, names, {key: kind for key, kind in suffixes.items() if kind != "jsonl"}, overwrite=overwrite)
+    suffixes = {ending: kind for ending, kind in suffixes.items() if kind != "jsonl"}
+    return plan(source, out, save, names, suffixes, overwrite=overwrite)
 
 
-def plan_videos(out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+def plan_videos(source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
     """The plan for results about a video. Raises ValueError: see [`plan`]."""
-    return plan(out, save, *_video_names(), overwrite=overwrite)
+    return plan(source, out, save, *_video_names(), overwrite=overwrite)
 
 
 def _video_names() -> tuple[dict[str, str], dict[str, str]]:
@@ -74,23 +83,38 @@ def _video_names() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def plan(
-    out: Path | None, save: str | None, names: dict[str, str], suffixes: dict[str, str], *, overwrite: bool
+    source: str, out: Path | None, save: str | None, names: dict[str, str], suffixes: dict[str, str], *, overwrite: bool
 ) -> Plan:
     """Decide what is written where.
 
     Args:
+        source: what the results are about, as the user named it.
         out: the value of ``-o``. save: the value of ``--save``.
         names: file or folder of each kind in a folder. suffixes: the kind that a file's ending stands for.
         overwrite: results may be there already.
 
     Raises:
-        ValueError: a kind or an ending that does not suit the source, or results that are there already.
+        ValueError: a kind or an ending that does not suit the source, results that are there already, or a result in
+            place of the source.
+        OSError: nothing can be written there.
     """
     if out is None:
         if save is not None:
             raise ValueError("--save says what to write; say where with -o OUT")
         return Plan({})
-    nearest = next(parent for parent in out.parents if parent.exists())
+    found = _planned(out, save, names, suffixes)
+    if found.folder is not None and Path(source).is_dir():
+        check_target(found.folder, source)
+    for path in found.files.values():
+        check_target(path, source)
+    if not overwrite:
+        _refuse_results(out)
+    return found
+
+
+def _planned(out: Path, save: str | None, names: dict[str, str], suffixes: dict[str, str]) -> Plan:
+    """The plan, whatever is there."""
+    nearest = next(parent for parent in out.absolute().parents if parent.exists())
     if not nearest.is_dir():
         raise ValueError(f"-o {out}: {nearest} is a file, not a folder")
     if out.suffix and not out.is_dir():
@@ -98,12 +122,15 @@ def plan(
             raise ValueError(f"-o {out}: expected a folder, or a file ending in {', '.join(suffixes)}")
         if save is not None:
             raise ValueError(f"-o {out} names one file, so there is nothing for --save to choose; name a folder")
-        if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists; choose another name, or replace it with --overwrite")
         return Plan({suffixes[out.suffix.lower()]: out})
     wanted = options.kinds(save, tuple(names), DEFAULT_KINDS)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder, or give the file an ending such as {', '.join(suffixes)}")
-    if out.exists() and not overwrite and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; choose another folder, or replace what is there with --overwrite")
     return Plan({kind: out / names[kind] for kind in wanted}, out)
+
+
+def _refuse_results(out: Path) -> None:
+    if out.is_file():
+        raise ValueError(f"{out} exists; choose another name, or replace it with --overwrite")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose another folder, or replace what is there with --overwrite")

@@ -58,7 +58,8 @@ def _picture(kind: str, image: Image.Image, segments: Sequence[Segment]) -> Imag
     masks = [segment.mask.array for segment in segments]
     nothing = np.zeros((image.height, image.width), np.bool_)
     if kind == "masks":
-        return palette_png(masks or [nothing], [segment.id for segment in segments] or [1])
+        indices, colors = [segment.id for segment in segments], [segment.color for segment in segments]
+        return palette_png(masks or [nothing], indices or [1], colors or [None])
     assert kind == "cutout"
     return cutout(image, np.logical_or.reduce([nothing, *masks]))
 

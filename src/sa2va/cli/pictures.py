@@ -56,7 +56,7 @@ def segment(
     from sa2va.cli.outputs import plan_pictures
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
-    plan = plan_pictures(out, save, overwrite=overwrite)
+    plan = plan_pictures(source, out, save, overwrite=overwrite)
     sa2va = load_model(screen, name, device, dtype)
     started = perf_counter()
     answers = cast("list[Answer]", sa2va.segment(media, phrases, max_new_tokens=max_new_tokens, **masks))
@@ -86,7 +86,7 @@ def caption(
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
     media = open_source(source)
-    plan = plan_answers(media, out, save, overwrite=overwrite)
+    plan = plan_answers(media, source, out, save, overwrite=overwrite)
     sa2va = load_model(screen, name, device, dtype)
     started = perf_counter()
     answer = sa2va.caption(media, max_new_tokens=max_new_tokens, **masks)

@@ -60,6 +60,9 @@ class Reporter:
         if self.media is None or not plan.files:
             return []
         segments = [segment for answer in answers for segment in answer.segments]
+        if "overlay" in plan.files and not any(mask.area for segment in segments for mask in segment.masks):
+            self.screen.note("nothing was found, so there is no overlay")
+            plan = plan.without_overlay()
         return write_found(plan, self.media, segments, self._record(answers, wanted))
 
     def _record(self, answers: Sequence[Answer], wanted: Sequence[str] | None) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import typer
 
-from sa2va.cli.answers import named, nothing
+from sa2va.atomic import RUN_RECORD
+from sa2va.cli.answers import named, nothing, scored
 from sa2va.cli.frame_loop import Tally, write_frames
 from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.outputs import Plan
 from sa2va.cli.report import summary
-from sa2va.cli.run_record import RECORD, RunRecord
+from sa2va.cli.run_record import RunRecord
 from sa2va.cli.screen import Screen
 from sa2va.processing.frames import FrameSource
 from sa2va.track import Track
@@ -49,7 +50,10 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether an earlier run has left nothing to do."""
-        return self._record.complete and all(path.exists() for path in self._plan.files.values())
+        expected = dict(self._plan.files)
+        if not self._record.found_anything:
+            expected.pop("overlay", None)
+        return self._record.complete and all(path.exists() for path in expected.values())
 
     def go(self, video: FrameSource, start: Callable[[], Track]) -> None:
         """Follow the objects and write everything.
@@ -78,6 +82,8 @@ class Run:
                 if tally.frames and self._plan.files:
                     self._screen.note(f"the {tally.frames} frames before the error are in {self._plan.where}")
                 raise
+            if not tally.found_anything:
+                self._plan.without_overlay()
             self._note(tally, complete=True)
         self.report(f"{tally.frames} frames in {tally.seconds:.1f} s, {tally.rate:.1f} frames/s")
 
@@ -88,9 +94,9 @@ class Run:
         objects, frames = self._record.objects, self._record.frames
         rows = [
             (
-                named(row["id"], row["phrase"]),
+                named(row["id"], row["phrase"], row.get("color")),
                 f"object {row['id']}",
-                f"score {row['score']:.2f}",
+                scored(row["score"]),
                 f"in {row['frames']} of {frames} frames",
             )
             for row in objects
@@ -98,7 +104,9 @@ class Run:
         self._screen.rows(rows)
         for phrase, reason in self._record.reasons.items():
             self._screen.result(nothing(phrase, reason))
-        results = f"; results in {summary(self._plan, self._record.outputs)}" if self._plan.files else ""
+        if "overlay" in self._plan.files and not self._record.found_anything:
+            self._screen.note("nothing was found, so there is no overlay")
+        results = f"; results in {summary(self._plan, self._record.outputs)}" if self._record.outputs else ""
         self._screen.note(head + results)
 
     @contextmanager
@@ -125,7 +133,7 @@ class Run:
 
     def _leave_nothing(self, folder: Path) -> None:
         """Take back the record of a run without a frame, so that the same command may simply be given again."""
-        (folder / RECORD).unlink(missing_ok=True)
+        (folder / RUN_RECORD).unlink(missing_ok=True)
         if self._made_folder:
             with suppress(OSError):  # something is in it after all, or it was never made
                 folder.rmdir()

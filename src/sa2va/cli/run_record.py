@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sa2va.atomic import RUN_RECORD
 from sa2va.cli.picture_files import write_json
 
-RECORD = "run.json"
 #: Entries that must agree for the old frames and the new ones to belong together.
 _SAME = ("source", "frames_total", "size", "model", "phrases", "settings")
 
@@ -23,7 +23,8 @@ class RunRecord:
         size: (height, width). frames_total: frames of the video, as sampled.
         frames: frames written. complete: whether that is all. seconds: of the last run.
         reasons: for each phrase that nothing is followed for, why.
-        objects: ``{"id", "phrase", "frames": frames it is seen in, "score": mean over the frames it was tracked in}``.
+        objects: ``{"id", "phrase", "frames": frames it is seen in, "score": mean over the frames it was tracked in,
+            "color": [r, g, b] of its overlay}``.
         outputs: names of the results.
     """
 
@@ -41,9 +42,14 @@ class RunRecord:
     objects: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
 
+    @property
+    def found_anything(self) -> bool:
+        """Whether an object was seen in any frame."""
+        return any(row["frames"] for row in self.objects)
+
     def write(self, folder: Path) -> None:
         """Put the record into a folder."""
-        write_json(folder / RECORD, vars(self))
+        write_json(folder / RUN_RECORD, vars(self))
 
     def earlier(self, folder: Path) -> RunRecord | None:
         """The record of the run to resume; None where there is nothing to go on with.
@@ -51,10 +57,10 @@ class RunRecord:
         Raises:
             ValueError: the folder holds something else, or a run that was asked something else.
         """
-        path = folder / RECORD
+        path = folder / RUN_RECORD
         if not path.exists():
             if folder.exists() and any(folder.iterdir()):
-                raise ValueError(f"{folder} holds no run to resume ({RECORD} is missing); choose another folder")
+                raise ValueError(f"{folder} holds no run to resume ({RUN_RECORD} is missing); choose another folder")
             return None
         try:
             found = RunRecord(**json.loads(path.read_text(encoding="utf-8")))

@@ -161,7 +161,7 @@ def follow(
     if resume and overwrite:
         raise ValueError("--resume keeps results and --overwrite replaces them; give one")
     video = task.open()
-    plan = plan_videos(out, save, overwrite=overwrite or resume)
+    plan = plan_videos(task.source, out, save, overwrite=overwrite or resume)
     run = Run(screen, plan, task.record(video), resume=resume)
     if run.is_done:
         run.report("already complete")

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sa2va.atomic import check_target, replacing
 from sa2va.data.encode import EncodeOptions, encode_sample
+from sa2va.data.formats.pictures import file_of
 from sa2va.data.sample import SEG, Sample
 from sa2va.processing.processor import Sa2VAProcessor
 
@@ -33,6 +35,8 @@ def preview(samples: Iterable[Sample], path: str | Path, columns: int = 4, width
     Returns:
         The path written. Masks of turn k have the colour of its number; regions are outlined in white.
     """
+    samples = list(samples)
+    check_target(path, *(file_of(frame) for sample in samples for frame in sample.frames))
     cards = [_card(sample.validate(), width) for sample in samples]
     if not cards:
         raise ValueError("preview needs at least one sample, got none")
@@ -42,7 +46,8 @@ def preview(samples: Iterable[Sample], path: str | Path, columns: int = 4, width
     for row, top in zip(rows, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
         for column, card in enumerate(row):
             sheet.paste(card, (_GAP + column * (width + _GAP), top + _GAP))
-    sheet.save(path, format="PNG")
+    with replacing(Path(path)) as temporary:
+        sheet.save(temporary, format="PNG")
     return Path(path)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sa2va.atomic import naming
 from sa2va.eval.benchmark import Prediction
 
 _PATTERN = "predictions-*.jsonl"
@@ -92,8 +93,9 @@ class ShardWriter:
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Append lines and hand them to the system, so that killing this process loses none of them."""
         assert self._file is not None, "use ShardWriter as a context manager"
-        self._file.write("".join(f"{one.to_json()}\n" for one in predictions).encode())
-        self._file.flush()
+        with naming(self._path):
+            self._file.write("".join(f"{one.to_json()}\n" for one in predictions).encode())
+            self._file.flush()
 
 
 def _finished_bytes(path: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sa2va.colors import ObjectColors
 from sa2va.draw import overlay
 from sa2va.eval.benchmark import Benchmark, Expected, Explains, Item, Prediction, Query
 from sa2va.mask import Mask
@@ -75,13 +76,14 @@ def show(
 def _sample(media: Any, query: Query, prediction: Prediction, truth: Expected, score: float) -> Sample:
     before = " / ".join(f"{turn.question} - {turn.answer}" for turn in query.history)
     words = (query.id, before, query.text, prediction.text, truth.text, score)
+    colors = ObjectColors()
     if query.region is not None:
-        return Sample(*words, _picture(media, ((Mask.from_array(query.region),),)), None)
+        return Sample(*words, _picture(media, ((Mask.from_array(query.region),),), colors), None)
     if not truth.masks and not prediction.masks:
-        return Sample(*words, _picture(media, None), None)
+        return Sample(*words, _picture(media, None, colors), None)
     labelled = media is not None and any(prediction.phrases)
-    ours = _picture(media, prediction.masks, prediction.phrases)
-    return Sample(*words, ours, _picture(media, truth.masks), labelled)
+    ours = _picture(media, prediction.masks, colors, prediction.phrases)
+    return Sample(*words, ours, _picture(media, truth.masks, colors), labelled)
 
 
 def _media(item: Item) -> Any:
@@ -89,24 +91,33 @@ def _media(item: Item) -> Any:
     return list(media) if isinstance(media, tuple) else media
 
 
-def _picture(media: Any, masks: Sequence[Sequence[Mask]] | None, phrases: Sequence[str] = ()) -> Image.Image | None:
+def _picture(
+    media: Any, masks: Sequence[Sequence[Mask]] | None, colors: ObjectColors, phrases: Sequence[str] = ()
+) -> Image.Image | None:
     """What masks point at in a picture, or in some frames of a clip side by side; None for words alone.
 
     Args:
         masks: per object, per frame; None where nothing is to be pointed at.
+        colors: of the objects, kept from frame to frame and from our masks to the true ones.
     """
     if media is None:
         return None
     if not is_video(media):
-        return _drawn(load_image(media), masks, phrases, 0, SIDE)
+        return _drawn(load_image(media), masks, phrases, 0, SIDE, colors)
     source = open_media(media)
     indices = uniform_indices(source.frame_count or 1, FRAMES)
     frames = zip(source.read(indices), indices, strict=True)
-    return _side_by_side([_drawn(load_image(frame), masks, phrases, index, FRAME_SIDE) for frame, index in frames])
+    shown = [_drawn(load_image(frame), masks, phrases, index, FRAME_SIDE, colors) for frame, index in frames]
+    return _side_by_side(shown)
 
 
 def _drawn(
-    picture: Image.Image, masks: Sequence[Sequence[Mask]] | None, phrases: Sequence[str], frame: int, side: int
+    picture: Image.Image,
+    masks: Sequence[Sequence[Mask]] | None,
+    phrases: Sequence[str],
+    frame: int,
+    side: int,
+    colors: ObjectColors,
 ) -> Image.Image:
     """One picture in the size it is shown in, so that lines and letters are sharp whatever size it had."""
     scale = side / max(picture.size)
@@ -119,9 +130,10 @@ def _drawn(
     for mask in own:
         faded.paste(shown, mask=Image.fromarray(mask.array))
     segments = [
-        Segment(number, phrases[number - 1] if number <= len(phrases) else "", (mask,), 0.0, 0.0)
+        Segment(number, phrases[number - 1] if number <= len(phrases) else "", (mask,), 1.0, 1.0)
         for number, mask in enumerate(own, 1)
     ]
+    segments = colors.apply(np.asarray(shown), segments)
     return overlay(faded, segments, alpha=_TINT if len(segments) > 1 else 0, labels=any(phrases))
 
 

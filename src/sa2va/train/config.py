@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sa2va.atomic import check_target
 from sa2va.data.check import KNOWN_SETS
 from sa2va.data.encode import EncodeOptions
 from sa2va.data.mixture import Part, Source
@@ -239,9 +239,7 @@ class TrainConfig:
         output = Path(self.output)
         if output.exists() and not output.is_dir():
             raise ValueError(f"output {output} is a file; name a folder")
-        existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-        if not os.access(existing, os.W_OK):
-            raise ValueError(f"output {output} cannot be written: {existing} is read-only; set output=...")
+        check_target(output, self.model, self.sam2, *(source.options.get("root") for source in self.data))
         if self.deepspeed:
             _check_deepspeed(Path(self.deepspeed), self.prompted_frames)
 

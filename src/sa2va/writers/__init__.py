@@ -6,6 +6,8 @@ the block by Ctrl-C closes with ``partial=True``: what was written so far is kep
 
 To resume, make the writer with ``resume=True`` on the same path: ``done`` then holds the indices of the frames that are
 complete, and ``write`` passes over those, so a run may simply start again from the first frame.
+
+``CocoWriter`` collects the results of many pictures and videos as one data set instead.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from sa2va.results import Frame
 from sa2va.track import Track
 from sa2va.writers.base import FrameWriter
+from sa2va.writers.coco import CocoWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
 from sa2va.writers.records import JsonLinesWriter, JsonWriter
 from sa2va.writers.video_file import VIDEO_SUFFIXES, VideoFile
@@ -37,6 +40,7 @@ WRITERS: dict[str, type[FrameWriter]] = {
 __all__ = [
     "WRITERS",
     "BinaryWriter",
+    "CocoWriter",
     "CutoutVideoWriter",
     "CutoutWriter",
     "FrameWriter",

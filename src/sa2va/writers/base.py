@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sa2va.atomic import check_target, naming
+from sa2va.colors import ObjectColors
 from sa2va.mask import Size
 from sa2va.results import Frame
 
@@ -23,11 +26,12 @@ class FrameWriter(ABC):
         path: file or folder to write; parent folders are made.
         size: (height, width) of every frame.
         fps: nominal frames per second, for outputs that play.
-        source: the video file the frames come from, for its name and its sound.
+        source: the video file or folder the frames come from, for its name and its sound.
         resume: continue what is at ``path`` already (only kinds that are ``resumable``).
 
     Raises:
-        ValueError: ``resume`` on a kind that cannot, or a path that does not suit the kind.
+        ValueError: ``resume`` on a kind that cannot, or a path that does not suit the kind, or is that of the source.
+        OSError: nothing can be written at the path.
     """
 
     default_name: ClassVar[str]
@@ -49,8 +53,10 @@ class FrameWriter(ABC):
                 "folders and JSON lines can be resumed"
             )
         self.path = Path(path)
+        check_target(self.path, source)
         self.size = size
         self.done: frozenset[int] = frozenset()
+        self._colors = ObjectColors()
         self._closed = False
         self._last_index = -1
         self._open(fps, source, resume)
@@ -75,15 +81,19 @@ class FrameWriter(ABC):
             raise ValueError(f"{type(self).__name__} draws on the picture, but frame {frame.index} carries no pixels")
         if pixels is not None and (pixels.shape != (*self.size, 3) or pixels.dtype != np.uint8):
             raise ValueError(f"expected uint8 pixels {(*self.size, 3)}, got {pixels.dtype} {pixels.shape}")
+        if pixels is not None:
+            frame = replace(frame, segments=self._colors.apply(pixels, frame.segments))
         if frame.index not in self.done:
-            self._write(frame, pixels)
+            with naming(self.path):
+                self._write(frame, pixels)
         self._last_index = frame.index
 
     def close(self, *, partial: bool = False) -> None:
         """Finish the output. ``partial`` says that frames are missing at the end, which is no error then."""
         if not self._closed:
             self._closed = True
-            self._finish(partial)
+            with naming(self.path):
+                self._finish(partial)
 
     def abort(self) -> None:
         """Give the output up: no file appears; a folder keeps the frames that are complete."""

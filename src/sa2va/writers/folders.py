@@ -18,13 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from sa2va.atomic import replacing
+from sa2va.atomic import MANIFEST, replacing
 from sa2va.draw import cutout, palette_png
 from sa2va.results import Frame
 from sa2va.writers.base import FrameWriter, Pixels
 from sa2va.writers.videos import union
 
-_MANIFEST = "objects.json"
 _NUMBERED = re.compile(r"\d{5,}\.png")
 
 
@@ -58,7 +57,7 @@ class _FolderWriter(FrameWriter):
             self._stale = [path for folder in self._folders(objects) for path in _numbered(folder)]
 
     def _read_manifest(self) -> dict[str, Any] | None:
-        path = self.path / _MANIFEST
+        path = self.path / MANIFEST
         if not path.is_file():
             return None
         try:
@@ -86,7 +85,7 @@ class _FolderWriter(FrameWriter):
             for number, (object_id, phrase) in enumerate(self._objects.items(), start=1)
         ]
         record = {"kind": self.kind, "size": list(self.size), "objects": objects}
-        with replacing(self.path / _MANIFEST) as temporary:
+        with replacing(self.path / MANIFEST) as temporary:
             temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _finished_files(self) -> Iterable[Path]:
@@ -108,7 +107,10 @@ class _FolderWriter(FrameWriter):
 
 
 class PaletteWriter(_FolderWriter):
-    """DAVIS palette PNGs: each pixel holds the object's index (see objects.json), later objects on top, at most 255."""
+    """Palette PNGs in the form of DAVIS: each pixel holds its object's index (see objects.json), at most 255.
+
+    Later objects are on top. An index has the colour of its object in the overlay.
+    """
 
     default_name = "masks"
     kind = "masks"
@@ -117,8 +119,10 @@ class PaletteWriter(_FolderWriter):
         number = {object_id: index for index, object_id in enumerate(self._objects, start=1)}
         indices = [number[segment.id] for segment in frame.segments]
         masks = [segment.mask.array for segment in frame.segments]
+        colors = [segment.color for segment in frame.segments]
         # An empty mask stands in where there is no object, for a picture of pure background.
-        _save(palette_png(masks or [np.zeros(frame.size, np.bool_)], indices or [1]), self.path / name)
+        nothing = [np.zeros(frame.size, np.bool_)]
+        _save(palette_png(masks or nothing, indices or [1], colors or [None]), self.path / name)
 
 
 class ObjectsWriter(_FolderWriter):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sa2va.atomic import temporary_beside
+from sa2va.atomic import check_target, naming, temporary_beside
 from sa2va.writers.audio_copy import AudioCopy
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class VideoFile:
             raise ValueError(f"only .webm keeps transparency, got {self.path.name!r}; use .webm or a folder of PNGs")
         if fps is not None and not fps > 0:
             raise ValueError(f"expected a positive fps, got {fps}")
+        check_target(self.path, audio_from)
         self._format = _FORMATS[suffix]
         self._size = size
         # Bounded below and in its digits: containers count ticks in 32 bits.
@@ -150,6 +151,10 @@ class VideoFile:
         if pixels.shape != (*self._size, self._channels) or pixels.dtype != np.uint8:
             expected = (*self._size, self._channels)
             raise ValueError(f"expected a uint8 frame {expected}, got {pixels.dtype} {pixels.shape}")
+        with naming(self.path):
+            self._encode(pixels, time)
+
+    def _encode(self, pixels: NDArray[np.uint8], time: float | None) -> None:
         if self._output is None:
             self._output = self._open()
         frame = self._frame(pixels)
@@ -199,12 +204,13 @@ class VideoFile:
             raise ValueError(f"no frames were written to {self.path}")
         output = self._output
         try:
-            output.mux(None)
-            if output.audio is not None:
-                output.audio.copy_until(self._end(), start=self._first_time or 0.0)
-                output.audio.finish()
-            output.container.close()
-            output.temporary.replace(self.path)
+            with naming(self.path):
+                output.mux(None)
+                if output.audio is not None:
+                    output.audio.copy_until(self._end(), start=self._first_time or 0.0)
+                    output.audio.finish()
+                output.container.close()
+                output.temporary.replace(self.path)
         except BaseException:
             self.abort()
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sa2va.draw import cutout, overlay
+from sa2va.draw import ClipOverlay, cutout
 from sa2va.results import Frame
 from sa2va.writers.base import FrameWriter, Pixels
 from sa2va.writers.video_file import VideoFile
@@ -45,9 +45,13 @@ class OverlayWriter(_VideoWriter):
     default_name = "overlay.mp4"
     needs_pixels = True
 
+    def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
+        super()._open(fps, source, resume)
+        self._overlay = ClipOverlay()
+
     def _picture(self, frame: Frame, pixels: Pixels | None) -> Pixels:
         assert pixels is not None
-        return np.asarray(overlay(pixels, frame.segments))
+        return np.asarray(self._overlay.draw(pixels, frame.segments))
 
 
 class BinaryWriter(_VideoWriter):
