@@ -47,13 +47,11 @@ def filling(folder: Path) -> Iterator[Path]:
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
         yield Path(scratch)
-        mode = _new_file_mode(Path(scratch))
         for path in Path(scratch).iterdir():
-            path.chmod(mode)
             path.replace(folder / path.name)
 
 
-def _new_file_mode(folder: Path) -> int:
+def new_file_mode(folder: Path) -> int:
     """The permissions of a file made now, which only making one tells without a race: the umask is the process's."""
     temporary = temporary_beside(folder / "mode")
     mode = stat.S_IMODE(temporary.stat().st_mode)

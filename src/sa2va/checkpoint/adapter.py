@@ -85,13 +85,10 @@ def open_adapter(source: str | Path, **hub: Any) -> Adapter:
             "plain LoRA without biases"
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in open_shard(folder / WEIGHTS_FILE).items()}
-    adapter = Adapter(
-        folder,
-        str(content.get("base_model_name_or_path") or ""),
-        int(content["r"]),
-        float(content["lora_alpha"]),
-        tensors,
-    )
+    rank, alpha = content.get("r"), content.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+        raise ValueError(f"{folder / CONFIG_FILE}: expected numbers as r and lora_alpha, got {rank!r} and {alpha!r}")
+    adapter = Adapter(folder, str(content.get("base_model_name_or_path") or ""), rank, float(alpha), tensors)
     _check_pairs(adapter)
     return adapter
 
