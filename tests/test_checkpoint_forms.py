@@ -265,7 +265,7 @@ SETTINGS = {
     "min_pixels": (
         "q25",
         settings(min_pixels=100 * 28 * 28, max_pixels=110 * 28 * 28),
-        "pixels, this model 78400 to 86240",
+        "this model 78400 to 86240",
     ),
     "mean": ("q25", settings(mean=[0.1, 0.2, 0.3]), None),
     "std": ("q25", settings(std=[0.1, 0.2, 0.3]), None),
