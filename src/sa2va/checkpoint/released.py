@@ -225,7 +225,12 @@ def _part(released: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     part = part_of(released, key)
     if not part:
         raise ValueError(f"config.json: {key} is missing")
-    return part
+    return _of_any_dtype(part)
+
+
+def _of_any_dtype(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part without its dtype: weights are loaded in the one of the whole model."""
+    return {key: value for key, value in part.items() if key not in ("dtype", "torch_dtype")}
 
 
 def _text_config(llm: Mapping[str, Any]) -> PreTrainedConfig:
@@ -241,13 +246,12 @@ def _text_config(llm: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _qwen_config(released: Mapping[str, Any], family: Family) -> PreTrainedConfig:
-    text = part_of(released, "text_config") or released  # exports before 4.52 are flat
+    text = _of_any_dtype(part_of(released, "text_config") or released)  # exports before 4.52 are flat
     config_class = _QWEN_CONFIGS[family.name]
     text_class = config_class.sub_configs_defaults["text_config"].config_class
     # The vision tower's own rope settings, which transformers 5 writes, follow from its class.
     vision = {key: value for key, value in _part(released, "vision_config").items() if key != "rope_parameters"}
-    values = {key: value for key, value in released.items() if key not in ("rope_parameters", "dtype", "torch_dtype")}
-    values |= {
+    values = _of_any_dtype(released) | {
         "text_config": {**text, "rope_parameters": rope_parameters(text, text_class)},
         "vision_config": vision,
         "tie_word_embeddings": False,
