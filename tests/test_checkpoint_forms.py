@@ -247,7 +247,7 @@ def config(path: str, value: Any) -> Callable[[Path], None]:
 
 #: A change, the family it is of, and what the user is told the reference does otherwise.
 SETTINGS = {
-    "template": ("iv25_qwen2", config("template", "phi3_chat"), None),
+    "template": ("iv25_qwen2", config("template", "qwen_chat"), None),
     "max_tiles": ("iv25_qwen2", config("max_tiles", 2), "up to 12 tiles, this model into 2"),
     "max_tiles of the processor": ("iv25_qwen2", settings(max_tiles=1), "up to 12 tiles, this model into 1"),
     "sam2_config": (
