@@ -138,7 +138,7 @@ def test_save_and_load_is_the_same_model(
     loaded = Sa2VAModel.from_pretrained(tmp_path)
     assert_same_tensors(model.state_dict(), loaded.state_dict())
     assert_same_tensors(dict(model.named_buffers()), dict(loaded.named_buffers()))
-    named = {"_name_or_path": ""}
+    named = {"_name_or_path": "", "architectures": None}
     assert loaded.config.to_dict() | named == model.config.to_dict() | named
     assert not loaded.training
 
@@ -273,13 +273,62 @@ DAMAGE = {
         r"config\.json: llm_config is missing",
     ),
     "broken tokenizer": (lambda f: cut(f / "tokenizer.json", 3), r"tokenizer\.json is not valid JSON"),
-    "unknown architecture": (
-        lambda f: edit_json(f / "config.json", lambda c: c.update(architectures=["LlavaModel"])),
-        r"config\.json: architectures\[0\] is 'LlavaModel'; expected one of \['Sa2VAChatModel', 'Sa2VAChatModelQwen'\]",
+    "unknown family": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(text_config=c.pop("llm_config"))),
+        r"config\.json: llm_config is missing, and text_config and vision_config have model types \['qwen2', 'None'\]",
     ),
     "unknown language model": (
-        lambda f: edit_json(f / "config.json", lambda c: c["llm_config"].update(architectures=["Phi3ForCausalLM"])),
-        r"llm_config\.architectures\[0\] is 'Phi3ForCausalLM'",
+        lambda f: edit_json(
+            f / "config.json", lambda c: c["llm_config"].update(model_type="phi3", architectures=["Phi3ForCausalLM"])
+        ),
+        r"llm_config is of model type and architecture \['phi3', 'Phi3ForCausalLM'\]",
+    ),
+    "layers without weights": (
+        lambda f: edit_json(f / "config.json", lambda c: c["llm_config"].update(num_hidden_layers=10**9)),
+        r"config\.json: llm_config\.num_hidden_layers is 1000000000, but the weights have at most \d+ layers",
+    ),
+    "blocks without weights": (
+        lambda f: edit_json(
+            f / "config.json",
+            lambda c: c["grounding_config"]["vision_config"]["backbone_config"].update(
+                blocks_per_stage=[1, 1, 10**6, 1]
+            ),
+        ),
+        r"config\.json: grounding_config\..*blocks_per_stage is 1000000",
+    ),
+    "tables without end": (
+        lambda f: edit_json(
+            f / "config.json", lambda c: c["grounding_config"].update(memory_attention_rope_feat_sizes=[10**5, 10**5])
+        ),
+        r"config\.json: a model of these settings would compute \d+ bytes of tables",
+    ),
+    "text as a number": (
+        lambda f: edit_json(f / "config.json", lambda c: c["llm_config"].update(hidden_size="64")),
+        r"config\.json: llm_config: hidden_size: expected int, got str",
+    ),
+    "infinite number": (
+        lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("1e-06", "1e999")),
+        r"config\.json is not valid JSON: the number 1e999; expected finite numbers",
+    ),
+    "deep nesting": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(extra=json.loads("[" * 500 + "]" * 500))),
+        r"config\.json is not valid JSON: more than 64 levels",
+    ),
+    "deeper nesting": (
+        lambda f: (f / "config.json").write_text("[" * 10**5),
+        r"config\.json is not valid JSON: maximum recursion depth",
+    ),
+    "dtype of a wrong name": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(torch_dtype="fp16")),
+        r"config\.json: dtype: expected one of float32, bfloat16, float16, float64, got 'fp16'",
+    ),
+    "dtype that is a number": (
+        lambda f: edit_json(f / "config.json", lambda c: c.update(dtype=16)),
+        r"config\.json: dtype: expected one of .*, got 16",
+    ),
+    "token id that is text": (
+        lambda f: edit_json(f / "tokenizer.json", lambda c: c["added_tokens"][0].update(id="7")),
+        r"tokenizer\.json: token '.*': expected an id from 0, got '7'",
     ),
     "another kind of model": (
         lambda f: edit_json(f / "config.json", lambda c: c.update(model_type="llava")),
@@ -306,8 +355,12 @@ SHARD_DAMAGE = {
         lambda f: save_file(load_file(second_shard(f)) | {"mlp1.3.bias": torch.zeros(64)}, second_shard(f)),
         r"'mlp1\.3\.bias' is in more than one shard",
     ),
-    "broken index": (lambda f: cut(f / INDEX, 10), r"index\.json is not a safetensors index"),
-    "index that is a list": (lambda f: (f / INDEX).write_text("[1]"), r"index\.json is not a safetensors index"),
+    "broken index": (lambda f: cut(f / INDEX, 10), r"index\.json is not valid JSON"),
+    "index that is a list": (lambda f: (f / INDEX).write_text("[1]"), r"index\.json holds no JSON object but a list"),
+    "index of numbers": (
+        lambda f: edit_json(f / INDEX, lambda c: c["weight_map"].update({"mlp1.3.bias": 7})),
+        r"index\.json is not a safetensors ind",
+    ),
     "index of a list": (
         lambda f: (f / INDEX).write_text('{"weight_map": [1]}'),
         r"index\.json is not a safetensors ind",
@@ -435,7 +488,7 @@ def test_a_failure_while_writing_leaves_nothing(
         written.append(path)
         save_file(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr("sa2va.checkpoint.convert.save_file", full_disk)
+    monkeypatch.setattr("sa2va.checkpoint.files.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         convert(checkpoint("iv25_qwen2"), tmp_path / "native", max_shard_bytes=2**20)
     assert written

@@ -618,6 +618,8 @@ def test_models_lists_the_ten_released_and_others(capsys: pytest.CaptureFixture[
         assert abs(row["size"] - manifest["num_elements"] / 1e9) <= 0.05
         assert all(50 < row[score] < 90 for score in ("refcoco", "refcoco_plus", "refcocog", "mevis", "davis17"))
     assert rows["Sa2VA-i-4B"]["davis17"] == 78.6 and not rows["Sa2VA-Qwen3-VL-4B-SAM3"]["loads"]
+    for name in ("Sa2VA-Qwen3-VL-4B-SAM3", "Sa2VA-LLaVA-1.5-7B"):
+        assert rows[name]["hub_id"] == f"HarborYuan/{name}"
     out, err = run(capsys, "models")
     assert all(name in out for name in rows) and "model card" in err
 

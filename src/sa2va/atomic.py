@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in place of what they are made from.
+"""Files and folders that appear whole or not at all, and never in place of what they are made from.
 
 Write beside the target, then rename over it. Errors of the file system name the target, not the hidden file beside it.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,8 +92,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well and vanishes when it does not."""
     with naming(path):
         temporary = temporary_beside(path)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         try:
             yield temporary
+            temporary.chmod(mode)  # safetensors makes every file it writes private
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -118,3 +122,27 @@ def _system_error(error: Exception) -> int | None:
     """The number of a system error that a library in Rust (safetensors) tells in words alone."""
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """An empty folder to write files to; they move into ``folder`` (made if missing) when the block ends well.
+
+    What a killed process left of this in ``folder`` is removed first: no two may fill one folder at a time.
+    """
+    prefix = ".filling-"
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{prefix}*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
+        yield Path(scratch)
+        for path in Path(scratch).iterdir():
+            path.replace(folder / path.name)
+
+
+def new_file_mode(folder: Path) -> int:
+    """The permissions of a file made now, which only making one tells without a race: the umask is the process's."""
+    temporary = temporary_beside(folder / "mode")
+    mode = stat.S_IMODE(temporary.stat().st_mode)
+    temporary.unlink()
+    return mode

@@ -93,10 +93,16 @@ OTHERS: tuple[ZooModel, ...] = (
     _consistent("26B", "InternVL2.5-26B", _VIT_6B, 81.2),
     ZooModel("ByteDance/Sa2VA-Qwen3-VL-2B", "Qwen3-VL-2B", _QWEN3_VIT, 2.7, 10.7, note="no scores published"),
     ZooModel(
-        "ByteDance/Sa2VA-Qwen3-VL-4B-SAM3", "Qwen3-VL-4B", _QWEN3_VIT, 5.3, 21.2, loads=False, note="SAM 3 for masks"
+        "HarborYuan/Sa2VA-Qwen3-VL-4B-SAM3", "Qwen3-VL-4B", _QWEN3_VIT, 5.3, 21.2, loads=False, note="SAM 3 for masks"
     ),
     ZooModel(
-        "ByteDance/Sa2VA-LLaVA-1.5-7B", "LLaVA-1.5-7B", "CLIP ViT-L", 7.3, 29.2, loads=False, note="LLaVA language half"
+        "HarborYuan/Sa2VA-LLaVA-1.5-7B",
+        "LLaVA-1.5-7B",
+        "CLIP ViT-L",
+        7.3,
+        29.2,
+        loads=False,
+        note="LLaVA language half",
     ),
     ZooModel("QuanzhuNiu/SaSaSa2VA-4B", "InternVL2.5-4B", _VIT_300M, None, None, note="with --key-frames compressed"),
     ZooModel("QuanzhuNiu/SaSaSa2VA-26B", "InternVL2.5-26B", _VIT_6B, None, None, note="with --key-frames compressed"),

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sa2va.atomic import replacing
-from sa2va.checkpoint.files import LazyTensor, open_shard, read_json_object, resolve_folder
+from sa2va.checkpoint.boundary import read_json_object
+from sa2va.checkpoint.files import LazyTensor, open_shard, resolve_folder, write_tensors_file
 from sa2va.runtime import require_extra
 
 if TYPE_CHECKING:
@@ -85,13 +85,10 @@ def open_adapter(source: str | Path, **hub: Any) -> Adapter:
             "plain LoRA without biases"
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in open_shard(folder / WEIGHTS_FILE).items()}
-    adapter = Adapter(
-        folder,
-        str(content.get("base_model_name_or_path") or ""),
-        int(content["r"]),
-        float(content["lora_alpha"]),
-        tensors,
-    )
+    rank, alpha = content.get("r"), content.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+        raise ValueError(f"{folder / CONFIG_FILE}: expected numbers as r and lora_alpha, got {rank!r} and {alpha!r}")
+    adapter = Adapter(folder, str(content.get("base_model_name_or_path") or ""), rank, float(alpha), tensors)
     _check_pairs(adapter)
     return adapter
 
@@ -129,9 +126,7 @@ def write_adapter(
         whole_modules: modules whose parameters the tensors hold whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    named = {_PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
-    with replacing(folder / WEIGHTS_FILE) as path:
-        save_file(named, path, metadata={"format": "pt"})
+    write_tensors_file(folder / WEIGHTS_FILE, {_PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()})
     content = {
         "peft_type": "LORA",
         "task_type": None,

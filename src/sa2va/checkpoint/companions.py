@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from sa2va.checkpoint.files import read_json_object
+from sa2va.checkpoint.boundary import read_json_object
 from sa2va.model.config import Sa2VAConfig
-from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
+from sa2va.model.families import QWEN2_5_VL, QWEN3_VL
+from sa2va.processing.pixels import QwenPixels
+from sa2va.processing.processor import ProcessorSettings
 
 _PATTERNS = (
     "tokenizer*",
@@ -34,7 +36,11 @@ _INTERNLM2 = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", Non
 
 
 def copy_companions(
-    source: Path, destination: Path, config: Sa2VAConfig, layout: Literal["native", "released"]
+    source: Path,
+    destination: Path,
+    config: Sa2VAConfig,
+    settings: ProcessorSettings,
+    layout: Literal["native", "released"],
 ) -> None:
     """Take over tokenizer and processor files; the released layout gets them in the form of transformers 4.
 
@@ -45,10 +51,12 @@ def copy_companions(
         for path in source.glob(pattern):
             shutil.copy(path, destination / path.name)
     if layout == "native":
+        settings.save(destination)
         return
-    settings = _taken(destination / _OUR_SETTINGS)
-    if settings.get("patches") and config.family is not INTERNVL:
-        for name, content in zip(_PIXELS, _pixel_files(settings["patches"], config), strict=True):
+    # The reference would take the file of our own settings for its own.
+    (destination / _OUR_SETTINGS).unlink(missing_ok=True)
+    if settings.patches:
+        for name, content in zip(_PIXELS, _pixel_files(settings.patches, config), strict=True):
             if not (destination / name).exists():
                 _write(destination / name, content)
     path = destination / "tokenizer_config.json"
@@ -56,24 +64,15 @@ def copy_companions(
         _write(path, _older_tokenizer(read_json_object(path)))
 
 
-def _taken(path: Path) -> dict[str, Any]:
-    """Our processor's settings, whose file the reference would take for its own, are read and removed."""
-    content = read_json_object(path) if path.is_file() else {}
-    if content.get("processor_class") != "Sa2VAProcessor":
-        return {}
-    path.unlink()
-    return content
-
-
-def _pixel_files(patches: dict[str, Any], config: Sa2VAConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pixel_files(patches: QwenPixels, config: Sa2VAConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     processor, video = _PROCESSORS[config.family.name]
     shared = {
-        "patch_size": patches["patch"],
-        "merge_size": patches["merge"],
-        "temporal_patch_size": patches["frames"],
-        "image_mean": patches["mean"],
-        "image_std": patches["std"],
-        "size": {"shortest_edge": patches["min_pixels"], "longest_edge": patches["max_pixels"]},
+        "patch_size": patches.patch,
+        "merge_size": patches.merge,
+        "temporal_patch_size": patches.frames,
+        "image_mean": patches.mean,
+        "image_std": patches.std,
+        "size": {"shortest_edge": patches.min_pixels, "longest_edge": patches.max_pixels},
         "processor_class": processor,
     }
     return shared | {"image_processor_type": "Qwen2VLImageProcessorFast"}, shared | {"video_processor_type": video}

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
 from sa2va.atomic import check_target, naming
 from sa2va.checkpoint.adapter import adapter_base, is_adapter, merged, open_adapter
 from sa2va.checkpoint.companions import copy_companions
-from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor
+from sa2va.checkpoint.extras import OWN_KEY, difference, paths_of
+from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor, write_tensors_file
 from sa2va.checkpoint.loading import HUB_OPTIONS, Checkpoint, open_checkpoint, released_rules, to_released
 from sa2va.checkpoint.released import config_to_released
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import INTERNVL
+from sa2va.processing.pixels import QwenPixels
+from sa2va.processing.processor import ProcessorSettings
 
 Layout = Literal["native", "released"]
 Dtypes = Literal["kept", "released"]
 MAX_SHARD_BYTES = 5 * 2**30
+_SCRATCH = ".converting-"
+#: Constants of the reference's code, which it does not read from ``config.json``.
+_REFERENCE_TILES, _REFERENCE_TILE_SIDE = 12, 448
 
 
 def convert(
@@ -34,6 +39,7 @@ def convert(
     dtypes: Dtypes = "kept",
     base: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    note: Callable[[str], None] = lambda _: None,
     **hub: Any,
 ) -> Layout:
     """Write a checkpoint in the other layout; or an adapter, merged into its base model, as a checkpoint.
@@ -45,6 +51,8 @@ def convert(
         dtypes: ``"kept"``: tensors keep theirs; ``"released"``: those of the released files (see [`released_dtype`]).
         base: of an adapter, instead of the one it names.
         max_shard_bytes: upper limit on the size of one file, unless one tensor alone is larger.
+        note: takes lines for the user: what the reference will do otherwise than this model, and what a conversion
+            that was killed has left beside the destination.
 
     Returns:
         the layout written.
@@ -67,22 +75,60 @@ def convert(
     if dtypes == "released":
         tensors = {name: _cast(tensor, released_dtype(name, config)) for name, tensor in tensors.items()}
         config.dtype = torch.float32
+    settings = ProcessorSettings.read(checkpoint.folder, config)
     if layout == "released":
         tensors, content = to_released(tensors, released_rules(config)), config_to_released(config)
+        if own := difference(asdict(ProcessorSettings.of(config)), asdict(settings)):
+            content.setdefault(OWN_KEY, {})["processor"] = own
+        for line in reference_differs(content, config, settings):
+            note(line)
     else:
         content = config.to_dict() | {"architectures": ["Sa2VAModel"]}
     destination.parent.mkdir(parents=True, exist_ok=True)
+    for left in sorted(destination.parent.glob(f"{_SCRATCH}*")):
+        note(f"{left} is of another conversion; unless one is running now, it was killed: remove the folder")
     # Written beside its final place and renamed at the end, so that a failure or a kill leaves no half folder behind.
-    with naming(destination), tempfile.TemporaryDirectory(prefix=".converting-", dir=destination.parent) as scratch:
+    with naming(destination), tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=destination.parent) as scratch:
         folder = Path(scratch) / "checkpoint"
         folder.mkdir()
-        copy_companions(checkpoint.folder, folder, config, layout)
+        copy_companions(checkpoint.folder, folder, config, settings, layout)
         (folder / "config.json").write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
         write_tensors(folder, tensors, max_shard_bytes)
         if destination.exists():
             destination.rmdir()
         folder.rename(destination)
     return layout
+
+
+def reference_differs(content: Mapping[str, Any], config: Sa2VAConfig, settings: ProcessorSettings) -> list[str]:
+    """What the reference's own code does otherwise with a released ``config.json``, a line each; empty where nothing.
+
+    Args:
+        content: the file. settings: of the model's processor.
+    """
+    lines = []
+    if settings.patches is None and settings.max_tiles != _REFERENCE_TILES:
+        lines.append(
+            f"the reference cuts pictures into up to {_REFERENCE_TILES} tiles, this model into {settings.max_tiles}"
+        )
+    if settings.tile_side not in (None, _REFERENCE_TILE_SIDE):
+        lines.append(
+            f"the reference's tiles have {_REFERENCE_TILE_SIDE} pixels a side, this model's {settings.tile_side}"
+        )
+    pixels = settings.patches
+    if pixels and (pixels.min_pixels, pixels.max_pixels) != (QwenPixels.min_pixels, QwenPixels.max_pixels):
+        lines.append(
+            f"the reference shows pictures of {QwenPixels.min_pixels} to {QwenPixels.max_pixels} pixels, this model "
+            f"{pixels.min_pixels} to {pixels.max_pixels}"
+        )
+    if "grounding_config" in content:
+        lines.append("the reference builds SAM 2 Hiera-L at 1024 pixels only; it cannot load this model's SAM 2")
+    if config.original_mask_decoder:
+        lines.append("only the code of Sa2VA-i reads both mask decoders")
+    told = {"max_tiles", "tile_side", "patches.min_pixels", "patches.max_pixels"}
+    own = paths_of(content.get(OWN_KEY, {}))
+    others = [f"{name} = {value!r}" for name, value in own.items() if name.split(".", 1)[1] not in told]
+    return lines + [f"the reference does not know {other}" for other in others]
 
 
 def released_dtype(name: str, config: Sa2VAConfig) -> torch.dtype:
@@ -113,7 +159,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, LazyTensor], max_shard_byt
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         name = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({key: tensors[key].read() for key in names}, folder / name, metadata={"format": "pt"})
+        write_tensors_file(folder / name, {key: tensors[key].read() for key in names})
         weight_map |= dict.fromkeys(names, name)
     if len(shards) > 1:
         total = sum(_bytes(tensor) for tensor in tensors.values())

@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from sa2va.atomic import replacing
+from sa2va.checkpoint.boundary import read_json_object
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -90,19 +94,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json_object(path)
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
-
-    Raises:
-        ValueError: it is not JSON, or something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object but a {type(content).__name__}")
-    return content
+def write_tensors_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file, whole or not at all, with the permissions of any other new file."""
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, metadata={"format": "pt"})
 
 
 def open_tensors(folder: Path) -> dict[str, LazyTensor]:
@@ -148,7 +143,7 @@ def _shards(folder: Path) -> list[Path]:
         shards = [folder / name for name in sorted(set(_weight_map(index).values()))]
         for shard in shards:
             # A shard's name comes from a downloaded file: it must not lead out of the folder.
-            if shard.parent != folder:
+            if shard.parent != folder or "\0" in shard.name:
                 raise ValueError(f"{index} points outside its folder: {shard.name}")
             if not shard.is_file():
                 raise ValueError(f"shard {shard.name} is missing from {folder}; download it again")
@@ -168,10 +163,10 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is not a safetensors index: {error!r}") from error
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{index} is not a safetensors index: expected weight_map, an object of names of files")
+    return weight_map
 
 
 def _check_index(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
@@ -190,7 +185,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             pass
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or truncated ({error}); download it again") from error
     header.pop("__metadata__", None)
     return header

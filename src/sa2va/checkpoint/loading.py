@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from sa2va.checkpoint import rules
+from sa2va.checkpoint.boundary import named_dtype, reading
+from sa2va.checkpoint.configs import build_config, check_counts
 from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config, resolve_folder
-from sa2va.checkpoint.released import config_from_released, is_released, read_token_ids, set_token_ids
+from sa2va.checkpoint.released import config_from_released, is_released, read_token_ids, says_tied, set_token_ids
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import INTERNVL
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 TWO_DECODERS = "sam_mask_decoder_modified."
+_HEAD, _EMBEDDINGS = "vlm.lm_head.weight", "vlm.model.language_model.embed_tokens.weight"
+#: Tables that models compute for themselves, such as those of positions: far more than any real model's.
+_MAX_BUFFER_BYTES = 2**28
+#: Small parts are as deep as this whatever the size of the model.
+_FEWEST_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -48,16 +55,21 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
     content = read_config(folder)
     tensors = open_tensors(folder)
     released = is_released(content)
+    if not config:
+        check_counts(content, layers_in(tensors), "")
     if released:
         config = config or config_from_released(content)
         set_token_ids(config, read_token_ids(folder))
         config.original_mask_decoder = any(TWO_DECODERS in name for name in tensors)
         table = released_rules(config)
-        tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
+        if config.family is not INTERNVL:
+            tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
+        if says_tied(content):
+            tensors = with_tied_head(tensors, table)
         check_tensors(tensors, _released_shapes(config, table), where=str(folder))
         tensors = to_native(tensors, table)
     elif content.get("model_type") == Sa2VAConfig.model_type:
-        config = config or Sa2VAConfig.from_dict(content)
+        config = config or build_config(Sa2VAConfig, content, "config.json")
     else:
         raise ValueError(
             f"{folder / 'config.json'} has model_type {content.get('model_type')!r}; expected 'sa2va_chat' (released "
@@ -65,13 +77,19 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
         )
     if not released:
         check_tensors(tensors, expected_shapes(config), where=str(folder))
-    return Checkpoint(folder, released, config, tensors, _default_dtype(config))
+    return Checkpoint(folder, released, config, tensors, named_dtype(config.dtype) or torch.float32)
 
 
-def _default_dtype(config: Sa2VAConfig) -> torch.dtype:
-    """The dtype that ``config.json`` names, else float32."""
-    dtype = getattr(torch, str(config.dtype).removeprefix("torch."), None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+def layers_in(tensors: Mapping[str, LazyTensor]) -> int:
+    """The most layers of one kind that these tensors can make up."""
+    numbers = [int(part) for name in tensors for part in name.split(".") if part.isdecimal() and len(part) < 10]
+    return max(_FEWEST_LAYERS, min(max(numbers, default=0) + 1, len(tensors)))
+
+
+def with_tied_head(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) -> dict[str, LazyTensor]:
+    """The tensors with a head, where transformers left it out because it is the embeddings."""
+    head, embeddings = (rules.plan_to_released(table, [name])[0][0].released[0] for name in (_HEAD, _EMBEDDINGS))
+    return {head: tensors[embeddings], **tensors} if embeddings in tensors else dict(tensors)
 
 
 def _released_shapes(config: Sa2VAConfig, table: Sequence[rules.Rule]) -> dict[str, tuple[int, ...]]:
@@ -122,9 +140,13 @@ def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor a model of this config holds, without allocating it."""
     from sa2va.model.sa2va import Sa2VAModel
 
-    with torch.device("meta"):
+    with reading("config.json"), torch.device("meta"):
         model = Sa2VAModel(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        tables = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in shapes)
+        if tables > _MAX_BUFFER_BYTES:
+            raise ValueError(f"a model of these settings would compute {tables} bytes of tables; expected far fewer")
+    return shapes
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], *, where: str) -> None:

@@ -20,9 +20,11 @@ from transformers import (
 )
 
 from sa2va.checkpoint import rules
+from sa2va.checkpoint.boundary import reading
+from sa2va.checkpoint.configs import build_config, check_counts
 from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config, resolve_folder
-from sa2va.checkpoint.loading import check_tensors, to_native
-from sa2va.checkpoint.released import internvl_config
+from sa2va.checkpoint.loading import check_tensors, layers_in, to_native, with_tied_head
+from sa2va.checkpoint.released import internvl_config, says_tied
 from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.families import INTERNVL, family_of
 
@@ -86,11 +88,15 @@ def load_vlm(source: str | Path) -> PreTrainedModel:
     content = read_config(folder)
     if content.get("model_type") != "internvl_chat":
         return AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
+    tensors = open_tensors(folder)
+    check_counts(content, layers_in(tensors), "")
     config = internvl_config(content)
     text: Any = config.text_config
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     table = rules.internvl_rules(text.model_type, heads, kv_heads, text.hidden_size // heads)
-    tensors = {name.removeprefix("vlm."): tensor for name, tensor in to_native(open_tensors(folder), table).items()}
+    if says_tied(content):
+        tensors = with_tied_head(tensors, table)
+    tensors = {name.removeprefix("vlm."): tensor for name, tensor in to_native(tensors, table).items()}
     return _fill(InternVLForConditionalGeneration, config, tensors, where=str(folder))
 
 
@@ -104,8 +110,10 @@ def load_sam2(source: str | Path) -> Sam2VideoModel:
     if Path(source).suffix == ".pt":
         return _load_meta(Path(source))
     folder = resolve_folder(source)
-    config = Sam2VideoConfig.from_pretrained(folder)
-    return _fill(Sam2VideoModel, config, open_tensors(folder), where=str(folder))
+    content, tensors = read_config(folder), open_tensors(folder)
+    check_counts(content, layers_in(tensors), "")
+    config = build_config(Sam2VideoConfig, content, "config.json")
+    return _fill(Sam2VideoModel, config, tensors, where=str(folder))
 
 
 def _load_meta(path: Path) -> Sam2VideoModel:
@@ -149,7 +157,7 @@ def _meta_config(weights: Mapping[str, Tensor], path: Path) -> Sam2VideoConfig:
 
 def _fill(model_class: type[Any], config: Any, tensors: Mapping[str, LazyTensor], *, where: str) -> Any:
     """A model with exactly these tensors, through transformers' own loader."""
-    with torch.device("meta"):
+    with reading("config.json"), torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
     check_tensors(tensors, expected, where=where)
     dtype = next(iter(tensors.values())).dtype

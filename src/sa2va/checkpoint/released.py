@@ -6,7 +6,6 @@ key can reach transformers that this module does not know, and ``auto_map`` is n
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,18 +23,25 @@ from transformers import (
 )
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
-from sa2va.checkpoint.files import read_json_object
+from sa2va.checkpoint.boundary import named_dtype, read_json_object, reading
+from sa2va.checkpoint.configs import build_config, rope_parameters
+from sa2va.checkpoint.extras import OWN_KEY, difference, overlaid
 from sa2va.model.config import Sa2VAConfig, hiera_large_config
 from sa2va.model.families import ADDED_TOKENS, INTERNVL, QWEN2_5_VL, QWEN3_VL, SEG_TOKEN, Family
 
 RELEASED_MODEL_TYPE = "sa2va_chat"
 #: SaSaSa2VA's exports: the same tensors as an InternVL-based Sa2VA, under a model type of their own.
 SASASA2VA_MODEL_TYPE = "sasasa2va_chat"
+#: Language models of InternVL by ``model_type``, and by the architecture that the reference goes by.
 _TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "llama": LlamaConfig,
+    "internlm2": LlamaConfig,  # the same computation under other names
     "Qwen2ForCausalLM": Qwen2Config,
     "Qwen3ForCausalLM": Qwen3Config,
     "LlamaForCausalLM": LlamaConfig,
-    "InternLM2ForCausalLM": LlamaConfig,  # the same computation under other names
+    "InternLM2ForCausalLM": LlamaConfig,
 }
 _QWEN_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     QWEN2_5_VL.name: Qwen2_5_VLConfig,
@@ -63,34 +69,56 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
     """Our config from a released ``config.json``.
 
     Args:
-        released: the parsed file. An extra key ``grounding_config`` (a ``Sam2VideoConfig`` dict) describes another
-            SAM 2 than the released Hiera-L.
+        released: the parsed file. Extra keys: ``grounding_config`` (a ``Sam2VideoConfig`` dict) describes another
+            SAM 2 than the released Hiera-L, ``sa2va`` what else the layout has no word for.
         token_ids: ids of the added tokens, from the tokenizer's files; without them the released order is assumed.
 
     Raises:
-        ValueError: the architecture or language model is not one of the released ones.
+        ValueError: the family or language model is not one of the released ones, or a field is of a wrong type.
     """
-    architecture = (released.get("architectures") or [None])[0]
-    if released.get("model_type") == SASASA2VA_MODEL_TYPE:
-        architecture = INTERNVL.released_architecture
-    if architecture == INTERNVL.released_architecture:
-        vlm = internvl_config(released)
-    elif architecture == QWEN2_5_VL.released_architecture:
-        vlm = _qwen_config(released)
-    else:
-        expected = sorted({INTERNVL.released_architecture, QWEN2_5_VL.released_architecture})
-        raise ValueError(f"config.json: architectures[0] is {architecture!r}; expected one of {expected}")
-    grounding = released.get("grounding_config")
-    dtype = released.get("dtype") or released.get("torch_dtype")
-    config = Sa2VAConfig(
-        vlm_config=vlm,
-        sam2_config=Sam2VideoConfig.from_dict(dict(grounding)) if grounding else hiera_large_config(),
-        seg_token_id=vlm.get_text_config().vocab_size - len(ADDED_TOKENS),
-        dtype=dtype,
-        template=_template(released) if architecture == INTERNVL.released_architecture else None,
-    )
+    with reading("config.json"):
+        config = _spoken(released)
+        if own := part_of(released, OWN_KEY).get("config"):
+            config = build_config(Sa2VAConfig, overlaid(config.to_dict(), own), "config.json")
     set_token_ids(config, token_ids or {})
     return config
+
+
+def _spoken(released: Mapping[str, Any]) -> Sa2VAConfig:
+    """What the layout itself says."""
+    family = _family(released)
+    vlm = internvl_config(released) if family is INTERNVL else _qwen_config(released, family)
+    grounding = part_of(released, "grounding_config")
+    return Sa2VAConfig(
+        vlm_config=vlm,
+        sam2_config=build_config(Sam2VideoConfig, grounding, "config.json: grounding_config")
+        if grounding
+        else hiera_large_config(),
+        seg_token_id=vlm.get_text_config().vocab_size - len(ADDED_TOKENS),
+        dtype=named_dtype(released.get("dtype") or released.get("torch_dtype")),
+        template=_template(released) if family is INTERNVL else None,
+    )
+
+
+def _family(released: Mapping[str, Any]) -> Family:
+    """The family that the parts belong to: fine-tunes and other exporters write other names at the top."""
+    if "llm_config" in released:
+        return INTERNVL
+    parts = [part_of(released, "text_config"), part_of(released, "vision_config")]
+    kinds = [str(part.get("model_type")) for part in parts]
+    for family in (QWEN2_5_VL, QWEN3_VL):
+        if any(kind.startswith(family.name) for kind in kinds):
+            return family
+    raise ValueError(
+        f"llm_config is missing, and text_config and vision_config have model types {kinds}; expected those of an "
+        f"InternVL-based checkpoint, of {QWEN2_5_VL.name} or of {QWEN3_VL.name}"
+    )
+
+
+def says_tied(released: Mapping[str, Any]) -> bool:
+    """Whether a config says that the language model's head is its embeddings, which then may be stored alone."""
+    parts = (released, *(part_of(released, key) for key in ("text_config", "llm_config")))
+    return any(part.get("tie_word_embeddings") is True for part in parts)
 
 
 def set_token_ids(config: Sa2VAConfig, token_ids: Mapping[str, int]) -> None:
@@ -107,13 +135,21 @@ def read_token_ids(folder: Path) -> dict[str, int]:
         if not path.is_file():
             continue
         content = read_json_object(path)
-        if name == "tokenizer_config.json":
-            ids |= {row["content"]: int(key) for key, row in content.get("added_tokens_decoder", {}).items()}
-        elif name == "tokenizer.json":
-            ids |= {row["content"]: row["id"] for row in content.get("added_tokens", [])}
-        else:
-            ids |= content
+        with reading(path):
+            if name == "tokenizer_config.json":
+                found = {row["content"]: int(key) for key, row in part_of(content, "added_tokens_decoder").items()}
+            elif name == "tokenizer.json":
+                found = {row["content"]: row["id"] for row in content.get("added_tokens") or []}
+            else:
+                found = content
+            ids |= {str(token): _checked_id(token, number) for token, number in found.items()}
     return ids
+
+
+def _checked_id(token: str, number: Any) -> int:
+    if type(number) is not int or not 0 <= number < 2**31:
+        raise ValueError(f"token {token!r}: expected an id from 0, got {number!r}")
+    return number
 
 
 def config_to_released(config: Sa2VAConfig) -> dict[str, Any]:
@@ -146,6 +182,9 @@ def config_to_released(config: Sa2VAConfig) -> dict[str, Any]:
     grounding = _plain(config.sam2_config)
     if grounding != _plain(hiera_large_config()):
         body["grounding_config"] = grounding
+    unspoken = difference(config_from_released(body).to_dict(), config.to_dict())
+    if unspoken:
+        body[OWN_KEY] = {"config": unspoken}
     return body
 
 
@@ -164,7 +203,7 @@ def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
     vision = {_VISION_FIELDS.get(str(key), str(key)): value for key, value in _part(released, "vision_config").items()}
     text: Any = _text_config(_part(released, "llm_config"))
     return InternVLConfig(
-        vision_config=InternVLVisionConfig(**_known(InternVLVisionConfig, vision)),
+        vision_config=build_config(InternVLVisionConfig, vision, "config.json: vision_config"),
         text_config=text,
         image_token_id=text.vocab_size - len(ADDED_TOKENS) - _IMAGE_TOKEN_BEFORE_SEG,
         downsample_ratio=released.get("downsample_ratio", 0.5),
@@ -174,51 +213,50 @@ def internvl_config(released: Mapping[str, Any]) -> InternVLConfig:
     )
 
 
+def part_of(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside a parsed file; empty where it is missing."""
+    part = content.get(key)
+    if part is not None and not isinstance(part, Mapping):
+        raise ValueError(f"{key}: expected an object, got a {type(part).__name__}")
+    return part or {}
+
+
 def _part(released: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    part = released.get(key)
-    if not isinstance(part, Mapping):
-        raise ValueError(f"config.json: {key} is {'missing' if part is None else 'not an object'}")
-    return part
+    part = part_of(released, key)
+    if not part:
+        raise ValueError(f"config.json: {key} is missing")
+    return _of_any_dtype(part)
+
+
+def _of_any_dtype(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part without its dtype: weights are loaded in the one of the whole model."""
+    return {key: value for key, value in part.items() if key not in ("dtype", "torch_dtype")}
 
 
 def _text_config(llm: Mapping[str, Any]) -> PreTrainedConfig:
-    architecture = (llm.get("architectures") or [None])[0]
-    if architecture not in _TEXT_CONFIGS:
+    names = [str(llm.get("model_type")), *(str(name) for name in llm.get("architectures") or [])]
+    config_class = next((_TEXT_CONFIGS[name] for name in names if name in _TEXT_CONFIGS), None)
+    if config_class is None:
         raise ValueError(
-            f"config.json: llm_config.architectures[0] is {architecture!r}; expected one of {sorted(_TEXT_CONFIGS)}"
+            f"config.json: llm_config is of model type and architecture {names}; expected one of "
+            f"{sorted(_TEXT_CONFIGS)}"
         )
-    config_class: Any = _TEXT_CONFIGS[architecture]
-    return config_class(**_known(config_class, llm) | {"rope_parameters": _rope(llm), "tie_word_embeddings": False})
+    values = {**llm, "rope_parameters": rope_parameters(llm, config_class), "tie_word_embeddings": False}
+    return build_config(config_class, values, "config.json: llm_config")
 
 
-def _qwen_config(released: Mapping[str, Any]) -> PreTrainedConfig:
-    text = dict(released.get("text_config") or released)  # exports before 4.52 are flat
-    vision = dict(_part(released, "vision_config"))
-    kinds = (str(text.get("model_type")), str(vision.get("model_type")))
-    name = next((name for name in _QWEN_CONFIGS if any(kind.startswith(name) for kind in kinds)), None)
-    if name is None:
-        raise ValueError(f"config.json: sub-config model types {kinds} belong to none of {sorted(_QWEN_CONFIGS)}")
-    config_class: Any = _QWEN_CONFIGS[name]
-    parts = config_class.sub_configs_defaults
-    text_class, vision_class = (_config_class(parts[key]) for key in ("text_config", "vision_config"))
-    known = _known(config_class, released)
-    known["text_config"] = text_class(**_known(text_class, text) | {"rope_parameters": _rope(text)})
-    known["vision_config"] = vision_class(**_known(vision_class, vision))
-    return config_class(**known | {"tie_word_embeddings": False})
-
-
-def _config_class(spec: Any) -> Any:
-    return spec if isinstance(spec, type) else spec.config_class
-
-
-def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE settings in the form of transformers 5, from the older ``rope_theta`` and ``rope_scaling``."""
-    if text.get("rope_parameters"):
-        return dict(text["rope_parameters"])
-    scaling = dict(text.get("rope_scaling") or {})
-    kind = scaling.pop("type", "default")
-    scaling.setdefault("rope_type", "default" if kind == "mrope" else kind)
-    return {"rope_theta": float(text.get("rope_theta", 10000.0)), **scaling}
+def _qwen_config(released: Mapping[str, Any], family: Family) -> PreTrainedConfig:
+    text = _of_any_dtype(part_of(released, "text_config") or released)  # exports before 4.52 are flat
+    config_class = _QWEN_CONFIGS[family.name]
+    text_class = config_class.sub_configs_defaults["text_config"].config_class
+    # The vision tower's own rope settings, which transformers 5 writes, follow from its class.
+    vision = {key: value for key, value in _part(released, "vision_config").items() if key != "rope_parameters"}
+    values = _of_any_dtype(released) | {
+        "text_config": {**text, "rope_parameters": rope_parameters(text, text_class)},
+        "vision_config": vision,
+        "tie_word_embeddings": False,
+    }
+    return build_config(config_class, values, "config.json")
 
 
 def _older_rope(text: dict[str, Any]) -> dict[str, Any]:
@@ -230,14 +268,6 @@ def _older_rope(text: dict[str, Any]) -> dict[str, Any]:
         {"type": "mrope" if "mrope_section" in rope else kind, **rope} if rope != {"rope_type": "default"} else None
     )
     return text | {"rope_theta": theta, "rope_scaling": scaling}
-
-
-def _known(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values whose keys are fields of the config class itself; everything else is dropped."""
-    own = {field.name for field in dataclasses.fields(config_class) if not field.name.startswith("_")}
-    shared = {"bos_token_id", "eos_token_id", "pad_token_id"}
-    unwanted = {"model_type", "architectures", "transformers_version", "dtype", "rope_parameters", "auto_map"}
-    return {key: value for key, value in values.items() if key in (own | shared) - unwanted}
 
 
 def _plain(config: PreTrainedConfig) -> dict[str, Any]:

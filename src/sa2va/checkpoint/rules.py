@@ -202,10 +202,11 @@ QWEN_RULES = [rename("model.{rest}", "vlm.{rest}")]
 
 
 def modern_qwen_name(name: str) -> str:
-    """A released Qwen name as transformers 4.57 and later spell it; older exports lack the inner levels."""
-    if name.startswith("model.visual."):
-        return "model.model.visual." + name.removeprefix("model.visual.")
-    return re.sub(r"^model\.model\.(?=(layers|embed_tokens|norm)\.)", "model.model.language_model.", name)
+    """A released Qwen name as transformers 4.52 to 4.57 spell it; older and later releases write fewer levels."""
+    name = re.sub(r"^(model\.)*visual\.", "model.model.visual.", name)
+    name = re.sub(r"^(model\.)*(language_model\.)?lm_head\.", "model.lm_head.", name)
+    part = r"(?=(layers|embed_tokens|norm)\.)"
+    return re.sub(rf"^(model\.)*(language_model\.)?(model\.)?{part}", "model.model.language_model.", name)
 
 
 #: The two linear layers from a ``[SEG]`` state to a mask prompt.

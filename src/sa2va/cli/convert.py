@@ -55,7 +55,7 @@ def convert(
     from sa2va.checkpoint.convert import convert as rewrite
 
     with quiet_libraries(screen):
-        layout = rewrite(name, destination, None if to is None else to.value, dtypes=dtypes.value)
+        layout = rewrite(name, destination, None if to is None else to.value, dtypes=dtypes.value, note=screen.note)
     files = sorted(path.name for path in destination.iterdir())
     if screen.json:
         screen.emit({"source": name, "destination": str(destination), "layout": layout, "files": files})

@@ -41,7 +41,7 @@ def merge(
     model = adapter_base(adapter, zoo.resolve(base) if base else None)
     screen.note(f"merging {adapter} into {model}")
     with quiet_libraries(screen):
-        layout = convert(adapter, destination, to.value, base=model)
+        layout = convert(adapter, destination, to.value, base=model, note=screen.note)
     files = sorted(path.name for path in destination.iterdir())
     if screen.json:
         screen.emit({"adapter": adapter, "base": model, "destination": str(destination), "layout": layout})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.atomic import new_file_mode
 from sa2va.model import language
 from sa2va.model.batch import (
     IGNORED_LABEL,
@@ -163,6 +164,8 @@ class Sa2VAModel(PreTrainedModel):
         """
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
+        for path in Path(save_directory).glob("*.safetensors"):
+            path.chmod(new_file_mode(path.parent))  # safetensors makes every file it writes private
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vlm.get_input_embeddings()

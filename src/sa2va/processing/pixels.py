@@ -33,6 +33,21 @@ class QwenPixels:
     min_pixels: int = 512 * 28 * 28
     max_pixels: int = 2048 * 28 * 28
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a setting of a wrong type or out of range."""
+        for name in ("patch", "merge", "frames", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            most = 2**26 if name.endswith("_pixels") else 256
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name}: expected a whole number from 1 to {most}, got {value!r}")
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels: expected at most max_pixels {self.max_pixels}, got {self.min_pixels}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            numbers = isinstance(values, tuple) and all(type(value) in (int, float) for value in values)
+            if not numbers or len(values) != 3 or (name == "std" and 0 in values):
+                raise ValueError(f"{name}: expected three numbers, of std none 0, got {values!r}")
+
 
 def tile_image(image: Image.Image, side: int, max_tiles: int = 12) -> torch.Tensor:
     """Cut a picture into square tiles, row by row; the whole picture as a last tile when there is more than one.

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va.checkpoint.boundary import reading
+from sa2va.checkpoint.extras import OWN_KEY, overlaid
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
@@ -38,7 +40,7 @@ IGNORE = -100
 #: Question, answer, and what parts it from the next question.
 _PIECES_PER_TURN = 3
 
-_CONFIG_FILE = "processor_config.json"
+_CONFIG_FILE, _OURS = "processor_config.json", "Sa2VAProcessor"
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _NORMALIZATION = {"qwen2_5_vl": _CLIP, "qwen3_vl": _HALF}
@@ -96,6 +98,20 @@ class ProcessorSettings:
     max_tiles: int = 12
     patches: QwenPixels | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a setting of a wrong type or out of range."""
+        if self.family not in FAMILIES:
+            raise ValueError(f"family: expected one of {sorted(FAMILIES)}, got {self.family!r}")
+        limits = {"grounding_side": (32, 4096), "max_tiles": (1, 64)}
+        if self.patches is None:
+            limits |= {"tile_side": (1, 4096), "tokens_per_tile": (1, 2**16)}
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+        if not isinstance(self.template, str | None):
+            raise ValueError(f"template: expected the name of a chat template, got {self.template!r}")
+
     @classmethod
     def of(cls, config: Sa2VAConfig) -> ProcessorSettings:
         """The settings that fit a model's config."""
@@ -114,13 +130,56 @@ class ProcessorSettings:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ProcessorSettings:
-        """The settings whose ``dataclasses.asdict`` was written as JSON."""
-        patches: dict[str, Any] | None = values["patches"]
-        if not patches:
+        """The settings whose ``dataclasses.asdict`` was written as JSON.
+
+        Raises:
+            ValueError: a setting is unknown, missing, of a wrong type or out of range.
+        """
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown setting {min(unknown)!r}; it was written by a newer release")
+        patches: dict[str, Any] | None = values.get("patches")
+        if patches is None:
             return cls(**values)
         # JSON has no tuples.
         lists = {key: tuple(value) for key, value in patches.items() if isinstance(value, list)}
         return cls(**{**values, "patches": QwenPixels(**{**patches, **lists})})
+
+    @classmethod
+    def read(
+        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None, **hub_kwargs: Any
+    ) -> ProcessorSettings:
+        """The settings of a local folder or a hub id: those that were saved there, or those that follow from its model.
+
+        Args:
+            config: the model's; read only where no settings of ours were saved.
+            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
+
+        Raises:
+            ValueError: a file holds something else, or there is no config where one is needed.
+        """
+        saved = read_json(folder, _CONFIG_FILE, **hub_kwargs)
+        if saved.pop("processor_class", None) == _OURS:
+            with reading(f"{folder}: {_CONFIG_FILE}"):
+                return cls.from_json(saved)
+        if config is None:
+            raise ValueError(f"{folder} holds no {_CONFIG_FILE} of {_OURS}: pass the model's config")
+        with reading(f"{folder}: config.json"):
+            settings = cls.of(config)
+        # transformers 5 writes the picture processor's settings into the file of the whole processor.
+        pixels = saved.get("image_processor") or read_json(folder, "preprocessor_config.json", **hub_kwargs)
+        with reading(f"{folder}: preprocessor_config.json"):
+            if settings.patches and "image_mean" in pixels:
+                mean, std = tuple(pixels["image_mean"]), tuple(pixels["image_std"])
+                settings = replace(settings, patches=replace(settings.patches, mean=mean, std=std))
+        with reading(f"{folder}: config.json: {OWN_KEY}"):
+            own = (read_json(folder, "config.json", **hub_kwargs).get(OWN_KEY) or {}).get("processor")
+            return cls.from_json(overlaid(asdict(settings), own)) if own else settings
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``processor_config.json``."""
+        settings = {"processor_class": _OURS, **asdict(self)}
+        (Path(folder) / _CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 class Sa2VAProcessor:
@@ -171,24 +230,15 @@ class Sa2VAProcessor:
         tokenizer = load_tokenizer(folder, **hub_kwargs)
         # Processors of the Qwen families used to keep their template in a file that tokenizers do not read.
         if legacy := read_json(folder, "chat_template.json", **hub_kwargs):
-            tokenizer.chat_template = legacy["chat_template"]
-        saved = read_json(folder, _CONFIG_FILE, **hub_kwargs)
-        if saved.pop("processor_class", None) == cls.__name__:
-            return cls(tokenizer, ProcessorSettings.from_json(saved))
-        if config is None:
-            raise ValueError(f"{folder} holds no {_CONFIG_FILE} of {cls.__name__}: pass the model's config")
-        settings = ProcessorSettings.of(config)
-        pixels = read_json(folder, "preprocessor_config.json", **hub_kwargs)
-        if settings.patches and "image_mean" in pixels:
-            mean, std = tuple(pixels["image_mean"]), tuple(pixels["image_std"])
-            settings = replace(settings, patches=replace(settings.patches, mean=mean, std=std))
-        return cls(tokenizer, settings)
+            tokenizer.chat_template = legacy.get("chat_template")
+        settings = ProcessorSettings.read(folder, config, **hub_kwargs)
+        with reading(folder):
+            return cls(tokenizer, settings)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer's files and ``processor_config.json``, from which [`from_pretrained`] loads the same."""
         self.tokenizer.save_pretrained(folder)
-        settings = {"processor_class": type(self).__name__, **asdict(self.settings)}
-        (Path(folder) / _CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        self.settings.save(folder)
 
     def vision(self, images: Sequence[Image.Image], *, video: bool = False) -> VisionInputs:
         """Pixels for the vision tower.
@@ -388,7 +438,7 @@ class Sa2VAProcessor:
                 f"the tokenizer lacks {missing or 'an end-of-text token'}, which {self.family.name} models need; "
                 "Sa2VA's own are added by add_sa2va_tokens(tokenizer)"
             )
-        if self.template is None and self.tokenizer.chat_template is None:
+        if self.template is None and not isinstance(self.tokenizer.chat_template, str | dict):
             raise ValueError(
                 f"the tokenizer has no chat template, which {self.family.name} models need: copy chat_template.json or "
                 "chat_template.jinja from the base model into the folder, or set tokenizer.chat_template"

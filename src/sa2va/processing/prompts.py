@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from sa2va.processing.templates import ChatTemplate
 
 if TYPE_CHECKING:
@@ -71,8 +73,11 @@ def expand_images(text: str, token: str, counts: Sequence[int]) -> str:
 
 def _addition(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], done: str, *, ask: bool) -> str:
     """What the template writes after ``done``."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    assert isinstance(text, str)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        assert isinstance(text, str)
+    except (TemplateError, TypeError, ArithmeticError, LookupError, ValueError) as error:
+        raise ValueError(f"the tokenizer's chat template cannot be rendered: {error}") from error
     end = str(tokenizer.eos_token)
     if not text.startswith(done) or not (ask or end in text[len(done) :]):
         raise ValueError(

@@ -6,15 +6,16 @@ here reads the same SentencePiece file and gives the same ids and the same text.
 
 from __future__ import annotations
 
-import json
 import os
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 from transformers.utils.hub import cached_file
 
+from sa2va.checkpoint.boundary import read_json_object, reading
 from sa2va.model.families import ADDED_TOKENS, SEG_TOKEN
 
 
@@ -82,7 +83,7 @@ def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrai
     Raises:
         ValueError: the folder holds no tokenizer, or one of a class that is not known here.
     """
-    name = read_json(folder, "tokenizer_config.json", **hub_kwargs).get("tokenizer_class") or "Qwen2Tokenizer"
+    name = str(read_json(folder, "tokenizer_config.json", **hub_kwargs).get("tokenizer_class") or "Qwen2Tokenizer")
     cls = _CLASSES.get(name.removesuffix("Fast"))
     if cls is None:
         raise ValueError(
@@ -91,7 +92,10 @@ def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrai
         )
     if not any(_find(folder, vocabulary, **hub_kwargs) for vocabulary in _VOCABULARIES):
         raise ValueError(f"{folder} holds no tokenizer: expected one of {', '.join(_VOCABULARIES)} in it")
-    return cls.from_pretrained(folder, **hub_kwargs)
+    for settings in ("special_tokens_map.json", "added_tokens.json"):
+        read_json(folder, settings, **hub_kwargs)  # names the file where transformers would not
+    with reading(f"{folder}: the tokenizer's files"):
+        return cls.from_pretrained(folder, **hub_kwargs)
 
 
 def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -107,12 +111,13 @@ def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def read_json(folder: str | os.PathLike[str], name: str, **hub_kwargs: Any) -> dict[str, Any]:
-    """A JSON file of a local folder or a hub id; empty where the file is missing."""
+    """A JSON file of a local folder or a hub id; empty where the file is missing.
+
+    Raises:
+        ValueError: the file holds no JSON object.
+    """
     path = _find(folder, name, **hub_kwargs)
-    if path is None:
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return {} if path is None else read_json_object(Path(path))
 
 
 def _find(folder: str | os.PathLike[str], name: str, **hub_kwargs: Any) -> str | None:

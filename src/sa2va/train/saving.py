@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sa2va.atomic import filling
 from sa2va.checkpoint.adapter import write_adapter
+from sa2va.checkpoint.files import write_tensors_file
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.checkpoints import TRAINED_FILE
@@ -41,15 +42,16 @@ def save_run(
     if config.quantization:
         _save_adapter(folder, model, config, tensors, dtype)
     else:
-        model.save_pretrained(folder, state_dict=merged_tensors(tensors, config.trainable.lora, dtype))
-        model.config.dtype = dtype  # of the file; the model in memory has two
-        model.config.save_pretrained(folder)
+        with filling(folder) as scratch:
+            model.save_pretrained(scratch, state_dict=merged_tensors(tensors, config.trainable.lora, dtype))
+            model.config.dtype = dtype  # of the file; the model in memory has two
+            model.config.save_pretrained(scratch)
         # A model put together from parts has no base on disk that an adapter could name.
         if finished and config.trainable.lora and not config.sam2:
             _save_adapter(folder / ADAPTER_FOLDER, model, config, tensors, dtype)
     if not finished:
         trained = {name: tensor.contiguous() for name, tensor in trainable_tensors(tensors, model).items()}
-        save_file(trained, folder / TRAINED_FILE, metadata={"format": "pt"})
+        write_tensors_file(folder / TRAINED_FILE, trained)
     processor.save_pretrained(folder)
     config.save(folder)
 
