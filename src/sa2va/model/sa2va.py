@@ -126,7 +126,8 @@ class Sa2VAModel(PreTrainedModel):
                 hub does not give the checkpoint, or it cannot be quantised like this here.
             ImportError: ``quantization`` or ``device_map`` needs a package that is missing.
         """
-        from sa2va.checkpoint.loading import HUB_OPTIONS, open_checkpoint
+        from sa2va.checkpoint.hub import HUB_OPTIONS
+        from sa2va.checkpoint.loading import open_checkpoint
 
         if pretrained_model_name_or_path is None:  # transformers' own way to load a given state dict
             return super().from_pretrained(None, *model_args, config=config, dtype=dtype, **kwargs)

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
@@ -159,26 +161,30 @@ class Sa2VAProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None, **hub_kwargs: Any
+        cls, folder: str | Path, config: Sa2VAConfig | None = None, **hub_kwargs: Any
     ) -> Sa2VAProcessor:
         """Load from a local folder or a hub id, without remote code.
 
         Args:
             folder: what [`save_pretrained`] wrote, or a released checkpoint.
             config: the model's config; read only where the folder holds no ``processor_config.json`` of ours.
-            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
+            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
+
+        Raises:
+            ValueError: there is no such folder, the hub does not give it, or it holds no tokenizer of a known class.
         """
-        tokenizer = load_tokenizer(folder, **hub_kwargs)
+        place = resolve_folder(folder, TEXT_PATTERNS, **hub_kwargs)
+        tokenizer = load_tokenizer(place)
         # Processors of the Qwen families used to keep their template in a file that tokenizers do not read.
-        if legacy := read_json(folder, "chat_template.json", **hub_kwargs):
+        if legacy := read_json(place, "chat_template.json"):
             tokenizer.chat_template = legacy["chat_template"]
-        saved = read_json(folder, _CONFIG_FILE, **hub_kwargs)
+        saved = read_json(place, _CONFIG_FILE)
         if saved.pop("processor_class", None) == cls.__name__:
             return cls(tokenizer, ProcessorSettings.from_json(saved))
         if config is None:
             raise ValueError(f"{folder} holds no {_CONFIG_FILE} of {cls.__name__}: pass the model's config")
         settings = ProcessorSettings.of(config)
-        pixels = read_json(folder, "preprocessor_config.json", **hub_kwargs)
+        pixels = read_json(place, "preprocessor_config.json")
         if settings.patches and "image_mean" in pixels:
             mean, std = tuple(pixels["image_mean"]), tuple(pixels["image_std"])
             settings = replace(settings, patches=replace(settings.patches, mean=mean, std=std))

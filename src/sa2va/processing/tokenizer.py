@@ -13,8 +13,9 @@ from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
-from transformers.utils.hub import cached_file
 
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.families import ADDED_TOKENS, SEG_TOKEN
 
 
@@ -77,21 +78,23 @@ def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrai
 
     Args:
         folder: a local folder or a hub id.
-        hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
+        hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
     Raises:
-        ValueError: the folder holds no tokenizer, or one of a class that is not known here.
+        ValueError: the folder holds no tokenizer, or one of a class that is not known here; or the hub does not give
+            it.
     """
-    name = read_json(folder, "tokenizer_config.json", **hub_kwargs).get("tokenizer_class") or "Qwen2Tokenizer"
+    place = resolve_folder(str(folder), TEXT_PATTERNS, **hub_kwargs)
+    name = read_json(place, "tokenizer_config.json").get("tokenizer_class") or "Qwen2Tokenizer"
     cls = _CLASSES.get(name.removesuffix("Fast"))
     if cls is None:
         raise ValueError(
             f"{folder} names the tokenizer class {name!r}, which is not known here and would need the checkpoint's own "
             f"code; expected one of {sorted(_CLASSES)}"
         )
-    if not any(_find(folder, vocabulary, **hub_kwargs) for vocabulary in _VOCABULARIES):
+    if not any((place / vocabulary).is_file() for vocabulary in _VOCABULARIES):
         raise ValueError(f"{folder} holds no tokenizer: expected one of {', '.join(_VOCABULARIES)} in it")
-    return cls.from_pretrained(folder, **hub_kwargs)
+    return cls.from_pretrained(place)
 
 
 def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -108,12 +111,8 @@ def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def read_json(folder: str | os.PathLike[str], name: str, **hub_kwargs: Any) -> dict[str, Any]:
     """A JSON file of a local folder or a hub id; empty where the file is missing."""
-    path = _find(folder, name, **hub_kwargs)
-    if path is None:
+    path = resolve_folder(str(folder), TEXT_PATTERNS, **hub_kwargs) / name
+    if not path.is_file():
         return {}
     with open(path, encoding="utf-8") as file:
         return json.load(file)
-
-
-def _find(folder: str | os.PathLike[str], name: str, **hub_kwargs: Any) -> str | None:
-    return cached_file(folder, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.config import Sa2VAConfig, set_grounding_side
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
@@ -48,7 +50,7 @@ def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
     if config.quantization:
         options |= {"quantization": config.quantization, "device_map": {"": default_device()}}
     if config.grounding_side:
-        options["config"] = Sa2VAConfig.from_pretrained(config.model)
+        options["config"] = Sa2VAConfig.from_pretrained(resolve_folder(config.model, TEXT_PATTERNS))
         set_grounding_side(options["config"].sam2_config, config.grounding_side)
     model = Sa2VAModel.from_pretrained(config.model, dtype=dtype, **options)
     processor = Sa2VAProcessor.from_pretrained(config.model, model.config)
