@@ -48,7 +48,7 @@ def shapes_of(sa2va: Sa2VA) -> Architecture:
         text.intermediate_size,
         text.num_attention_heads,
         text.num_key_value_heads,
-        text.head_dim or text.hidden_size // text.num_attention_heads,
+        text.hidden_size // text.num_attention_heads,
         vision.hidden_size,
         vision.intermediate_size,
         picture=tokens,
