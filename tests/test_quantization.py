@@ -24,7 +24,8 @@ RED, BLUE, GREEN, YELLOW = (215, 35, 40), (40, 75, 215), (40, 160, 60), (230, 20
 #: Size, background, phrases, and for each what is drawn.
 DRAWN = [
     ((128, 128), (190, 195, 200), {
-        "the red circle": ("ellipse", (20, 24, 64, 68), RED), "the blue square": ("rectangle", (80, 70, 112, 102), BLUE),
+        "the red circle": ("ellipse", (20, 24, 64, 68), RED),
+        "the blue square": ("rectangle", (80, 70, 112, 102), BLUE),
     }),
     ((320, 240), (40, 90, 40), {
         "the red circle": ("ellipse", (40, 40, 140, 140), RED),
@@ -147,7 +148,7 @@ def test_layers_of_odd_width_are_refused_in_four_bits(checkpoint: Callable[[str]
     odd = Sa2VAModel(config)
     folder = checkpoint("iv25_qwen2").parent / "odd"
     odd.save_pretrained(folder)
-    with pytest.raises(ValueError, match="even width.*33.*take int8"):
+    with pytest.raises(ValueError, match=r"even width.*33.*take int8"):
         Sa2VAModel.from_pretrained(folder, quantization="nf4")
     assert quantised_layers(Sa2VAModel.from_pretrained(folder, quantization="int8"))
 
