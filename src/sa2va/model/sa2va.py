@@ -40,12 +40,8 @@ from sa2va.model.grounding import (
 )
 from sa2va.model.memory import propagate
 from sa2va.model.pixels import normalized_frames
-<<<<<<< HEAD
-from sa2va.runtime import no_weight_bar
-=======
 from sa2va.model.quantization import Quantization, check_widths, main_device, quantization_settings
-from sa2va.runtime import require_extra
->>>>>>> fb8ef8e (Quantised inference: one list of layers for training and inference, --quantize and --device-map in every command that loads a model)
+from sa2va.runtime import no_weight_bar, require_extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -140,25 +136,19 @@ class Sa2VAModel(PreTrainedModel):
         kwargs.pop("trust_remote_code", None)  # nothing here could run it
         checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
         chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
-<<<<<<< HEAD
-        with no_weight_bar():
-            model = super().from_pretrained(
-                None, *model_args, config=checkpoint.config, state_dict=checkpoint.tensors, dtype=chosen, **kwargs
-            )
-=======
         check_widths(settings, checkpoint.config.get_text_config())
         if quantization == "nf4":
             settings.bnb_4bit_compute_dtype = getattr(torch, chosen) if isinstance(chosen, str) else chosen
-        model = super().from_pretrained(
-            None,
-            *model_args,
-            config=checkpoint.config,
-            state_dict=checkpoint.tensors,
-            dtype=chosen,
-            quantization_config=settings,
-            **kwargs,
-        )
->>>>>>> fb8ef8e (Quantised inference: one list of layers for training and inference, --quantize and --device-map in every command that loads a model)
+        with no_weight_bar():
+            model = super().from_pretrained(
+                None,
+                *model_args,
+                config=checkpoint.config,
+                state_dict=checkpoint.tensors,
+                dtype=chosen,
+                quantization_config=settings,
+                **kwargs,
+            )
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return model
 
