@@ -24,6 +24,7 @@ from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
 from sa2va.mask_ops import Cleanup
 from sa2va.model.generation import GenerationOptions
+from sa2va.model.quantization import Quantization
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.processing.processor import Sa2VAProcessor
@@ -65,6 +66,7 @@ class Sa2VA:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         device_map: Any = None,
+        quantization: Quantization | None = None,
         adapter: str | Path | None = None,
         **kwargs: Any,
     ) -> Sa2VA:
@@ -76,13 +78,16 @@ class Sa2VA:
             device: where to put the model; None takes the best device present. Not together with ``device_map``.
             dtype: of the weights; None takes float32 on CPU and half precision on accelerators.
             device_map: ``"auto"`` or a dict spreads the model over devices (needs accelerate).
+            quantization: ``"int8"`` or ``"nf4"`` keeps the linear layers of the language model in eight or four bits
+                (needs bitsandbytes; CUDA or CPU); all else stays in ``dtype``.
             adapter: folder or hub id of what a LoRA run has learnt on this model; it stays apart from the weights
                 (needs peft). ``sa2va merge`` puts it into them.
             kwargs: as in [`Sa2VAModel.from_pretrained`].
 
         Raises:
-            ValueError: the source is no checkpoint, or a tensor is missing, left over or misshapen; or the adapter
-                belongs to another model.
+            ValueError: the source is no checkpoint, the hub does not give it, or a tensor is missing, left over or
+                misshapen; the adapter belongs to another model; the device does not compute with quantised weights.
+            ImportError: a package that an option needs is missing; the message says how to install it.
         """
         source = zoo.resolve(str(source))
         if adapter is None and is_adapter(source):
@@ -91,8 +96,10 @@ class Sa2VA:
             raise ValueError("pass device= for one device, or device_map= to spread the model; not both")
         target = torch.device(device) if device is not None else default_device()
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+        if device_map is None and (quantization or kwargs.get("quantization_config")):
+            device_map = {"": target}  # quantised weights are made where they stay
         model: Any = Sa2VAModel.from_pretrained(
-            source, dtype=dtype or default_dtype(target), device_map=device_map, **kwargs
+            source, dtype=dtype or default_dtype(target), device_map=device_map, quantization=quantization, **kwargs
         )
         if adapter is not None:
             attach(model, open_adapter(adapter, **hub))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,13 @@ def resolve(name: str) -> str:
                 raise ValueError(f"{model.hub_id} cannot be loaded yet ({model.note}); `sa2va models` lists what can")
             return model.hub_id
     return name
+
+
+def did_you_mean(name: str) -> str:
+    """The model of the zoo that a name may have been meant for, as the end of a message; "" where none is near."""
+    known = {TINY.name: TINY.name}
+    for model in ZOO:
+        if model.loads:
+            known |= {model.name.lower(): model.hub_id, model.hub_id.lower(): model.hub_id}
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+    return f"; did you mean {known[near[0]]}?" if near and known[near[0]] != name else ""

@@ -21,7 +21,7 @@ from sa2va.train.overview import changes
 from sa2va.train.presets import PRESETS, preset, recipes_and_overrides
 from sa2va.train.recipes import RECIPES, pretraining
 from sa2va.train.run import prepare
-from sa2va.train.start import check_quantization, load_start
+from sa2va.train.start import load_start
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 from sa2va.zoo import RELEASED
 
@@ -272,7 +272,7 @@ def test_four_bits_say_what_they_need(
 
 
 def test_four_bits_on_a_device_that_cannot_is_refused_before_anything_loads(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sa2va.train.start.default_device", lambda: torch.device("mps"))
+    monkeypatch.setattr("sa2va.train.run.default_device", lambda: torch.device("mps"))
     config = TrainConfig(model="nowhere", output="run", data=(), quantization="nf4")
-    with pytest.raises(ValueError, match="runs on CUDA and CPU, and this machine has mps; set quantization=null"):
-        check_quantization(config)
+    with pytest.raises(ValueError, match="for CUDA and CPU, and the device is mps; leave quantization out"):
+        prepare(config)

@@ -16,7 +16,8 @@ from sa2va.checkpoint.adapter import adapter_base, is_adapter, merged, open_adap
 from sa2va.checkpoint.companions import copy_companions
 from sa2va.checkpoint.extras import OWN_KEY, difference, paths_of
 from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor, write_tensors_file
-from sa2va.checkpoint.loading import HUB_OPTIONS, Checkpoint, open_checkpoint, released_rules, to_released
+from sa2va.checkpoint.hub import HUB_OPTIONS
+from sa2va.checkpoint.loading import Checkpoint, open_checkpoint, released_rules, to_released
 from sa2va.checkpoint.released import config_to_released
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import INTERNVL

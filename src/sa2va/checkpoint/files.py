@@ -4,7 +4,7 @@ touched."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sa2va.atomic import replacing
 from sa2va.checkpoint.boundary import read_json_object
+from sa2va.checkpoint.hub import DOWNLOAD_PATTERNS, download, is_hub_id
+from sa2va.zoo import did_you_mean
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-#: What a download of a checkpoint needs; remote code and pickles are left on the hub.
-DOWNLOAD_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _DTYPES = {
     "F64": torch.float64,
@@ -62,24 +62,26 @@ class LazyTensor:
         return self.dtype.is_floating_point
 
 
-def resolve_folder(source: str | Path, **hub_kwargs: Any) -> Path:
+def resolve_folder(source: str | Path, patterns: Sequence[str] = DOWNLOAD_PATTERNS, **hub_kwargs: Any) -> Path:
     """A local folder as it is, or a hub id downloaded (safetensors, configs and tokenizer files only).
 
+    Args:
+        patterns: which files are needed.
+
     Raises:
-        ValueError: neither a folder nor something that looks like a hub id.
+        ValueError: neither a folder nor something that looks like a hub id, or the hub does not give it.
     """
     folder = Path(source)
     if folder.is_dir():
         return folder
     if folder.is_file():
         raise ValueError(f"expected a checkpoint folder or a hub id, got the file {folder}; pass its folder")
-    if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        raise ValueError(f"no such checkpoint folder: {source} (and it is not a hub id of the form 'owner/name')")
-    from huggingface_hub import snapshot_download
-
-    known = {"revision", "cache_dir", "token", "local_files_only", "force_download"}
-    options = {key: value for key, value in hub_kwargs.items() if key in known}
-    return Path(snapshot_download(str(source), allow_patterns=list(DOWNLOAD_PATTERNS), **options))
+    if not is_hub_id(str(source)):
+        raise ValueError(
+            f"no such checkpoint folder: {source} (and it is not a hub id of the form 'owner/name')"
+            f"{did_you_mean(str(source))}"
+        )
+    return download(str(source), patterns, **hub_kwargs)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from sa2va.checkpoint.released import config_from_released, is_released, read_to
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import INTERNVL
 
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 TWO_DECODERS = "sam_mask_decoder_modified."
 _HEAD, _EMBEDDINGS = "vlm.lm_head.weight", "vlm.model.language_model.embed_tokens.weight"
 #: Tables that models compute for themselves, such as those of positions: far more than any real model's.
@@ -53,6 +52,11 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
     """
     folder = resolve_folder(source, **hub_kwargs)
     content = read_config(folder)
+    if content.get("quantization_config"):
+        raise ValueError(
+            f"{folder / 'config.json'} says that its weights are quantised already; load the checkpoint it was made "
+            'from, with quantization="int8" or "nf4"'
+        )
     tensors = open_tensors(folder)
     released = is_released(content)
     if not config:

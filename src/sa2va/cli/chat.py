@@ -46,6 +46,8 @@ def chat(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Precision = Dtype.AUTO,
+    quantize: options.Quantization = None,
+    device_map: options.DeviceMap = None,
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Ask anything; answers may point at things with masks.
@@ -65,13 +67,14 @@ def chat(
     if source == "-" and out is not None:
         raise ValueError("without a picture there is nothing to write; leave out -o, or name a SOURCE")
     masks, name = options.mask_options(threshold, tidy), model_name(model)
+    loading = options.Loading(device, dtype, quantize, device_map)
     media = None if source == "-" else open_source(source)
 
     def plan(place: Path | None) -> Plan:
         return Plan({}) if media is None else plan_answers(media, source, place, save, overwrite=overwrite)
 
     first_plan = plan(out)
-    sa2va = load_model(screen, name, device, dtype)
+    sa2va = load_model(screen, name, loading)
     reporter = Reporter(screen, media, source, name)
     talk = Conversation(sa2va, reporter, plan, {"max_new_tokens": max_new_tokens, **masks})
     if question is not None:

@@ -100,6 +100,8 @@ def run(
     threshold: options.Threshold = 0.5,
     device: options.Device = "auto",
     dtype: options.Precision = Dtype.AUTO,
+    quantize: options.Quantization = None,
+    device_map: options.DeviceMap = None,
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Ask a model everything in benchmarks, and score its answers.
@@ -118,8 +120,7 @@ def run(
         _settings(key_frames, num_key_frames, mode, threshold, max_new_tokens, at_once),
         limit,
         Shard.of_process() if shard is None else Shard.parse(shard),
-        device,
-        dtype,
+        options.Loading(device, dtype, quantize, device_map),
     )
     if dry_run:
         rehearse(screen, task)

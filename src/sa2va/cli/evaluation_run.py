@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from sa2va.atomic import check_target
 from sa2va.cli.evaluation import show_scores
 from sa2va.cli.loading import load_model, model_name, quiet_libraries
-from sa2va.cli.options import Dtype
+from sa2va.cli.options import Loading
 from sa2va.cli.screen import LogProgress, Screen
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings
@@ -39,8 +39,7 @@ class Task:
     settings: Settings
     limit: int | None
     shard: Shard
-    device: str
-    dtype: Dtype
+    loading: Loading
 
     def rows(self, screen: Screen) -> list[Row]:
         """The benchmarks; those that ``all`` leaves out are named. Raises ValueError when none is left."""
@@ -51,12 +50,15 @@ class Task:
 
     def load(self, screen: Screen) -> Sa2VA:
         """The model, on this process's own GPU where there are several."""
-        device = self.device
-        if device == "auto" and "LOCAL_RANK" in os.environ:
+        loading = self.loading
+        if loading.device == "auto" and "LOCAL_RANK" in os.environ:
             import torch
 
-            device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else device
-        return load_model(screen, model_name(self.model), device, self.dtype)
+            if loading.device_map is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+                raise ValueError("--device-map gives all devices to one process; start only one, without torchrun")
+            if torch.cuda.is_available() and loading.device_map is None:
+                loading = replace(loading, device=f"cuda:{os.environ['LOCAL_RANK']}")
+        return load_model(screen, model_name(self.model), loading)
 
 
 def rehearse(screen: Screen, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""From ``--model``, ``--device`` and ``--dtype`` to a loaded model, without the libraries' noise."""
+"""From ``--model`` and [`Loading`] to a loaded model, without the libraries' noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sa2va import zoo
-from sa2va.cli.options import Dtype
+from sa2va.cli.options import Dtype, Loading
 from sa2va.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -28,25 +28,31 @@ def model_name(model: str | None) -> str:
     return zoo.resolve(model)
 
 
-def load_model(screen: Screen, name: str, device: str, dtype: Dtype) -> Sa2VA:
+def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
     """Load a folder or hub id.
 
     Raises:
-        ValueError: the device is not there, or the checkpoint is damaged.
+        ValueError: the device is not there or does not compute like this, the hub does not give the checkpoint, or it
+            is damaged. ImportError: a package for this is missing.
     """
     screen.note(f"loading {name}")
     import torch
 
+    from sa2va.model.quantization import quantization_of
     from sa2va.predictor import Sa2VA
 
     with quiet_libraries(screen):
         sa2va = Sa2VA.from_pretrained(
             name,
-            device=None if device == "auto" else checked_device(device),
-            dtype=None if dtype is Dtype.AUTO else getattr(torch, dtype),
+            device=None if loading.device == "auto" else checked_device(loading.device),
+            dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
+            device_map=None if loading.device_map is None else loading.device_map.value,
+            quantization=None if loading.quantize is None else loading.quantize.value,
         )
     weights = sa2va.model
-    screen.note(f"on {weights.device}, {str(weights.dtype).removeprefix('torch.')}")
+    places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())
+    numbers = [str(weights.dtype).removeprefix("torch."), quantization_of(weights)]
+    screen.note(f"on {' and '.join(places)}, {', '.join(filter(None, numbers))}")
     return sa2va
 
 

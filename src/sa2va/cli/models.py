@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+import typer
 from rich import box
 from rich.table import Table
 
@@ -11,12 +14,18 @@ from sa2va.cli.screen import Screen
 
 
 @command
-def models(screen: Screen) -> None:
+def models(
+    screen: Screen,
+    memory: Annotated[bool, typer.Option("--memory", help="How much memory each of the ten needs instead.")] = False,
+) -> None:
     """List the published checkpoints: base, size, scores, and which can be loaded.
 
     Scores are their authors' own: cIoU on RefCOCO / + / g (val), J&F on MeViS
     (val_u) and Ref-DAVIS17. The name in the first column is good for [bold]--model[/bold].
     """
+    if memory:
+        _show_memory(screen)
+        return
     if screen.json:
         screen.emit({"models": [model.record for model in zoo.ZOO], "license": zoo.LICENSE_NOTE})
         return
@@ -24,6 +33,38 @@ def models(screen: Screen) -> None:
     screen.result(_table(zoo.OTHERS, "Others of the family"))
     screen.note("Scores as printed in arXiv 2501.04001 v3 (tables 8, 14) and the Sa2VA-i README; - is not published.")
     screen.note(zoo.LICENSE_NOTE)
+
+
+def _show_memory(screen: Screen) -> None:
+    """Bytes of weights in three number formats, and of what a request works with."""
+    from sa2va.sizes import ARCHITECTURES
+
+    kinds: tuple[Literal["bfloat16", "int8", "nf4"], ...] = ("bfloat16", "int8", "nf4")
+    rows = [
+        {"name": name}
+        | {kind: shapes.weights(kind) for kind in kinds}
+        | {"picture": shapes.picture_work(), "video": shapes.video_work()}
+        for name, shapes in ARCHITECTURES.items()
+    ]
+    if screen.json:
+        screen.emit({"memory": rows, "unit": "bytes"})
+        return
+    table = Table(title="Memory in GB (10^9 bytes)", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("model", style="cyan", no_wrap=True)
+    for heading in ("weights bfloat16", "--quantize int8", "--quantize nf4", "+ picture", "+ video"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(str(row["name"]), *(f"{value / 1e9:.2f}" for value in list(row.values())[1:]))
+    screen.result(table)
+    screen.note(
+        "Weights are exact. To them comes one of the last two: the most that is at work, in half precision, for a"
+    )
+    screen.note(
+        "picture as large as the model takes, or for a video of any length; and what the device's libraries take."
+    )
+    screen.note(
+        "Sa2VA-i and SaSaSa2VA models need what the released model on the same base does; float32 twice bfloat16."
+    )
 
 
 def _table(rows: tuple[zoo.ZooModel, ...], title: str) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,22 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+class Quantize(StrEnum):
+    """Number formats of the language model's linear layers."""
+
+    INT8 = "int8"
+    NF4 = "nf4"
+
+
+class DeviceMaps(StrEnum):
+    """Ways to spread a model over several devices."""
+
+    AUTO = "auto"
+    BALANCED = "balanced"
+    BALANCED_LOW_0 = "balanced_low_0"
+    SEQUENTIAL = "sequential"
 
 
 class PropagationMode(StrEnum):
@@ -62,6 +78,21 @@ Device = Annotated[
 Precision = Annotated[
     Dtype,
     typer.Option("--dtype", rich_help_panel=_MODEL, help="Weights; auto is float32 on a CPU, half elsewhere."),
+]
+Quantization = Annotated[
+    Quantize | None,
+    typer.Option(
+        "--quantize",
+        show_default=False,
+        rich_help_panel=_MODEL,
+        help="Keep the language model's linear layers in 8 or 4 bits; `sa2va models --memory` says what that saves.",
+    ),
+]
+DeviceMap = Annotated[
+    DeviceMaps | None,
+    typer.Option(
+        show_default=False, rich_help_panel=_MODEL, help="Spread the model over all devices, instead of --device."
+    ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, rich_help_panel=_MODEL, help="Longest answer, in tokens.")]
 Out = Annotated[
@@ -142,6 +173,20 @@ End = Annotated[
 MaxFrames = Annotated[
     int | None, typer.Option(min=1, show_default=False, rich_help_panel=_VIDEO, help="Take at most this many frames.")
 ]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where a model is computed and in what numbers: ``--device --dtype --quantize --device-map``."""
+
+    device: str = "auto"
+    dtype: Dtype = Dtype.AUTO
+    quantize: Quantize | None = None
+    device_map: DeviceMaps | None = None
+
+    def __post_init__(self) -> None:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(f"--device {self.device} is one device and --device-map spreads the model; give one")
 
 
 def check_phrases(phrases: Sequence[str]) -> None:

@@ -32,6 +32,8 @@ def segment(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Precision = Dtype.AUTO,
+    quantize: options.Quantization = None,
+    device_map: options.DeviceMap = None,
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Find what phrases or questions describe, as masks.
@@ -45,19 +47,20 @@ def segment(
     from sa2va.processing.frames import FrameSource
 
     options.check_phrases(phrases)
+    loading = options.Loading(device, dtype, quantize, device_map)
     media = open_source(source)
     if isinstance(media, FrameSource):
         from sa2va.cli.video import Task, follow
 
-        task = Task(source, phrases, model, threshold, tidy, max_new_tokens, dtype)
-        follow(screen, task, device=device, out=out, save=save, overwrite=overwrite)
+        task = Task(source, phrases, model, threshold, tidy, max_new_tokens, loading)
+        follow(screen, task, out=out, save=save, overwrite=overwrite)
         return
     from sa2va.cli.loading import load_model, model_name
     from sa2va.cli.outputs import plan_pictures
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
     plan = plan_pictures(source, out, save, overwrite=overwrite)
-    sa2va = load_model(screen, name, device, dtype)
+    sa2va = load_model(screen, name, loading)
     started = perf_counter()
     answers = cast("list[Answer]", sa2va.segment(media, phrases, max_new_tokens=max_new_tokens, **masks))
     reporter = Reporter(screen, media, source, name)
@@ -76,6 +79,8 @@ def caption(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Precision = Dtype.AUTO,
+    quantize: options.Quantization = None,
+    device_map: options.DeviceMap = None,
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Describe a picture or a short clip, with a mask for each thing the text names."""
@@ -85,9 +90,10 @@ def caption(
     from sa2va.cli.report import Reporter
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
+    loading = options.Loading(device, dtype, quantize, device_map)
     media = open_source(source)
     plan = plan_answers(media, source, out, save, overwrite=overwrite)
-    sa2va = load_model(screen, name, device, dtype)
+    sa2va = load_model(screen, name, loading)
     started = perf_counter()
     answer = sa2va.caption(media, max_new_tokens=max_new_tokens, **masks)
     Reporter(screen, media, source, name).report([answer], plan, started=started)
@@ -112,6 +118,8 @@ def describe(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Precision = Dtype.AUTO,
+    quantize: options.Quantization = None,
+    device_map: options.DeviceMap = None,
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Describe marked parts of a picture, one text each: boxes first, then masks.
@@ -122,13 +130,13 @@ def describe(
     from sa2va.cli.loading import load_model, model_name
     from sa2va.processing.media import load_image
 
-    name = model_name(model)
+    name, loading = model_name(model), options.Loading(device, dtype, quantize, device_map)
     named = [(f"box {text}", options.box(text)) for text in box or ()]
     named += [(f"mask {path}", read_mask(path)) for path in mask or ()]
     if not named:
         raise ValueError("nothing is marked; use --box x0,y0,x1,y1 or --mask FILE, as often as you like")
     image = load_image(source)
-    sa2va = load_model(screen, name, device, dtype)
+    sa2va = load_model(screen, name, loading)
     texts = sa2va.describe(image, [region for _, region in named], max_new_tokens=max_new_tokens)
     regions = [{"region": region, "text": text} for (region, _), text in zip(named, texts, strict=True)]
     if screen.json:

@@ -49,6 +49,8 @@ def track(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Precision = Dtype.AUTO,
+    quantize: options.Quantization = None,
+    device_map: options.DeviceMap = None,
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Follow what phrases describe through a video of any length.
@@ -67,13 +69,13 @@ def track(
         threshold,
         tidy,
         max_new_tokens,
-        dtype,
+        options.Loading(device, dtype, quantize, device_map),
         key_frames=options.key_frames(key_frames),
         num_key_frames=num_key_frames,
         mode=mode,
         sampling=options.sampling(stride, fps, start, end, max_frames),
     )
-    follow(screen, task, device=device, out=out, save=save, overwrite=overwrite, resume=resume)
+    follow(screen, task, out=out, save=save, overwrite=overwrite, resume=resume)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Task:
     threshold: float
     tidy: str | None
     max_new_tokens: int
-    dtype: Dtype
+    loading: options.Loading
     key_frames: str | list[int] = "uniform"
     num_key_frames: int = 5
     mode: PropagationMode | None = None
@@ -131,7 +133,9 @@ class Task:
         from sa2va.cli.loading import model_name
         from sa2va.cli.run_record import RunRecord
 
-        settings = {**self.tracking, "cleanup": self.tidy, **self.sampling, "dtype": self.dtype.value}
+        settings = {**self.tracking, "cleanup": self.tidy, **self.sampling, "dtype": self.loading.dtype.value}
+        if self.loading.quantize is not None:
+            settings["quantize"] = self.loading.quantize.value
         model = model_name(self.model)
         return RunRecord(
             __version__, self.source, model, list(self.phrases), settings, list(video.size), video.frame_count
@@ -142,7 +146,6 @@ def follow(
     screen: Screen,
     task: Task,
     *,
-    device: str,
     out: Path | None,
     save: str | None,
     overwrite: bool,
@@ -166,5 +169,5 @@ def follow(
     if run.is_done:
         run.report("already complete")
         return
-    sa2va = load_model(screen, run.model, device, task.dtype)
+    sa2va = load_model(screen, run.model, task.loading)
     run.go(video, lambda: sa2va.track(video, task.phrases, **task.tracking))

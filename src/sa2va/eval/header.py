@@ -16,6 +16,7 @@ import torch
 
 from sa2va.atomic import replacing
 from sa2va.eval.asking import Settings
+from sa2va.model.quantization import quantization_of
 from sa2va.zoo import TINY
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class RunHeader:
         dtype, device, device_name: e.g. ``"bfloat16"``, ``"cuda"``, ``"NVIDIA H100 80GB HBM3"``.
         mode: how masks were carried through clips, after the checkpoint's own choice was made.
         settings: fields of ``Settings``. versions: of this package, Python and the libraries.
+        quantization: of the language model, ``"int8"`` or ``"nf4"``; ``""`` for none.
     """
 
     model: str
@@ -50,6 +52,7 @@ class RunHeader:
     mode: str
     settings: dict[str, Any]
     versions: dict[str, str]
+    quantization: str = ""
 
     @classmethod
     def of(cls, sa2va: Sa2VA, model: str, settings: Settings) -> RunHeader:
@@ -72,6 +75,7 @@ class RunHeader:
             mode=settings.mode or ("consistent" if original else "released"),
             settings=json.loads(json.dumps(settings.record)),
             versions=_versions(),
+            quantization=quantization_of(weights),
         )
 
     def settle(self, out: Path) -> None:
@@ -87,7 +91,7 @@ class RunHeader:
                 temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
             return
         theirs, ours = asdict(read_header(out)), asdict(self)
-        for name in ours:
+        for name in ("quantization", "dtype", *ours):  # which change the weights, too
             if name not in _MAY_DIFFER and theirs[name] != ours[name]:
                 before, now = _difference(theirs[name], ours[name])
                 raise ValueError(
@@ -138,7 +142,7 @@ def _revision(model: str) -> str:
 def _digest(text: str) -> str:
     content = json.loads(text)
     # Where the model was loaded from and by whom is not what it is.
-    for name in ("_name_or_path", "transformers_version", "dtype"):
+    for name in ("_name_or_path", "transformers_version", "dtype", "quantization_config"):
         content.pop(name, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -13,6 +13,7 @@ from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
 from sa2va.eval.lmms_messages import Conversation, Sampling, read_messages
+from sa2va.model.quantization import Quantization
 from sa2va.predictor import Sa2VA
 from sa2va.runtime import logger
 from sa2va.zoo import resolve
@@ -44,8 +45,8 @@ class Sa2VALmms(lmms):
 
     Args:
         pretrained: local folder, hub id, or a name that ``sa2va models`` lists.
-        device, dtype, device_map, revision: as in [`Sa2VA.from_pretrained`]; with several processes each takes its own
-            device.
+        device, dtype, device_map, quantization, revision: as in [`Sa2VA.from_pretrained`]; with several processes each
+            takes its own device.
         batch_size: most questions about one video or picture file that are answered together; other requests are
             answered one by one, whatever it is.
         max_batch_size: accepted because lmms-eval passes it.
@@ -62,6 +63,7 @@ class Sa2VALmms(lmms):
         device: str | None = None,
         dtype: str | None = None,
         device_map: str | None = None,
+        quantization: Quantization | None = None,
         revision: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -81,7 +83,7 @@ class Sa2VALmms(lmms):
             device = str(self.accelerator.device)
         hub = {} if revision is None else {"revision": revision}
         self.sa2va: Sa2VA | None = Sa2VA.from_pretrained(
-            resolve(pretrained), device=device, dtype=dtype, device_map=device_map, **hub
+            resolve(pretrained), device=device, dtype=dtype, device_map=device_map, quantization=quantization, **hub
         )
         self.device = self.sa2va.model.device
         self.batch_size = int(batch_size)

@@ -41,7 +41,8 @@ from sa2va.model.grounding import (
 )
 from sa2va.model.memory import propagate
 from sa2va.model.pixels import normalized_frames
-from sa2va.runtime import no_weight_bar
+from sa2va.model.quantization import Quantization, check_widths, main_device, quantization_settings
+from sa2va.runtime import no_weight_bar, require_extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,6 +103,7 @@ class Sa2VAModel(PreTrainedModel):
         *model_args: Any,
         config: Sa2VAConfig | None = None,
         dtype: torch.dtype | str | None = None,
+        quantization: Quantization | None = None,
         **kwargs: Any,
     ) -> Sa2VAModel:
         """Load a released checkpoint or one of ours, strictly, without remote code.
@@ -110,23 +112,43 @@ class Sa2VAModel(PreTrainedModel):
             pretrained_model_name_or_path: local folder or hub id; ``config.json`` says which layout it is.
             config: overrides the folder's own.
             dtype: of the weights in memory; None or ``"auto"`` takes the one ``config.json`` names, else float32.
-            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config``,
-                ``max_memory``, and ``revision``, ``cache_dir``, ``token``, ``local_files_only`` for a hub id.
+            quantization: ``"int8"`` or ``"nf4"`` for the linear layers of the language model, on CUDA and CPU; see
+                [`sa2va.model.quantization`].
+            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config`` (it gets the
+                list of what stays as it is), ``max_memory``, and ``revision``, ``cache_dir``, ``token``,
+                ``local_files_only`` for a hub id.
 
         Raises:
-            ValueError: a tensor is missing, left over or misshapen, or a file is damaged; the message names it.
+            ValueError: a tensor is missing, left over or misshapen, or a file is damaged; the message names it. Or the
+                hub does not give the checkpoint, or it cannot be quantised like this here.
+            ImportError: ``quantization`` or ``device_map`` needs a package that is missing.
         """
-        from sa2va.checkpoint.loading import HUB_OPTIONS, open_checkpoint
+        from sa2va.checkpoint.hub import HUB_OPTIONS
+        from sa2va.checkpoint.loading import open_checkpoint
 
         if pretrained_model_name_or_path is None:  # transformers' own way to load a given state dict
             return super().from_pretrained(None, *model_args, config=config, dtype=dtype, **kwargs)
+        device_map = kwargs.get("device_map")
+        # What is missing here is said before anything is downloaded.
+        settings = quantization_settings(quantization, kwargs.pop("quantization_config", None), main_device(device_map))
+        if device_map is not None:
+            require_extra("accelerate", "multi-gpu")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
         kwargs.pop("trust_remote_code", None)  # nothing here could run it
         checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
         chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
+        check_widths(settings, checkpoint.config.get_text_config())
+        if quantization == "nf4":
+            settings.bnb_4bit_compute_dtype = getattr(torch, chosen) if isinstance(chosen, str) else chosen
         with no_weight_bar():
             model = super().from_pretrained(
-                None, *model_args, config=checkpoint.config, state_dict=checkpoint.tensors, dtype=chosen, **kwargs
+                None,
+                *model_args,
+                config=checkpoint.config,
+                state_dict=checkpoint.tensors,
+                dtype=chosen,
+                quantization_config=settings,
+                **kwargs,
             )
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return model
@@ -161,7 +183,15 @@ class Sa2VAModel(PreTrainedModel):
 
         transformers would by default rename tensors of the vision-language model to the names of its own older
         checkpoints, which are not ours.
+
+        Raises:
+            ValueError: the model is quantised, so that its own weights are gone.
         """
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError(
+                "a quantised model has lost its own weights and is not saved; keep the checkpoint it was loaded from "
+                "and quantise that when it is loaded"
+            )
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
         for path in Path(save_directory).glob("*.safetensors"):

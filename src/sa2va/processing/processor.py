@@ -20,6 +20,8 @@ from PIL import Image
 
 from sa2va.checkpoint.boundary import reading
 from sa2va.checkpoint.extras import OWN_KEY, overlaid
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
@@ -147,18 +149,17 @@ class ProcessorSettings:
 
     @classmethod
     def read(
-        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None, **hub_kwargs: Any
+        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None
     ) -> ProcessorSettings:
-        """The settings of a local folder or a hub id: those that were saved there, or those that follow from its model.
+        """The settings of a local folder: those that were saved there, or those that follow from its model.
 
         Args:
             config: the model's; read only where no settings of ours were saved.
-            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
 
         Raises:
             ValueError: a file holds something else, or there is no config where one is needed.
         """
-        saved = read_json(folder, _CONFIG_FILE, **hub_kwargs)
+        saved = read_json(folder, _CONFIG_FILE)
         if saved.pop("processor_class", None) == _OURS:
             with reading(f"{folder}: {_CONFIG_FILE}"):
                 return cls.from_json(saved)
@@ -167,13 +168,13 @@ class ProcessorSettings:
         with reading(f"{folder}: config.json"):
             settings = cls.of(config)
         # transformers 5 writes the picture processor's settings into the file of the whole processor.
-        pixels = saved.get("image_processor") or read_json(folder, "preprocessor_config.json", **hub_kwargs)
+        pixels = saved.get("image_processor") or read_json(folder, "preprocessor_config.json")
         with reading(f"{folder}: preprocessor_config.json"):
             if settings.patches and "image_mean" in pixels:
                 mean, std = tuple(pixels["image_mean"]), tuple(pixels["image_std"])
                 settings = replace(settings, patches=replace(settings.patches, mean=mean, std=std))
         with reading(f"{folder}: config.json: {OWN_KEY}"):
-            own = (read_json(folder, "config.json", **hub_kwargs).get(OWN_KEY) or {}).get("processor")
+            own = (read_json(folder, "config.json").get(OWN_KEY) or {}).get("processor")
             return cls.from_json(overlaid(asdict(settings), own)) if own else settings
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -218,20 +219,24 @@ class Sa2VAProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None, **hub_kwargs: Any
+        cls, folder: str | Path, config: Sa2VAConfig | None = None: Any
     ) -> Sa2VAProcessor:
         """Load from a local folder or a hub id, without remote code.
 
         Args:
             folder: what [`save_pretrained`] wrote, or a released checkpoint.
             config: the model's config; read only where the folder holds no ``processor_config.json`` of ours.
-            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
+            hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
+
+        Raises:
+            ValueError: there is no such folder, the hub does not give it, or it holds no tokenizer of a known class.
         """
-        tokenizer = load_tokenizer(folder, **hub_kwargs)
+        place = resolve_folder(folder, TEXT_PATTERNS)
+        tokenizer = load_tokenizer(place)
         # Processors of the Qwen families used to keep their template in a file that tokenizers do not read.
-        if legacy := read_json(folder, "chat_template.json", **hub_kwargs):
+        if legacy := read_json(place, "chat_template.json"):
             tokenizer.chat_template = legacy.get("chat_template")
-        settings = ProcessorSettings.read(folder, config, **hub_kwargs)
+        settings = ProcessorSettings.read(place, config)
         with reading(folder):
             return cls(tokenizer, settings)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
-from transformers.utils.hub import cached_file
 
 from sa2va.checkpoint.boundary import read_json_object, reading
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.families import ADDED_TOKENS, SEG_TOKEN
 
 
@@ -78,24 +78,26 @@ def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrai
 
     Args:
         folder: a local folder or a hub id.
-        hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
+        hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
     Raises:
-        ValueError: the folder holds no tokenizer, or one of a class that is not known here.
+        ValueError: the folder holds no tokenizer, or one of a class that is not known here; or the hub does not give
+            it.
     """
-    name = str(read_json(folder, "tokenizer_config.json", **hub_kwargs).get("tokenizer_class") or "Qwen2Tokenizer")
+    place = resolve_folder(str(folder), TEXT_PATTERNS, **hub_kwargs)
+    name = str(read_json(place, "tokenizer_config.json").get("tokenizer_class") or "Qwen2Tokenizer")
     cls = _CLASSES.get(name.removesuffix("Fast"))
     if cls is None:
         raise ValueError(
             f"{folder} names the tokenizer class {name!r}, which is not known here and would need the checkpoint's own "
             f"code; expected one of {sorted(_CLASSES)}"
         )
-    if not any(_find(folder, vocabulary, **hub_kwargs) for vocabulary in _VOCABULARIES):
+    if not any((place / vocabulary).is_file() for vocabulary in _VOCABULARIES):
         raise ValueError(f"{folder} holds no tokenizer: expected one of {', '.join(_VOCABULARIES)} in it")
     for settings in ("special_tokens_map.json", "added_tokens.json"):
-        read_json(folder, settings, **hub_kwargs)  # names the file where transformers would not
+        read_json(place, settings)  # names the file where transformers would not
     with reading(f"{folder}: the tokenizer's files"):
-        return cls.from_pretrained(folder, **hub_kwargs)
+        return cls.from_pretrained(place)
 
 
 def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -114,11 +116,7 @@ def read_json(folder: str | os.PathLike[str], name: str, **hub_kwargs: Any) -> d
     """A JSON file of a local folder or a hub id; empty where the file is missing.
 
     Raises:
-        ValueError: the file holds no JSON object.
+        ValueError: the file holds no JSON object, or the hub does not give it.
     """
-    path = _find(folder, name, **hub_kwargs)
-    return {} if path is None else read_json_object(Path(path))
-
-
-def _find(folder: str | os.PathLike[str], name: str, **hub_kwargs: Any) -> str | None:
-    return cached_file(folder, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    path = resolve_folder(str(folder), TEXT_PATTERNS, **hub_kwargs) / name
+    return read_json_object(path) if path.is_file() else {}

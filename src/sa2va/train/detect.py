@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sa2va import zoo
+from sa2va.checkpoint.hub import is_hub_id
 from sa2va.checkpoint.released import is_released
 from sa2va.data.check import OWN_FORMS, places_of, present_sets
 from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
@@ -36,7 +37,7 @@ def is_base_model(model: str) -> bool:
 
 
 def _config(model: str) -> dict[str, Any]:
-    exists = Path(model).is_dir() or (model.count("/") == 1 and not model.startswith((".", "/", "~")))
+    exists = Path(model).is_dir() or is_hub_id(model)
     return read_json(model, "config.json") if exists else {}
 
 

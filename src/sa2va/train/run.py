@@ -16,6 +16,7 @@ from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_cli
 from sa2va.data.holdout import HoldOut, OneView
 from sa2va.data.mixture import EncodedDataset, Part
 from sa2va.data.sample import Sample
+from sa2va.model.quantization import check_quantization
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
@@ -23,7 +24,7 @@ from sa2va.train.checkpoints import changed_settings, last_checkpoint, other_pro
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.pretext import Pretext
 from sa2va.train.recall import Recall
-from sa2va.train.start import check_quantization, load_start
+from sa2va.train.start import load_start
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compile_layers, make_trainable
 
 #: Samples of each source that are encoded before the first step, to find what is wrong with them.
@@ -71,7 +72,8 @@ def prepare(config: TrainConfig) -> Run:
     """
     config.check()
     _check_machine(config)
-    check_quantization(config)
+    if config.quantization:
+        check_quantization(config.quantization, default_device())
     parts = tuple(_opened(place, options) for place, options in enumerate(config.data))
     parts, validation = _divided(parts, config.validation)
     model, processor = load_start(config)

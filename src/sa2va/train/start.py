@@ -7,25 +7,16 @@ from typing import Any
 
 import torch
 
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.config import Sa2VAConfig, set_grounding_side
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.tokenizer import load_tokenizer
-from sa2va.runtime import default_device, require_extra
+from sa2va.runtime import default_device
 from sa2va.train.config import TrainConfig
 from sa2va.train.detect import is_base_model
 from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY, tiny_model, tiny_tokenizer
-
-#: Everything but the linear layers of the language model stays as it is: small, trained, or not made for four bits.
-_UNQUANTISED = (
-    "vlm.lm_head",
-    "vlm.model.vision_tower",
-    "vlm.model.visual",
-    "vlm.model.multi_modal_projector",
-    "projection",
-    "sam2",
-    "original_mask_decoder",
-)
 
 
 def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
@@ -55,9 +46,11 @@ def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
         torch.manual_seed(config.seed)  # the projection starts from random numbers
         model = Sa2VAModel.from_parts(config.model, config.sam2, tokenizer=tokenizer, template=config.template)
         return model.to(dtype), Sa2VAProcessor(tokenizer, model.config)  # type: ignore[arg-type]
-    options: dict[str, Any] = quantised_base() if config.quantization else {}
+    options: dict[str, Any] = {}
+    if config.quantization:
+        options |= {"quantization": config.quantization, "device_map": {"": default_device()}}
     if config.grounding_side:
-        options["config"] = Sa2VAConfig.from_pretrained(config.model)
+        options["config"] = Sa2VAConfig.from_pretrained(resolve_folder(config.model, TEXT_PATTERNS))
         set_grounding_side(options["config"].sam2_config, config.grounding_side)
     model = Sa2VAModel.from_pretrained(config.model, dtype=dtype, **options)
     processor = Sa2VAProcessor.from_pretrained(config.model, model.config)
@@ -65,34 +58,3 @@ def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
         settings = replace(processor.settings, grounding_side=config.grounding_side)
         processor = Sa2VAProcessor(processor.tokenizer, settings)
     return model, processor
-
-
-def check_quantization(config: TrainConfig) -> None:
-    """Find out before loading whether this machine can train on a base in four bits.
-
-    Raises:
-        ValueError: bitsandbytes does not know the device. ImportError: bitsandbytes is missing.
-    """
-    if not config.quantization:
-        return
-    device = default_device()
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(
-            f'quantization "{config.quantization}" runs on CUDA and CPU, and this machine has {device.type}; '
-            "set quantization=null, or take a smaller model"
-        )
-    require_extra("bitsandbytes", "quant")
-
-
-def quantised_base() -> dict[str, Any]:
-    """How the base is loaded in four bits (NF4 with double quantisation; QLoRA, arXiv 2305.14314, section 3)."""
-    from transformers import BitsAndBytesConfig
-
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=list(_UNQUANTISED),
-    )
-    return {"quantization_config": settings, "device_map": {"": default_device()}}
