@@ -148,9 +148,7 @@ class ProcessorSettings:
         return cls(**{**values, "patches": QwenPixels(**{**patches, **lists})})
 
     @classmethod
-    def read(
-        cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None
-    ) -> ProcessorSettings:
+    def read(cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None) -> ProcessorSettings:
         """The settings of a local folder: those that were saved there, or those that follow from its model.
 
         Args:
@@ -219,7 +217,7 @@ class Sa2VAProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, config: Sa2VAConfig | None = None: Any
+        cls, folder: str | Path, config: Sa2VAConfig | None = None, **hub_kwargs: Any
     ) -> Sa2VAProcessor:
         """Load from a local folder or a hub id, without remote code.
 
@@ -231,7 +229,7 @@ class Sa2VAProcessor:
         Raises:
             ValueError: there is no such folder, the hub does not give it, or it holds no tokenizer of a known class.
         """
-        place = resolve_folder(folder, TEXT_PATTERNS)
+        place = resolve_folder(folder, TEXT_PATTERNS, **hub_kwargs)
         tokenizer = load_tokenizer(place)
         # Processors of the Qwen families used to keep their template in a file that tokenizers do not read.
         if legacy := read_json(place, "chat_template.json"):
