@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sa2va import compressed, zoo
@@ -25,7 +24,7 @@ from sa2va.dropin import predict_forward
 from sa2va.mask_ops import Cleanup
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.sa2va import Sa2VAModel
-from sa2va.processing.media import is_video, load_image, open_media
+from sa2va.processing.media import ImageSource, MediaSource, is_video, load_image, open_media
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import as_regions
 from sa2va.results import Answer, Turn
@@ -343,33 +342,38 @@ class Sa2VA:
 
     def predict_forward(
         self,
-        image: Image.Image | None = None,
-        video: Sequence[Image.Image] | None = None,
+        image: ImageSource | None = None,
+        video: MediaSource | None = None,
         text: str | None = None,
         past_text: str = "",
-        mask_prompts: Sequence[np.ndarray] | None = None,
+        mask_prompts: Any = None,
         tokenizer: Any = None,
         processor: Any = None,
         max_new_tokens: int = 2048,
     ) -> dict[str, Any]:
         """Drop-in for the method of the released remote code: same arguments, same results.
 
-        Differences, all of them where the released code raises: ``<image>`` in ``text`` is optional, and a CPU will
-        do.
+        Differences, all of them where the released code raises: ``<image>`` in ``text`` is optional, a CPU will do,
+        pictures and videos may be files, and ``past_text`` is returned.
 
         Args:
+            image: a picture, as for [`load_image`].
+            video: the frames, or a video as for [`open_media`]; where both are given, ``image`` is not looked at.
+            mask_prompts: ``[masks]``, masks (N, H, W) of regions of the picture; InternVL families read them. One that
+                falls between the samples of the grid is no token, as in the released code.
             tokenizer, processor: accepted and not needed.
 
         Returns:
-            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...]}``, one mask per
-            ``[SEG]``.
+            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...], "past_text": str}``:
+            one mask per ``[SEG]``; ``past_text`` goes with the same pictures into the next call, to go on talking.
+
+        Raises:
+            ValueError: no ``text``, a video without frames, or masks of another form.
         """
-        if text is None:
-            raise ValueError("predict_forward needs text=")
         return predict_forward(
             self._asker,
-            [image] if image is not None else list(video or []),
-            video=image is None,
+            image=image,
+            video=video,
             text=text,
             past_text=past_text,
             mask_prompts=mask_prompts,

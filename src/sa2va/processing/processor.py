@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from sa2va.results import Turn
 
 IMAGE_MARK = "<image>"
+#: How a prompt of the Qwen families begins.
+_CHATML_START = "<|im_start|>"
 #: Label of a position that is not learnt.
 IGNORE = -100
 #: Question, answer, and what parts it from the next question.
@@ -232,6 +234,7 @@ class Sa2VAProcessor:
             history: earlier turns; their answers may or may not end in the template's suffix.
             regions: bool (cells, cells) grids of ``region_cells``, which the text calls region1, region2, ...
         """
+        _check_cells(regions)
         questions = [*(turn.question for turn in history), question]
         answers = [turn.answer for turn in history]
         pieces = self._pieces(self._place_image(questions, vision, regions), answers, vision)
@@ -246,23 +249,50 @@ class Sa2VAProcessor:
         past_text: str = "",
         regions: Sequence[np.ndarray] | None = None,
     ) -> list[int]:
-        """The prompt that the released remote code's ``predict_forward`` makes of the same text, id for id.
+        """The ids of [`released_prompt`].
 
-        It differs from [`prompt_ids`] in that no line break is added after the image, and in ``past_text``: a raw
-        prefix of the prompt, its image tokens written out. Qwen families ignore it beside pictures and put it into the
-        user's message without, as the released code does. A text without ``<image>`` is taken too where that raised.
+        Raises:
+            ValueError: it does not have a token for each feature of the pictures and regions.
+        """
+        prompt = self.released_prompt(text, vision=vision, past_text=past_text, regions=regions)
+        return self._checked(self._encode([prompt])[0], vision, regions)
+
+    def released_prompt(
+        self,
+        text: str,
+        *,
+        vision: VisionInputs | None,
+        past_text: str = "",
+        regions: Sequence[np.ndarray] | None = None,
+    ) -> str:
+        """The prompt that the released remote code's ``predict_forward`` makes of the same text.
+
+        It differs from that of [`prompt_ids`] in that no line break is added after the image, and in ``past_text``: a
+        raw prefix of the prompt, its image tokens written out. Qwen families ignore it beside pictures and put it into
+        the user's message without, as the released code does, except for one of [`released_past_text`], which goes on.
+        A text without ``<image>`` is taken too where the released code raises. A region may have no cell.
+
+        Raises:
+            ValueError: more than one ``<image>``, regions of a family that reads none, or regions with a ``past_text``.
         """
         if self.template is None:
+            self._no_regions(regions)
             text = text.replace(IMAGE_MARK, "")
-            pieces = self._pieces([text if vision else past_text + text], [], vision)
-            return self._checked(self._encode([pieces[0][0]])[0], vision, self._no_regions(regions))
+            if past_text.startswith(_CHATML_START):
+                return past_text + template_of("qwen_chat").ask(text)
+            return self._pieces([text if vision else past_text + text], [], vision)[0][0]
         if regions is not None and past_text:
             raise ValueError("expected an empty past_text where regions are given")
         if vision is None:
             text = text.replace(IMAGE_MARK, "")
         if IMAGE_MARK in text or self.family.image_token not in past_text:
             [text] = self._place_image([text], vision, regions)
-        return self._checked(self._encode([past_text + self.template.ask(text)])[0], vision, regions)
+        return past_text + self.template.ask(text)
+
+    def released_past_text(self, prompt: str, prediction: str) -> str:
+        """What [`released_prompt`] takes as ``past_text`` to go on after a prompt and its answer."""
+        template = self.template or template_of("qwen_chat")
+        return prompt + bare_answer(prediction, self._endings) + template.suffix + template.separator
 
     def encode_turns(
         self,
@@ -278,6 +308,7 @@ class Sa2VAProcessor:
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
+        _check_cells(regions)
         questions = self._place_image([turn.question for turn in turns], vision, regions)
         pieces = self._pieces(questions, [turn.answer for turn in turns], vision)
         numbers = [_PIECES_PER_TURN * turn for turn, _ in ends]
@@ -353,9 +384,9 @@ class Sa2VAProcessor:
             raise ValueError("regions are parts of one picture; pass a picture with them, not a video or text alone")
         shape = (self.cells, self.cells)
         for region in regions:
-            if region.shape != shape or region.dtype != bool or not region.any():
+            if region.shape != shape or region.dtype != bool:
                 raise ValueError(
-                    f"expected a region as bool {shape} with at least one cell set, got {region.dtype} {region.shape}; "
+                    f"expected a region as bool {shape}, got {region.dtype} {region.shape}; "
                     f"make it with region_cells(mask_or_box, size, {self.cells})"
                 )
         return [int(region.sum()) for region in regions]
@@ -394,6 +425,11 @@ class Sa2VAProcessor:
                 "chat_template.jinja from the base model into the folder, or set tokenizer.chat_template"
             )
         return vocabulary
+
+
+def _check_cells(regions: Sequence[np.ndarray] | None) -> None:
+    if any(not region.any() for region in regions or ()):
+        raise ValueError("a region has no cell set; make it with region_cells, which gives every region one")
 
 
 def _after(piece: str, question: str, end: int) -> str:

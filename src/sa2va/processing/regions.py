@@ -15,9 +15,9 @@ import numpy as np
 def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], cells: int = 16) -> np.ndarray:
     """The grid cells of a region.
 
-    A cell belongs to the region when the mask is set at the cell's top-left pixel: nearest sampling, as the released
-    checkpoints were trained. A region so small that it falls between those pixels gets the one cell that holds most of
-    it, so that every region can be described (the released code silently described nothing).
+    These are its [`sampled_cells`], as the released checkpoints were trained. A region so small that it falls between
+    the samples gets the one cell that holds most of it, so that every region can be described (the released code
+    silently described nothing).
 
     Args:
         region: a mask (H, W), bool or integers 0 and not 0, or a box (x0, y0, x1, y1) in pixels.
@@ -34,8 +34,7 @@ def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], ce
     mask = _box_mask(array, size) if array.shape == (4,) else _checked_mask(array, size)
     if not mask.any():
         raise ValueError(f"the region is empty: none of its {size[0]} x {size[1]} pixels is set; mark at least one")
-    rows, columns = (np.arange(cells) * length // cells for length in size)
-    grid = mask[np.ix_(rows, columns)]
+    grid = sampled_cells(mask, cells)
     return grid if grid.any() else _fullest_cell(mask, cells)
 
 
@@ -51,6 +50,12 @@ def as_regions(regions: Any) -> list[Any]:
     if len(regions) == 4 and all(isinstance(value, numbers.Real) for value in regions):
         return [regions]
     return list(regions)
+
+
+def sampled_cells(mask: np.ndarray, cells: int) -> np.ndarray:
+    """bool (cells, cells) of a bool mask (H, W), each cell by its top-left pixel (nearest sampling); maybe none is set."""
+    rows, columns = (np.arange(cells) * length // cells for length in mask.shape)
+    return mask[np.ix_(rows, columns)]
 
 
 def region_prompt(counts: Sequence[int], image_token: str) -> str:

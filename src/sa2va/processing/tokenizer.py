@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -72,11 +73,14 @@ _CLASSES: dict[str, type[PreTrainedTokenizerBase]] = {
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
-def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    folder: str | os.PathLike[str], options: Mapping[str, Any] | None = None, **hub_kwargs: Any
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a released or saved checkpoint. ``auto_map`` is never followed.
 
     Args:
         folder: a local folder or a hub id.
+        options: of the tokenizer, such as ``padding_side``, instead of what its files say.
         hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``subfolder``, ``local_files_only``.
 
     Raises:
@@ -91,7 +95,7 @@ def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrai
         )
     if not any(_find(folder, vocabulary, **hub_kwargs) for vocabulary in _VOCABULARIES):
         raise ValueError(f"{folder} holds no tokenizer: expected one of {', '.join(_VOCABULARIES)} in it")
-    return cls.from_pretrained(folder, **hub_kwargs)
+    return cls.from_pretrained(folder, **hub_kwargs, **(options or {}))
 
 
 def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
