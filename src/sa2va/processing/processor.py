@@ -192,12 +192,16 @@ class Sa2VAProcessor:
         settings = {"processor_class": type(self).__name__, **asdict(self.settings)}
         (Path(folder) / _CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def vision(self, images: Sequence[Image.Image], *, video: bool = False) -> VisionInputs:
+    def vision(
+        self, images: Sequence[Image.Image], *, video: bool = False, budget: tuple[int, int] | None = None
+    ) -> VisionInputs:
         """Pixels for the vision tower.
 
         Args:
             images: one RGB picture, or the key frames of a video, already selected.
             video: whether they are frames: one tile each for InternVL families, where a picture has up to 13.
+            budget: least and most pixels of each, for training a Qwen family, see [`qwen_patches`]; None as in
+                inference.
         """
         if not images or not all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images):
             got = [image.mode if isinstance(image, Image.Image) else type(image).__name__ for image in images]
@@ -206,7 +210,7 @@ class Sa2VAProcessor:
             raise ValueError(f"expected one picture, got {len(images)}; pass video=True if they are frames of a video")
         patches = self.settings.patches
         if patches:
-            pictures, grids = zip(*(qwen_patches(image, patches) for image in images), strict=True)
+            pictures, grids = zip(*(qwen_patches(image, patches, budget) for image in images), strict=True)
             tokens = tuple(math.prod(grid) // patches.merge**2 for grid in grids)
             return VisionInputs(torch.cat(pictures), torch.tensor(grids, dtype=torch.int64), tokens, video)
         assert self.tile_side and self.tokens_per_tile
@@ -303,14 +307,20 @@ class Sa2VAProcessor:
     ) -> EncodedTurns:
         """A whole conversation for training.
 
+        Qwen families are trained on plain ChatML, as the released ones were: no system prompt, a line break between
+        the frames of a video. Their prompts in inference come from the tokenizer's template, which may write one and
+        writes frames side by side.
+
         Args:
             ends: (turn, character) where words of a question end whose last token is to be found.
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
         _check_cells(regions)
-        questions = self._place_image([turn.question for turn in turns], vision, regions)
-        pieces = self._pieces(questions, [turn.answer for turn in turns], vision)
+        template = self.template or template_of("qwen_chat")
+        questions = self._place_image([turn.question for turn in turns], vision, regions, written=True)
+        answers = [bare_answer(turn.answer, self._endings) for turn in turns]
+        pieces = template_pieces(template, questions, answers)
         numbers = [_PIECES_PER_TURN * turn for turn, _ in ends]
         rests = [_after(pieces[k][0], turns[turn].question, end) for k, (turn, end) in zip(numbers, ends, strict=True)]
         encoded = self._encode([*(text for text, _ in pieces), *rests])
@@ -335,9 +345,15 @@ class Sa2VAProcessor:
         return clean_answer(raw, self._special_tokens)
 
     def _place_image(
-        self, questions: list[str], vision: VisionInputs | None, regions: Sequence[np.ndarray] | None
+        self,
+        questions: list[str],
+        vision: VisionInputs | None,
+        regions: Sequence[np.ndarray] | None,
+        *,
+        written: bool = False,
     ) -> list[str]:
-        """The questions, image and regions written into the first; the Qwen templates write images themselves."""
+        """The questions, image and regions written into the first; the Qwen templates write images themselves, unless
+        they are to be ``written`` here."""
         first, *later = questions
         if any(IMAGE_MARK in question for question in later):
             raise ValueError(f"{IMAGE_MARK} stands in a later question; the image belongs to the first: leave it out")
@@ -351,7 +367,7 @@ class Sa2VAProcessor:
         if IMAGE_MARK not in first:
             # The region text ends in a line break of its own. Both forms are those of training.
             first = IMAGE_MARK + first if counts else f"{IMAGE_MARK}\n{first}"
-        block = self._image_block(vision) if self.template else ""
+        block = self._image_block(vision) if self.template or written else ""
         if counts:
             block += region_prompt(counts, self.family.image_token)
         return [first.replace(IMAGE_MARK, block), *later]

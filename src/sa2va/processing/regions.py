@@ -53,7 +53,7 @@ def as_regions(regions: Any) -> list[Any]:
 
 
 def sampled_cells(mask: np.ndarray, cells: int) -> np.ndarray:
-    """bool (cells, cells) of a bool mask (H, W), each cell by its top-left pixel (nearest sampling); maybe none is set."""
+    """bool (cells, cells) of a bool mask (H, W): each cell by its top-left pixel, so that all may be unset."""
     rows, columns = (np.arange(cells) * length // cells for length in mask.shape)
     return mask[np.ix_(rows, columns)]
 
