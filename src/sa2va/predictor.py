@@ -6,7 +6,7 @@ key-value cache and SAM 2's image features; the prompts decode as one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,15 @@ from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adap
 from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
+from sa2va.history import History
 from sa2va.mask_ops import Cleanup
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.media import ImageSource, MediaSource, is_video, load_image, open_media
 from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import as_regions
-from sa2va.results import Answer, Turn
+from sa2va.results import Answer
 from sa2va.runtime import default_device, default_dtype
 from sa2va.segments import MaskOutput
 from sa2va.track import Track
@@ -146,7 +148,7 @@ class Sa2VA:
         media: Media | None,
         question: str,
         *,
-        history: Sequence[Turn] = (),
+        history: History = (),
         threshold: float = 0.5,
         probabilities: bool = False,
         cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
@@ -158,7 +160,8 @@ class Sa2VA:
         """Ask anything about a picture, a short video, or nothing but words (``media=None``).
 
         Args:
-            history: ``history`` of an earlier answer about the same media, to go on talking.
+            history: ``history`` of an earlier answer about the same media, to go on talking; or pairs (question,
+                answer), or messages ``{"role": "user" | "assistant", "content": text}``.
             threshold, probabilities, cleanup, key_frames, num_key_frames, mode, generation: as in [`segment`].
         """
         (answer,) = self._answerer.answer(
@@ -176,7 +179,7 @@ class Sa2VA:
         media: Media | None,
         questions: Sequence[str],
         *,
-        histories: Sequence[Sequence[Turn]] | None = None,
+        histories: Sequence[History] | None = None,
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
         empty_masks: bool = False,
@@ -190,7 +193,7 @@ class Sa2VA:
 
         Args:
             questions: each is put as it is, and knows nothing of the others.
-            histories: the turns before each question; None where every one is the first.
+            histories: the turns before each question, as in [`chat`]; None where every one is the first.
             regions: of a picture, a marked part for each question, which its text calls region1; as in [`describe`].
             at_once: how many are answered together; None for all. Fewer need less memory. Questions about regions are
                 answered one by one.
@@ -203,6 +206,8 @@ class Sa2VA:
         Raises:
             ValueError: histories or regions of another number than the questions; or as in [`describe`].
         """
+        if isinstance(questions, str):
+            raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
         for name, given in (("history", histories), ("region", regions)):
             if given is not None and len(given) != len(questions):
                 raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
@@ -382,7 +387,9 @@ class Sa2VA:
 
 
 def _phrases(phrases: str | Sequence[str]) -> list[str]:
-    wanted = [phrases] if isinstance(phrases, str) else list(phrases)
+    wanted = list(phrases) if isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes) else [phrases]
     if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
         raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
+    for phrase in wanted:
+        check_text(phrase, "the phrase")
     return wanted

@@ -39,6 +39,7 @@ from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.pictures import load_pixels
 from sa2va.processing.pixels import squashed_frames
+from sa2va.processing.prompts import check_text
 from sa2va.results import Frame, Segment
 from sa2va.runtime import logger
 from sa2va.segments import MaskOutput, frame_segments
@@ -131,6 +132,7 @@ class VideoTracker:
         Raises:
             ValueError: not exactly one way to name the object, or malformed coordinates.
         """
+        check_text(phrase, "the phrase")
         given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
         if len(given) > 1 or (not given and not phrase):
             raise ValueError(

@@ -22,7 +22,14 @@ from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
 from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_image
-from sa2va.processing.prompts import Piece, bare_answer, expand_images, rendered_pieces, template_pieces
+from sa2va.processing.prompts import (
+    Piece,
+    bare_answer,
+    check_text,
+    expand_images,
+    rendered_pieces,
+    template_pieces,
+)
 from sa2va.processing.regions import region_prompt
 from sa2va.processing.templates import template_of
 from sa2va.processing.tokenizer import load_tokenizer, read_json
@@ -387,6 +394,8 @@ class Sa2VAProcessor:
     def _encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Each text tokenised by itself; BOS, where the tokenizer has one, before the first."""
         first, *later = texts
+        for text in (first, *later):
+            check_text(text)
         encoded = [self.tokenizer.encode(first)]
         if later:  # in one call: each has a fixed cost that is larger than the work
             encoded += self.tokenizer(later, add_special_tokens=False)["input_ids"]
