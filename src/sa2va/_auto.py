@@ -52,7 +52,8 @@ def _prepare_processors(module: ModuleType) -> None:
 
         from sa2va.processing.processor import Sa2VAProcessor
 
-        return Sa2VAProcessor.from_pretrained(source, AutoConfig.from_pretrained(source, **hub), **hub)
+        config: Any = AutoConfig.from_pretrained(source, **hub)
+        return Sa2VAProcessor.from_pretrained(source, config, **hub)
 
     _hand_over(module.AutoProcessor, load)
 

@@ -25,7 +25,7 @@ def turns_of(history: History) -> tuple[Turn, ...]:
     """
     if isinstance(history, str | bytes | Mapping) or not isinstance(history, Iterable):
         raise ValueError(f"{_FORMS}; got {type(history).__name__}")
-    entries = list(history)
+    entries: list[Any] = list(history)
     if entries and all(isinstance(entry, Mapping) and "role" in entry for entry in entries):
         return _turns_of_messages(entries)
     return tuple(_turn(entry) for entry in entries)
@@ -61,7 +61,7 @@ def _text(content: Any) -> str:
     """The text of a message, which may come in parts."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list | tuple) else [None]
+    parts: Any = content if isinstance(content, list | tuple) else [None]
     if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts):
         raise ValueError(
             f"{_FORMS}; got the content {content!r:.200}. Its parts are texts: pictures go into media=, once for the "
