@@ -15,6 +15,7 @@ from sa2va.model.generation import GenerationOptions
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.media import ImageSource, MediaSource, load_image, open_media
 from sa2va.processing.processor import IMAGE_MARK, Sa2VAProcessor
+from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import sampled_cells
 from sa2va.runtime import logger
 from sa2va.tracker import VideoTracker
@@ -29,15 +30,14 @@ def predict_forward(
     *,
     image: ImageSource | None,
     video: MediaSource | None,
-    text: str | None,
+    text: Any,
     past_text: str | None,
     mask_prompts: Any,
     max_new_tokens: int,
 ) -> dict[str, Any]:
     """See [`Sa2VA.predict_forward`]."""
     processor, model = asker.processor, asker.model
-    if not isinstance(text, str) or not isinstance(past_text, str | None):
-        raise ValueError(f"predict_forward needs text= and past_text= as strings; got {text!r} and {past_text!r}")
+    check_text(text, "text=")
     past_text = past_text or ""
     if image is None and video is None and IMAGE_MARK in text:
         logger.warning("the text has %s but no picture came with it; the answer is about words alone", IMAGE_MARK)

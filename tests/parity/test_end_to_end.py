@@ -85,5 +85,5 @@ def test_the_image_mark_is_optional(sa2va: Sa2VA):
 
 
 def test_a_request_needs_text(sa2va: Sa2VA):
-    with pytest.raises(ValueError, match="needs text="):
+    with pytest.raises(ValueError, match="expected text= as a string"):
         sa2va.predict_forward(**MEDIA["image"])

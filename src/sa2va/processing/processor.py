@@ -248,6 +248,8 @@ class Sa2VAProcessor:
         _check_cells(regions)
         questions = [*(turn.question for turn in history), question]
         answers = [turn.answer for turn in history]
+        for said in (*questions, *answers):
+            check_text(said)
         pieces = self._pieces(self._place_image(questions, vision, regions), answers, vision)
         ids = [i for piece in self._encode(text for text, _ in pieces) for i in piece]
         return self._checked(ids, vision, regions)
@@ -286,6 +288,8 @@ class Sa2VAProcessor:
         Raises:
             ValueError: more than one ``<image>``, regions of a family that reads none, or regions with a ``past_text``.
         """
+        check_text(text, "text=")
+        check_text(past_text, "past_text=")
         if self.template is None:
             self._no_regions(regions)
             text = text.replace(IMAGE_MARK, "")
@@ -323,6 +327,9 @@ class Sa2VAProcessor:
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
+        for turn in turns:
+            check_text(turn.question)
+            check_text(turn.answer)
         _check_cells(regions)
         template = self.template or template_of("qwen_chat")
         questions = self._place_image([turn.question for turn in turns], vision, regions, written=True)
@@ -394,8 +401,6 @@ class Sa2VAProcessor:
     def _encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Each text tokenised by itself; BOS, where the tokenizer has one, before the first."""
         first, *later = texts
-        for text in (first, *later):
-            check_text(text)
         encoded = [self.tokenizer.encode(first)]
         if later:  # in one call: each has a fixed cost that is larger than the work
             encoded += self.tokenizer(later, add_special_tokens=False)["input_ids"]
