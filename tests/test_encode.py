@@ -25,7 +25,7 @@ from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, enco
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
 from sa2va.data.sample import Mention, Sample
 from sa2va.data.sources.annotations import Annotations
-from sa2va.processing.pixels import squashed_frames
+from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results import Turn
 
@@ -119,6 +119,41 @@ def test_text_and_pictures_without_masks_need_no_grounding(processor: Sa2VAProce
     sample = replace(Rectangles()[0], turns=(Turn("What is it?", "A picture."),), masks=())
     picture = encode_sample(sample, processor)
     assert picture.pixel_values is not None and picture.grounding is None and picture.masks is None
+
+
+@pytest.mark.parametrize("case", ["q25", "q3"])
+def test_qwen_families_are_trained_on_the_references_encoding(open_sa2va: Callable[[str], Sa2VA], case: str):
+    """ChatML without a system prompt, a line break between frames, one resize within the budget of a frame."""
+    processor = open_sa2va(case).processor
+    clip, factor = Rectangles(frames=3)[0], {"q25": 28, "q3": 32}[case]
+    encoded = encode_sample(clip, processor, EncodeOptions(frame_pixels=(9 * 28 * 28, 16 * 28 * 28)))
+    assert encoded.image_grid_thw is not None and encoded.pixel_values is not None
+    tokens = encoded.image_grid_thw.prod(dim=1) // 4
+    assert len(tokens) == 3 and ((tokens * factor**2 >= 9 * 28 * 28) & (tokens * factor**2 <= 16 * 28 * 28)).all()
+    count = int(tokens[0])
+    frame = f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>"
+    question, answer = clip.turns[0].question, clip.turns[0].answer
+    expected = f"<|im_start|>user\n{frame}\n{frame}\n{frame}\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
+    assert str(processor.tokenizer.decode(encoded.ids)).startswith(expected)
+    learnt = processor.tokenizer.decode([i for i in encoded.labels.tolist() if i != -100])
+    assert learnt == "".join(f"{turn.answer}<|im_end|>" for turn in clip.turns)
+
+    default, picture = EncodeOptions(), encode_sample(Rectangles()[0], processor)
+    assert (default.frame_pixels, default.picture_pixels) == ((100352, 401408), (401408, 1605632))
+    assert picture.image_grid_thw is not None
+    area = int(picture.image_grid_thw[0].prod()) * (factor // 2) ** 2
+    assert 401408 <= area <= 401408 + 2 * 1024 * factor, "a small picture grows to the least area, in one step"
+
+
+def test_a_budget_resizes_once():
+    """By torch's filter from the picture itself, where inference comes by way of multiples of 28."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (203, 331, 3), dtype=np.uint8))
+    settings = QwenPixels(patch=14, merge=2, frames=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    patches, (_, rows, columns) = qwen_patches(image, settings, (30 * 28 * 28, 40 * 28 * 28))
+    assert (rows, columns) == (2 * 4, 2 * 8)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(pixels, (112, 224), mode="bicubic", antialias=True)[0].float() / 255
+    np.testing.assert_allclose(patches[0].view(3, 2, 14, 14)[:, 1], resized[:, :14, :14], atol=1e-6)
 
 
 def test_masks_that_do_not_match_are_an_error_that_names_the_sample(processor: Sa2VAProcessor):

@@ -17,11 +17,13 @@ from PIL import Image
 from sa2va.asking import Asker, Reply, View, why_nothing
 from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.colors import ObjectColors
+from sa2va.history import History, turns_of
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.grounding import decode_masks, grounding_side, language_tokens
 from sa2va.processing.frames import FrameSource
 from sa2va.processing.media import is_video, load_image, open_media
 from sa2va.processing.pixels import squashed_frames
+from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import region_cells
 from sa2va.results import Answer, Segment, Turn
 from sa2va.segments import MaskOutput, clip_segments, frame_segments
@@ -60,36 +62,37 @@ class Answerer:
         settings: MaskSettings,
         *,
         names: Sequence[str | None],
-        histories: Sequence[Sequence[Turn]] | None = None,
+        histories: Sequence[History] | None = None,
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
     ) -> list[Answer]:
         """Answer questions about one picture, one short video, or nothing at all. ValueError for a blank question."""
         for question in questions:
-            if not isinstance(question, str) or not question.strip():
+            check_text(question, "the question")
+            if not question.strip():
                 raise ValueError(f"a question is a non-empty text; got {question!r}")
-        histories = [()] * len(questions) if histories is None else histories
+        turns = [turns_of(history) for history in ([()] * len(questions) if histories is None else histories)]
         segments: list[Segment] = []
         size: tuple[int, int] | None = None
         if media is None:
-            replies = self._asker.ask(View(), questions, options, histories=histories, at_once=at_once)
+            replies = self._asker.ask(View(), questions, options, histories=turns, at_once=at_once)
         elif is_video(media):
             source = open_media(media)
             keys = key_frame_indices(settings.key_frames, settings.num_key_frames, frame_count(source))
             view = self._asker.look_at_frames(source, keys)
-            replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
+            replies = self._asker.ask(view, questions, options, histories=turns, at_once=at_once)
             segments, size = self._clip_segments(source, keys, replies, settings), source.size
         else:
             image = load_image(media)
             if regions is None:
                 view = self._asker.look([image], video=False)
-                replies = self._asker.ask(view, questions, options, histories=histories, at_once=at_once)
+                replies = self._asker.ask(view, questions, options, histories=turns, at_once=at_once)
             else:
                 grids = self.region_grids(image, regions)
-                replies = self._asker.ask_by_region(image, questions, grids, options, histories=histories)
+                replies = self._asker.ask_by_region(image, questions, grids, options, histories=turns)
             segments, size = self._picture_segments(image, replies, settings), (image.height, image.width)
         answers = []
-        for reply, history, name in zip(replies, histories, names, strict=True):
+        for reply, history, name in zip(replies, turns, names, strict=True):
             own, segments = segments[: len(reply.prompts_KC)], segments[len(reply.prompts_KC) :]
             answers.append(self._assemble(reply, history, own, size, name, keep_empty=settings.keep_empty))
         return answers

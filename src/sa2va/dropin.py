@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,12 @@ from PIL import Image
 
 from sa2va.asking import Asker, View
 from sa2va.model.generation import GenerationOptions
-from sa2va.processing.media import load_image
-from sa2va.processing.regions import region_cells
+from sa2va.model.sa2va import Sa2VAModel
+from sa2va.processing.media import ImageSource, MediaSource, load_image, open_media
+from sa2va.processing.processor import IMAGE_MARK, Sa2VAProcessor
+from sa2va.processing.prompts import check_text
+from sa2va.processing.regions import sampled_cells
+from sa2va.runtime import logger
 from sa2va.tracker import VideoTracker
 
 #: The released code shows the language model this many first frames, and prompts the objects on them.
@@ -22,22 +27,26 @@ FIRST_FRAMES = 5
 @torch.inference_mode()
 def predict_forward(
     asker: Asker,
-    frames: Sequence[Image.Image],
     *,
-    video: bool,
-    text: str,
-    past_text: str,
-    mask_prompts: Sequence[np.ndarray] | None,
+    image: ImageSource | None,
+    video: MediaSource | None,
+    text: Any,
+    past_text: str | None,
+    mask_prompts: Any,
     max_new_tokens: int,
 ) -> dict[str, Any]:
-    """See [`Sa2VA.predict_forward`]; ``frames`` are the picture or the video, none for words alone."""
+    """See [`Sa2VA.predict_forward`]."""
     processor, model = asker.processor, asker.model
-    images = [load_image(frame) for frame in frames]
+    check_text(text, "text=")
+    past_text = past_text or ""
+    if image is None and video is None and IMAGE_MARK in text:
+        logger.warning("the text has %s but no picture came with it; the answer is about words alone", IMAGE_MARK)
+    first = list(islice(_pictures(image, video), FIRST_FRAMES))
     regions = None
-    if mask_prompts is not None and processor.family.visual_prompts and processor.cells:
-        masks = [np.asarray(mask).astype(bool) for mask in mask_prompts[0]]
-        regions = [region_cells(mask, mask.shape, processor.cells) for mask in masks]
-    view = asker.look(images[:FIRST_FRAMES], video=video, regions=regions) if images else View()
+    if first and mask_prompts is not None and processor.family.visual_prompts and processor.cells:
+        regions = [sampled_cells(mask, processor.cells) for mask in _masks(mask_prompts)]
+    view = asker.look(first, video=video is not None, regions=regions) if first else View()
+    prompt = processor.released_prompt(text, vision=view.vision, past_text=past_text, regions=regions)
     ids = processor.released_prompt_ids(text, vision=view.vision, past_text=past_text, regions=regions)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
     (written,) = model.generate([ids], view.visual, options=options, is_finished=asker.is_finished)
@@ -45,11 +54,63 @@ def predict_forward(
     if processor.family.prompt_seg_counts:
         states = torch.cat([written.prompt_seg_states, states])
     predicted: list[np.ndarray] = []
-    if images and len(states):
+    if first and len(states):
         tracker = VideoTracker(model, mode="released")
-        tracker.add_prompts(model.projection(states), [""] * len(states), frames=min(FIRST_FRAMES, len(images)))
+        tracker.add_prompts(model.projection(states), [""] * len(states), frames=len(first))
         # Empty masks are masks too, here.
-        size = (images[0].height, images[0].width)
-        steps = [tracker.step_encoded(tracker.encode([np.asarray(image)]), size) for image in images]
+        size = (first[0].height, first[0].width)
+        frames = (tracker.encode([np.asarray(picture)]) for picture in _pictures(image, video))
+        steps = [tracker.step_encoded(frame, size) for frame in frames]
         predicted = [np.stack([step.segments[row].mask.array for step in steps]) for row in range(len(states))]
-    return {"prediction": processor.decode(written.token_ids), "prediction_masks": predicted}
+    prediction = processor.decode(written.token_ids)
+    return {
+        "prediction": prediction,
+        "prediction_masks": predicted,
+        "past_text": processor.released_past_text(prompt, prediction),
+    }
+
+
+def processor_of(model: Sa2VAModel, tokenizer: Any, processor: Any) -> Sa2VAProcessor:
+    """The processor of a model that an auto class loaded: the one given, else that of the folder it came from.
+
+    Args:
+        tokenizer, processor: what the caller has; the tokenizer of either serves a model that came from no folder.
+
+    Raises:
+        ValueError: there is neither a folder nor a tokenizer.
+    """
+    if isinstance(processor, Sa2VAProcessor):
+        return processor
+    if model.folder is not None:
+        if model.processor is None:
+            model.processor = Sa2VAProcessor.from_pretrained(model.folder, model.config)
+        return model.processor
+    tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise ValueError("this model was not loaded from a folder; pass predict_forward its tokenizer=")
+    return Sa2VAProcessor(tokenizer, model.config)
+
+
+def _pictures(image: ImageSource | None, video: MediaSource | None) -> Iterator[Image.Image]:
+    """The frames of the video, else the picture, else nothing. Frames of a list may differ in size."""
+    if video is None:
+        yield from [] if image is None else [load_image(image)]
+    elif isinstance(video, list | tuple):
+        if not video:
+            raise ValueError("video= needs at least one frame; the list is empty (a pattern without matches?)")
+        yield from map(load_image, video)
+    else:
+        yield from (Image.fromarray(frame.pixels) for frame in open_media(video))
+
+
+def _masks(mask_prompts: Any) -> Sequence[np.ndarray]:
+    """bool masks (H, W): of the one list of them that the released code reads, or of an array (N, H, W)."""
+    try:
+        masks = np.asarray(mask_prompts if np.ndim(mask_prompts) == 3 else mask_prompts[0])
+        if masks.ndim != 3 or not masks.size:
+            raise ValueError(f"an array of shape {masks.shape}")
+    except (TypeError, KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"mask_prompts is a list that holds one array (N, H, W), or that array; got {type(mask_prompts)}: {error}"
+        ) from error
+    return list(masks.astype(bool))

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sa2va import compressed, zoo
@@ -22,14 +21,16 @@ from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adap
 from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.compressed import Selection
 from sa2va.dropin import predict_forward
+from sa2va.history import History
 from sa2va.mask_ops import Cleanup
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.quantization import Quantization
 from sa2va.model.sa2va import Sa2VAModel
-from sa2va.processing.media import is_video, load_image, open_media
+from sa2va.processing.media import ImageSource, MediaSource, is_video, load_image, open_media
 from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import as_regions
-from sa2va.results import Answer, Turn
+from sa2va.results import Answer
 from sa2va.runtime import default_device, default_dtype
 from sa2va.segments import MaskOutput
 from sa2va.track import Track
@@ -154,7 +155,7 @@ class Sa2VA:
         media: Media | None,
         question: str,
         *,
-        history: Sequence[Turn] = (),
+        history: History = (),
         threshold: float = 0.5,
         probabilities: bool = False,
         cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
@@ -166,7 +167,8 @@ class Sa2VA:
         """Ask anything about a picture, a short video, or nothing but words (``media=None``).
 
         Args:
-            history: ``history`` of an earlier answer about the same media, to go on talking.
+            history: ``history`` of an earlier answer about the same media, to go on talking; or pairs (question,
+                answer), or messages ``{"role": "user" | "assistant", "content": text}``.
             threshold, probabilities, cleanup, key_frames, num_key_frames, mode, generation: as in [`segment`].
         """
         (answer,) = self._answerer.answer(
@@ -184,7 +186,7 @@ class Sa2VA:
         media: Media | None,
         questions: Sequence[str],
         *,
-        histories: Sequence[Sequence[Turn]] | None = None,
+        histories: Sequence[History] | None = None,
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
         empty_masks: bool = False,
@@ -198,7 +200,7 @@ class Sa2VA:
 
         Args:
             questions: each is put as it is, and knows nothing of the others.
-            histories: the turns before each question; None where every one is the first.
+            histories: the turns before each question, as in [`chat`]; None where every one is the first.
             regions: of a picture, a marked part for each question, which its text calls region1; as in [`describe`].
             at_once: how many are answered together; None for all. Fewer need less memory. Questions about regions are
                 answered one by one.
@@ -211,6 +213,8 @@ class Sa2VA:
         Raises:
             ValueError: histories or regions of another number than the questions; or as in [`describe`].
         """
+        if isinstance(questions, str):
+            raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
         for name, given in (("history", histories), ("region", regions)):
             if given is not None and len(given) != len(questions):
                 raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
@@ -357,33 +361,38 @@ class Sa2VA:
 
     def predict_forward(
         self,
-        image: Image.Image | None = None,
-        video: Sequence[Image.Image] | None = None,
+        image: ImageSource | None = None,
+        video: MediaSource | None = None,
         text: str | None = None,
         past_text: str = "",
-        mask_prompts: Sequence[np.ndarray] | None = None,
+        mask_prompts: Any = None,
         tokenizer: Any = None,
         processor: Any = None,
         max_new_tokens: int = 2048,
     ) -> dict[str, Any]:
         """Drop-in for the method of the released remote code: same arguments, same results.
 
-        Differences, all of them where the released code raises: ``<image>`` in ``text`` is optional, and a CPU will
-        do.
+        Differences, all of them where the released code raises: ``<image>`` in ``text`` is optional, a CPU will do,
+        pictures and videos may be files, and ``past_text`` is returned.
 
         Args:
+            image: a picture, as for [`load_image`].
+            video: the frames, or a video as for [`open_media`]; where both are given, ``image`` is not looked at.
+            mask_prompts: ``[masks]``, masks (N, H, W) of regions of the picture; InternVL families read them. One that
+                falls between the samples of the grid is no token, as in the released code.
             tokenizer, processor: accepted and not needed.
 
         Returns:
-            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...]}``, one mask per
-            ``[SEG]``.
+            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...], "past_text": str}``:
+            one mask per ``[SEG]``; ``past_text`` goes with the same pictures into the next call, to go on talking.
+
+        Raises:
+            ValueError: no ``text``, a video without frames, or masks of another form.
         """
-        if text is None:
-            raise ValueError("predict_forward needs text=")
         return predict_forward(
             self._asker,
-            [image] if image is not None else list(video or []),
-            video=image is None,
+            image=image,
+            video=video,
             text=text,
             past_text=past_text,
             mask_prompts=mask_prompts,
@@ -395,4 +404,6 @@ def _phrases(phrases: Any) -> list[str]:
     wanted = list(phrases) if isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes) else [phrases]
     if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
         raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
+    for phrase in wanted:
+        check_text(phrase, "the phrase")
     return wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -35,8 +36,8 @@ class MaskOutput:
     cleanup: Cleanup = field(default_factory=Cleanup)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is a probability above 0 and below 1; got {self.threshold}")
+        if not isinstance(self.threshold, Real) or not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is a probability above 0 and below 1; got {self.threshold!r}")
 
     @property
     def cut(self) -> float:

@@ -7,9 +7,9 @@ Two ways to carry masks (``mode``):
 
 * ``"released"`` is what the reference does: a prompted frame is decoded from the language prompt without memory, its
   prediction goes into memory, and the fine-tuned decoder follows the object through the other frames.
-* ``"consistent"`` is Sa2VA-i's (arXiv 2509.19082): a prompted frame's thresholded mask is given to SAM 2 as if a user
-  had drawn it, and SAM 2's original decoder follows it. The fine-tuned decoder only ever does what it was trained
-  for.
+* ``"consistent"`` is Sa2VA-i's (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
+  to SAM 2 as if a user had drawn it, and SAM 2's original decoder follows it. The fine-tuned decoder only ever does
+  what it was trained for.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.sa2va import Sa2VAModel
 from sa2va.processing.pictures import load_pixels
 from sa2va.processing.pixels import squashed_frames
+from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import box_inside, checked_box
 from sa2va.results import Frame, Segment
 from sa2va.runtime import logger
@@ -137,6 +138,7 @@ class VideoTracker:
             ValueError: not exactly one way to name the object, a blank phrase, or malformed coordinates. Whether they
                 fit the frame is seen at the next step, which raises then.
         """
+        check_text(phrase, "the phrase")
         given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
         if len(given) > 1 or (not given and not phrase):
             raise ValueError(
@@ -311,7 +313,7 @@ class VideoTracker:
             prediction = decode_masks(self._sam2, self._sam2.mask_decoder, features, tokens)
             if self.mode == "released":
                 return prediction
-            inside = upsample_logits(prediction.logits, self._side, size) > 0
+            inside = upsample_logits(prediction.logits, None, size) > 0  # one step, as in Sa2VA-i
             return self._drawn(features, inside, prediction)
 
         return decode

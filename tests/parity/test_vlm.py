@@ -165,7 +165,7 @@ def test_every_step_of_an_answer(open_sa2va: Callable[[str], Sa2VA], case: str, 
 def test_predict_forward(open_sa2va: Callable[[str], Sa2VA], case: str, request_name: str):
     expected, given = recorded(case), media(case, request_name)
     result = open_sa2va(case).predict_forward(text=text_of(request_name), max_new_tokens=24, **given)
-    assert set(result) == {"prediction", "prediction_masks"}
+    assert set(result) == {"prediction", "prediction_masks", "past_text"}
     assert result["prediction"] == str(expected[f"{request_name}/text"])
     assert len(result["prediction_masks"]) == int(expected[f"{request_name}/n_masks"])
     pictures = given.get("video") or [given.get("image")]

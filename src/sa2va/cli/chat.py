@@ -15,6 +15,7 @@ from sa2va.cli import options
 from sa2va.cli.command import command
 from sa2va.cli.options import Dtype
 from sa2va.cli.screen import Screen, explanation
+from sa2va.processing.prompts import check_text
 
 if TYPE_CHECKING:
     from sa2va.cli.outputs import Plan
@@ -66,6 +67,8 @@ def chat(
         raise ValueError("the question is empty; leave it out for a conversation")
     if source == "-" and out is not None:
         raise ValueError("without a picture there is nothing to write; leave out -o, or name a SOURCE")
+    if question is not None:
+        check_text(question, "the question")
     masks, name = options.mask_options(threshold, tidy), model_name(model)
     loading = options.Loading(device, dtype, quantize, device_map)
     media = None if source == "-" else open_source(source)
@@ -108,9 +111,12 @@ class Conversation:
 
     def with_pipe(self) -> None:
         """Take every line of standard input as a question."""
-        for line in sys.stdin:
-            if line.strip():
-                self.ask(line.strip(), self._plan(None))
+        try:
+            for line in sys.stdin:
+                if line.strip():
+                    self.ask(line.strip(), self._plan(None))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input is not UTF-8 ({error}); convert it, e.g. with iconv") from error
 
     def with_human(self, out: Path | None) -> None:
         """Ask and answer until /quit or the end of input. ``out`` is where a bare /save writes."""

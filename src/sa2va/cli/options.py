@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sa2va.processing.prompts import check_text
+
 if TYPE_CHECKING:
     from sa2va.mask_ops import Cleanup
 
@@ -191,6 +193,8 @@ class Loading:
 
 def check_phrases(phrases: Sequence[str]) -> None:
     """Refuse what the model would refuse, before it is loaded. Raises ValueError."""
+    for phrase in phrases:
+        check_text(phrase, "a phrase")
     if not all(phrase.strip() for phrase in phrases):
         raise ValueError("a phrase is empty; say what to find")
 

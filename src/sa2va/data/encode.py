@@ -37,6 +37,8 @@ class EncodeOptions:
         key_frame_policy: ``"uniform"`` over the clip, or the ``"first"`` ones.
         targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the share of its area that
             the object covers (``"area"``), from which small pictures learn borders finer than a cell.
+        picture_pixels, frame_pixels: least and most pixels of a picture, and of a frame of a clip, as the language
+            model of a Qwen family sees it; the defaults are the released ones. InternVL families have tiles.
     """
 
     max_length: int = 8192
@@ -44,6 +46,8 @@ class EncodeOptions:
     drawn_frames: int | None = None
     key_frame_policy: Literal["uniform", "first"] = "uniform"
     targets: Literal["nearest", "area"] = "nearest"
+    picture_pixels: tuple[int, int] = (512 * 28 * 28, 2048 * 28 * 28)
+    frame_pixels: tuple[int, int] = (128 * 28 * 28, 512 * 28 * 28)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +114,8 @@ def encode_sample(
     drawn = _drawn_frames(len(sample.frames), options, rng) if sample.masks else []
     images = {index: Image.fromarray(sample.picture(index)) for index in {*keys, *drawn}}
     shown = [images[index] for index in keys]
-    vision = processor.vision(shown, video=sample.video) if shown else None
+    budget = options.frame_pixels if sample.video else options.picture_pixels
+    vision = processor.vision(shown, video=sample.video, budget=budget) if shown else None
     cells = processor.cells or 16
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
     mentions = sample.mentions if places else ()

@@ -159,3 +159,9 @@ class ReleasedConfig(Sa2VAConfig):
         from sa2va.checkpoint.released import config_from_released
 
         return Sa2VAConfig.from_dict(config_from_released(config_dict).to_dict(), **kwargs)
+
+
+class SaSaSa2VAConfig(ReleasedConfig):
+    """The same for SaSaSa2VA's exports."""
+
+    model_type = "sasasa2va_chat"

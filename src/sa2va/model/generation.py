@@ -8,10 +8,12 @@ Shape legend: B prompts, P shared prefix tokens, L tokens, D hidden width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -54,10 +56,17 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         checks = {
             "max_new_tokens": (_is_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "an integer of at least 1"),
-            "temperature": (self.temperature >= 0, "at least 0"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "temperature": (_is_finite(self.temperature) and self.temperature >= 0, "a finite number of at least 0"),
+            "top_p": (_is_finite(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1"),
             "top_k": (_is_whole(self.top_k) and self.top_k >= 0, "an integer of at least 0"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "repetition_penalty": (
+                _is_finite(self.repetition_penalty) and self.repetition_penalty > 0,
+                "a finite number above 0",
+            ),
+            "seed": (
+                self.seed is None or (_is_whole(self.seed) and -(2**63) <= self.seed < 2**64),
+                "None or an integer of 64 bits",
+            ),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
@@ -78,7 +87,11 @@ class GenerationOptions:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

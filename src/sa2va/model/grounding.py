@@ -213,12 +213,16 @@ def mask_as_prediction(
     )
 
 
-def upsample_logits(logits_Nss: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """Low-resolution logits (N, s, s) -> the grounding side -> a picture's (height, width): (N, H, W) float32.
+def upsample_logits(logits_Nss: Tensor, side: int | None, size: tuple[int, int]) -> Tensor:
+    """Low-resolution logits (N, s, s) -> a picture's (height, width): (N, H, W) float32.
 
-    Two bilinear steps, as the released code does; one step gives other values near edges.
+    Args:
+        side: the grounding side to pass through in a bilinear step of its own, as the released code does; None goes to
+            the picture in one step, as Sa2VA-i does, which gives other values near edges.
     """
-    logits = F.interpolate(logits_Nss[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)
+    logits = logits_Nss[:, None].float()
+    if side is not None:
+        logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[:, 0]
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel, Sam2VideoModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    Sam2VideoModel,
+)
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.atomic import new_file_mode
@@ -29,7 +36,7 @@ from sa2va.model.batch import (
     equal_clips,
     object_frame_pairs,
 )
-from sa2va.model.config import ReleasedConfig, Sa2VAConfig
+from sa2va.model.config import ReleasedConfig, Sa2VAConfig, SaSaSa2VAConfig
 from sa2va.model.generation import GenerationOptions, generate
 from sa2va.model.grounding import (
     FrameFeatures,
@@ -46,6 +53,8 @@ from sa2va.runtime import no_weight_bar, require_extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from sa2va.processing.media import ImageSource, MediaSource
 
 
 class MaskProjection(nn.Module):
@@ -69,7 +78,12 @@ class Sa2VAModel(PreTrainedModel):
         projection: ``[SEG]`` state to mask prompt.
         original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder``
             is the fine-tuned one.
+        folder: where the weights were loaded from; None for a model made otherwise. processor: read from there when
+            [`predict_forward`] first needs it.
     """
+
+    folder: Path | None = None
+    processor: Any = None  # a Sa2VAProcessor; transformers evaluates these annotations
 
     config_class = Sa2VAConfig
     config: Sa2VAConfig
@@ -112,11 +126,14 @@ class Sa2VAModel(PreTrainedModel):
             pretrained_model_name_or_path: local folder or hub id; ``config.json`` says which layout it is.
             config: overrides the folder's own.
             dtype: of the weights in memory; None or ``"auto"`` takes the one ``config.json`` names, else float32.
+                ``torch_dtype`` is its older name.
             quantization: ``"int8"`` or ``"nf4"`` for the linear layers of the language model, on CUDA and CPU; see
                 [`sa2va.model.quantization`].
             kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config`` (it gets the
                 list of what stays as it is), ``max_memory``, and ``revision``, ``cache_dir``, ``token``,
                 ``local_files_only`` for a hub id.
+                ``trust_remote_code`` and ``use_flash_attn``, which code written for the releases passes, are accepted
+                and change nothing.
 
         Raises:
             ValueError: a tensor is missing, left over or misshapen, or a file is damaged; the message names it. Or the
@@ -134,7 +151,10 @@ class Sa2VAModel(PreTrainedModel):
         if device_map is not None:
             require_extra("accelerate", "multi-gpu")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-        kwargs.pop("trust_remote_code", None)  # nothing here could run it
+        for ignored in ("trust_remote_code", "use_flash_attn"):
+            kwargs.pop(ignored, None)
+        older = kwargs.pop("torch_dtype", None)
+        dtype = older if dtype is None else dtype
         checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
         chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
         check_widths(settings, checkpoint.config.get_text_config())
@@ -151,6 +171,7 @@ class Sa2VAModel(PreTrainedModel):
                 **kwargs,
             )
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        model.folder = checkpoint.folder
         return model
 
     @classmethod
@@ -245,6 +266,35 @@ class Sa2VAModel(PreTrainedModel):
         """SAM 2's image encoder over squashed frames, uint8 (F, S, S, 3), once for all prompts and objects."""
         frames_FSS3 = frames_FSS3.to(self.sam2.no_memory_embedding.device)
         return encode_frames(self.sam2, normalized_frames(frames_FSS3))
+
+    def predict_forward(
+        self,
+        image: ImageSource | None = None,
+        video: MediaSource | None = None,
+        text: str | None = None,
+        past_text: str = "",
+        mask_prompts: Any = None,
+        tokenizer: Any = None,
+        processor: Any = None,
+        max_new_tokens: int = 2048,
+    ) -> dict[str, Any]:
+        """[`Sa2VA.predict_forward`] for code written for the releases, which calls it on what an auto class loaded.
+
+        Args:
+            tokenizer, processor: needed only where the model was not loaded from a folder, which has its own.
+        """
+        from sa2va.asking import Asker
+        from sa2va.dropin import predict_forward, processor_of
+
+        return predict_forward(
+            Asker(self, processor_of(self, tokenizer, processor)),
+            image=image,
+            video=video,
+            text=text,
+            past_text=past_text,
+            mask_prompts=mask_prompts,
+            max_new_tokens=max_new_tokens,
+        )
 
     def forward(
         self,
@@ -362,4 +412,6 @@ def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:
 
 AutoConfig.register(Sa2VAConfig.model_type, Sa2VAConfig)
 AutoConfig.register(ReleasedConfig.model_type, ReleasedConfig)
-AutoModel.register(Sa2VAConfig, Sa2VAModel)
+AutoConfig.register(SaSaSa2VAConfig.model_type, SaSaSa2VAConfig)
+for _auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    _auto_class.register(Sa2VAConfig, Sa2VAModel)

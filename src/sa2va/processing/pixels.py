@@ -72,11 +72,17 @@ def squashed_frames(frames: Sequence[Image.Image], side: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([_resized(frame, side, side) for frame in frames]))
 
 
-def qwen_patches(image: Image.Image, settings: QwenPixels) -> tuple[torch.Tensor, tuple[int, int, int]]:
+def qwen_patches(
+    image: Image.Image, settings: QwenPixels, budget: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Patches of a picture for a Qwen vision tower.
 
     The picture is resized twice, as released inference did: by PIL to multiples of 28 (for Qwen3-VL too), then to the
     family's own multiple and area limits by torch's antialiased bicubic filter on uint8, which rounds unlike PIL's.
+
+    Args:
+        budget: limits of the area instead of the settings'; the picture is then resized once, by torch's filter, as
+            released training did.
 
     Returns:
         float32 (L, D), D = 3 * frames * patch**2, patches of one visual token side by side; and the grid (time, rows,
@@ -85,9 +91,10 @@ def qwen_patches(image: Image.Image, settings: QwenPixels) -> tuple[torch.Tensor
     Raises:
         ValueError: the picture is more than 200 times as long as wide.
     """
-    first = _smart_size(image.width, image.height, 28, 4 * 28 * 28, 16384 * 28 * 28)
+    first = image.size if budget else _smart_size(image.width, image.height, 28, 4 * 28 * 28, 16384 * 28 * 28)
     pixels = torch.from_numpy(_resized(image, *first)).permute(2, 0, 1)
-    width, height = _smart_size(*first, settings.patch * settings.merge, settings.min_pixels, settings.max_pixels)
+    low, high = budget or (settings.min_pixels, settings.max_pixels)
+    width, height = _smart_size(*first, settings.patch * settings.merge, low, high)
     if (width, height) != first:
         pixels = torch.nn.functional.interpolate(
             pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False

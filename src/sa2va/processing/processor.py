@@ -26,7 +26,14 @@ from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
 from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_image
-from sa2va.processing.prompts import Piece, bare_answer, expand_images, rendered_pieces, template_pieces
+from sa2va.processing.prompts import (
+    Piece,
+    bare_answer,
+    check_text,
+    expand_images,
+    rendered_pieces,
+    template_pieces,
+)
 from sa2va.processing.regions import region_prompt
 from sa2va.processing.templates import template_of
 from sa2va.processing.tokenizer import load_tokenizer, read_json
@@ -37,6 +44,8 @@ if TYPE_CHECKING:
     from sa2va.results import Turn
 
 IMAGE_MARK = "<image>"
+#: How a prompt of the Qwen families begins.
+_CHATML_START = "<|im_start|>"
 #: Label of a position that is not learnt.
 IGNORE = -100
 #: Question, answer, and what parts it from the next question.
@@ -243,12 +252,16 @@ class Sa2VAProcessor:
         self.tokenizer.save_pretrained(folder)
         self.settings.save(folder)
 
-    def vision(self, images: Sequence[Image.Image], *, video: bool = False) -> VisionInputs:
+    def vision(
+        self, images: Sequence[Image.Image], *, video: bool = False, budget: tuple[int, int] | None = None
+    ) -> VisionInputs:
         """Pixels for the vision tower.
 
         Args:
             images: one RGB picture, or the key frames of a video, already selected.
             video: whether they are frames: one tile each for InternVL families, where a picture has up to 13.
+            budget: least and most pixels of each, for training a Qwen family, see [`qwen_patches`]; None as in
+                inference.
         """
         if not images or not all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images):
             got = [image.mode if isinstance(image, Image.Image) else type(image).__name__ for image in images]
@@ -257,7 +270,7 @@ class Sa2VAProcessor:
             raise ValueError(f"expected one picture, got {len(images)}; pass video=True if they are frames of a video")
         patches = self.settings.patches
         if patches:
-            pictures, grids = zip(*(qwen_patches(image, patches) for image in images), strict=True)
+            pictures, grids = zip(*(qwen_patches(image, patches, budget) for image in images), strict=True)
             tokens = tuple(math.prod(grid) // patches.merge**2 for grid in grids)
             return VisionInputs(torch.cat(pictures), torch.tensor(grids, dtype=torch.int64), tokens, video)
         assert self.tile_side and self.tokens_per_tile
@@ -285,8 +298,11 @@ class Sa2VAProcessor:
             history: earlier turns; their answers may or may not end in the template's suffix.
             regions: bool (cells, cells) grids of ``region_cells``, which the text calls region1, region2, ...
         """
+        _check_cells(regions)
         questions = [*(turn.question for turn in history), question]
         answers = [turn.answer for turn in history]
+        for said in (*questions, *answers):
+            check_text(said)
         pieces = self._pieces(self._place_image(questions, vision, regions), answers, vision)
         ids = [i for piece in self._encode(text for text, _ in pieces) for i in piece]
         return self._checked(ids, vision, regions)
@@ -299,23 +315,52 @@ class Sa2VAProcessor:
         past_text: str = "",
         regions: Sequence[np.ndarray] | None = None,
     ) -> list[int]:
-        """The prompt that the released remote code's ``predict_forward`` makes of the same text, id for id.
+        """The ids of [`released_prompt`].
 
-        It differs from [`prompt_ids`] in that no line break is added after the image, and in ``past_text``: a raw
-        prefix of the prompt, its image tokens written out. Qwen families ignore it beside pictures and put it into the
-        user's message without, as the released code does. A text without ``<image>`` is taken too where that raised.
+        Raises:
+            ValueError: it does not have a token for each feature of the pictures and regions.
         """
+        prompt = self.released_prompt(text, vision=vision, past_text=past_text, regions=regions)
+        return self._checked(self._encode([prompt])[0], vision, regions)
+
+    def released_prompt(
+        self,
+        text: str,
+        *,
+        vision: VisionInputs | None,
+        past_text: str = "",
+        regions: Sequence[np.ndarray] | None = None,
+    ) -> str:
+        """The prompt that the released remote code's ``predict_forward`` makes of the same text.
+
+        It differs from that of [`prompt_ids`] in that no line break is added after the image, and in ``past_text``: a
+        raw prefix of the prompt, its image tokens written out. Qwen families ignore it beside pictures and put it into
+        the user's message without, as the released code does, except for one of [`released_past_text`], which goes on.
+        A text without ``<image>`` is taken too where the released code raises. A region may have no cell.
+
+        Raises:
+            ValueError: more than one ``<image>``, regions of a family that reads none, or regions with a ``past_text``.
+        """
+        check_text(text, "text=")
+        check_text(past_text, "past_text=")
         if self.template is None:
+            self._no_regions(regions)
             text = text.replace(IMAGE_MARK, "")
-            pieces = self._pieces([text if vision else past_text + text], [], vision)
-            return self._checked(self._encode([pieces[0][0]])[0], vision, self._no_regions(regions))
+            if past_text.startswith(_CHATML_START):
+                return past_text + template_of("qwen_chat").ask(text)
+            return self._pieces([text if vision else past_text + text], [], vision)[0][0]
         if regions is not None and past_text:
             raise ValueError("expected an empty past_text where regions are given")
         if vision is None:
             text = text.replace(IMAGE_MARK, "")
         if IMAGE_MARK in text or self.family.image_token not in past_text:
             [text] = self._place_image([text], vision, regions)
-        return self._checked(self._encode([past_text + self.template.ask(text)])[0], vision, regions)
+        return past_text + self.template.ask(text)
+
+    def released_past_text(self, prompt: str, prediction: str) -> str:
+        """What [`released_prompt`] takes as ``past_text`` to go on after a prompt and its answer."""
+        template = self.template or template_of("qwen_chat")
+        return prompt + bare_answer(prediction, self._endings) + template.suffix + template.separator
 
     def encode_turns(
         self,
@@ -326,13 +371,23 @@ class Sa2VAProcessor:
     ) -> EncodedTurns:
         """A whole conversation for training.
 
+        Qwen families are trained on plain ChatML, as the released ones were: no system prompt, a line break between
+        the frames of a video. Their prompts in inference come from the tokenizer's template, which may write one and
+        writes frames side by side.
+
         Args:
             ends: (turn, character) where words of a question end whose last token is to be found.
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
-        questions = self._place_image([turn.question for turn in turns], vision, regions)
-        pieces = self._pieces(questions, [turn.answer for turn in turns], vision)
+        for turn in turns:
+            check_text(turn.question)
+            check_text(turn.answer)
+        _check_cells(regions)
+        template = self.template or template_of("qwen_chat")
+        questions = self._place_image([turn.question for turn in turns], vision, regions, written=True)
+        answers = [bare_answer(turn.answer, self._endings) for turn in turns]
+        pieces = template_pieces(template, questions, answers)
         numbers = [_PIECES_PER_TURN * turn for turn, _ in ends]
         rests = [_after(pieces[k][0], turns[turn].question, end) for k, (turn, end) in zip(numbers, ends, strict=True)]
         encoded = self._encode([*(text for text, _ in pieces), *rests])
@@ -357,9 +412,15 @@ class Sa2VAProcessor:
         return clean_answer(raw, self._special_tokens)
 
     def _place_image(
-        self, questions: list[str], vision: VisionInputs | None, regions: Sequence[np.ndarray] | None
+        self,
+        questions: list[str],
+        vision: VisionInputs | None,
+        regions: Sequence[np.ndarray] | None,
+        *,
+        written: bool = False,
     ) -> list[str]:
-        """The questions, image and regions written into the first; the Qwen templates write images themselves."""
+        """The questions, image and regions written into the first; the Qwen templates write images themselves, unless
+        they are to be ``written`` here."""
         first, *later = questions
         if any(IMAGE_MARK in question for question in later):
             raise ValueError(f"{IMAGE_MARK} stands in a later question; the image belongs to the first: leave it out")
@@ -373,7 +434,7 @@ class Sa2VAProcessor:
         if IMAGE_MARK not in first:
             # The region text ends in a line break of its own. Both forms are those of training.
             first = IMAGE_MARK + first if counts else f"{IMAGE_MARK}\n{first}"
-        block = self._image_block(vision) if self.template else ""
+        block = self._image_block(vision) if self.template or written else ""
         if counts:
             block += region_prompt(counts, self.family.image_token)
         return [first.replace(IMAGE_MARK, block), *later]
@@ -406,9 +467,9 @@ class Sa2VAProcessor:
             raise ValueError("regions are parts of one picture; pass a picture with them, not a video or text alone")
         shape = (self.cells, self.cells)
         for region in regions:
-            if region.shape != shape or region.dtype != bool or not region.any():
+            if region.shape != shape or region.dtype != bool:
                 raise ValueError(
-                    f"expected a region as bool {shape} with at least one cell set, got {region.dtype} {region.shape}; "
+                    f"expected a region as bool {shape}, got {region.dtype} {region.shape}; "
                     f"make it with region_cells(mask_or_box, size, {self.cells})"
                 )
         return [int(region.sum()) for region in regions]
@@ -447,6 +508,11 @@ class Sa2VAProcessor:
                 "chat_template.jinja from the base model into the folder, or set tokenizer.chat_template"
             )
         return vocabulary
+
+
+def _check_cells(regions: Sequence[np.ndarray] | None) -> None:
+    if any(not region.any() for region in regions or ()):
+        raise ValueError("a region has no cell set; make it with region_cells, which gives every region one")
 
 
 def _after(piece: str, question: str, end: int) -> str:

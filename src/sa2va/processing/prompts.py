@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 Piece = tuple[str, bool]
 
 
+def check_text(text: object, name: str = "a question or phrase") -> None:
+    """Refuse what no tokenizer reads, and no file in UTF-8 keeps.
+
+    Raises:
+        ValueError: it is no string, or holds half a character (a lone surrogate), as bytes of another encoding become.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"expected {name} as a string, got {type(text).__name__}: {text!r:.100}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} is not Unicode at character {error.start}: {text!a:.100}. If it was typed or read from a "
+            "file, its encoding is not UTF-8: convert it; otherwise join surrogate pairs or leave them out"
+        ) from error
+
+
 def template_pieces(template: ChatTemplate, questions: Sequence[str], answers: Sequence[str]) -> list[Piece]:
     """The pieces of a fixed template; the last question may be without an answer."""
     pieces: list[Piece] = []

@@ -18,9 +18,9 @@ Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], cells: int = 16) -> np.ndarray:
     """The grid cells of a region.
 
-    A cell belongs to the region when the mask is set at the cell's top-left pixel: nearest sampling, as the released
-    checkpoints were trained. A region so small that it falls between those pixels gets the one cell that holds most of
-    it, so that every region can be described (the released code silently described nothing).
+    These are its [`sampled_cells`], as the released checkpoints were trained. A region so small that it falls between
+    the samples gets the one cell that holds most of it, so that every region can be described (the released code
+    silently described nothing).
 
     Args:
         region: a mask (H, W), bool or integers 0 and not 0, or a box (x0, y0, x1, y1) in pixels.
@@ -37,8 +37,7 @@ def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], ce
     mask = _box_mask(checked_box(array), size) if array.shape == (4,) else _checked_mask(array, size)
     if not mask.any():
         raise ValueError(f"the region is empty: none of its {size[0]} x {size[1]} pixels is set; mark at least one")
-    rows, columns = (np.arange(cells) * length // cells for length in size)
-    grid = mask[np.ix_(rows, columns)]
+    grid = sampled_cells(mask, cells)
     return grid if grid.any() else _fullest_cell(mask, cells)
 
 
@@ -96,6 +95,12 @@ def box_inside(box: Box, size: tuple[int, int]) -> Box:
             "boxes are (x0, y0, x1, y1) in pixels"
         )
     return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
+
+
+def sampled_cells(mask: np.ndarray, cells: int) -> np.ndarray:
+    """bool (cells, cells) of a bool mask (H, W): each cell by its top-left pixel, so that all may be unset."""
+    rows, columns = (np.arange(cells) * length // cells for length in mask.shape)
+    return mask[np.ix_(rows, columns)]
 
 
 def region_prompt(counts: Sequence[int], image_token: str) -> str:

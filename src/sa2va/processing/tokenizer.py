@@ -7,6 +7,7 @@ here reads the same SentencePiece file and gives the same ids and the same text.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -73,11 +74,14 @@ _CLASSES: dict[str, type[PreTrainedTokenizerBase]] = {
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
-def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    folder: str | os.PathLike[str], options: Mapping[str, Any] | None = None, **hub_kwargs: Any
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a released or saved checkpoint. ``auto_map`` is never followed.
 
     Args:
         folder: a local folder or a hub id.
+        options: of the tokenizer, such as ``padding_side``, instead of what its files say.
         hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
     Raises:
@@ -97,7 +101,7 @@ def load_tokenizer(folder: str | os.PathLike[str], **hub_kwargs: Any) -> PreTrai
     for settings in ("special_tokens_map.json", "added_tokens.json"):
         read_json(place, settings)  # names the file where transformers would not
     with reading(f"{folder}: the tokenizer's files"):
-        return cls.from_pretrained(place)
+        return cls.from_pretrained(place, **(options or {}))
 
 
 def add_sa2va_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

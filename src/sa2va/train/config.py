@@ -223,6 +223,10 @@ class TrainConfig:
                 'quantization "nf4" starts from a Sa2VA checkpoint and runs on one device or under DDP; leave out '
                 "sam2, fsdp and deepspeed"
             )
+        for name in ("picture_pixels", "frame_pixels"):
+            low, high = getattr(self.encode, name)
+            if low > high:
+                raise ValueError(f"encode.{name} is the least and the most pixels, got {low} and {high}; swap them")
         if self.encode.drawn_frames and self.prompted_frames:
             raise ValueError(
                 "prompted_frames follows clips through all their frames; set encode.drawn_frames=null, or "
@@ -270,6 +274,7 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("encode.max_length", 16, None),
     ("encode.key_frames", 1, None),
     ("encode.drawn_frames", 1, None),
+    *((f"encode.{name}_pixels.{end}", 28 * 28, None) for name in ("picture", "frame") for end in (0, 1)),
     ("loss.points", 1, None),
     ("loss.oversample", 1, None),
     ("loss.importance", 0, 1),
