@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sa2va.data.formats.layout import text_encoding
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
 from sa2va.processing.frames import uniform_indices
@@ -193,4 +194,4 @@ def _whole(source: Source, index: int) -> Sample:
 
 def _first_character(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(64).decode("utf-8-sig", errors="replace").lstrip()[:1]
+        return file.read(64).decode(text_encoding(path), errors="replace").lstrip("\ufeff \t\r\n")[:1]
