@@ -98,9 +98,7 @@ def _picture(path: Path) -> ReasonPicture:
         shapes = tuple((str(shape["label"]), _points(shape["points"], size)) for shape in record["shapes"])
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError("text must hold at least one request, none of them empty")
-        return ReasonPicture(
-            path.stem, path, size, tuple(texts), bool(record.get("is_sentence", False)), shapes
-        )
+        return ReasonPicture(path.stem, path, size, tuple(texts), bool(record.get("is_sentence", False)), shapes)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path.with_suffix('.json')}: expected text, is_sentence and shapes with label and points "
