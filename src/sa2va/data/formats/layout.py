@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from sa2va.runtime import logger
 
@@ -137,6 +137,14 @@ class PictureFolders:
         return name in self._names[folder]
 
 
+class Doubt(NamedTuple):
+    """A kind of decision. what: and how to decide otherwise. count: of entries. examples: the first few of them."""
+
+    what: str
+    count: int
+    examples: str
+
+
 class Doubts:
     """What a reader decided without being told, kind by kind; the first of each kind is a warning in the log.
 
@@ -156,9 +164,9 @@ class Doubts:
         places[where] = None
 
     @property
-    def lines(self) -> tuple[str, ...]:
-        """Each kind with its count and its first few places."""
-        return tuple(f"{what}: {len(places)}, {shown(list(places))}" for what, places in self._noted.items())
+    def found(self) -> tuple[Doubt, ...]:
+        """Each kind that was noted."""
+        return tuple(Doubt(what, len(places), shown(list(places))) for what, places in self._noted.items())
 
 
 def tails(name: str) -> Iterator[str]:
@@ -181,7 +189,8 @@ def text_encoding(path: Path) -> str:
         start = file.read(4)
     found = json.detect_encoding(start)
     if found in ("utf-16", "utf-32"):
-        return f"{found}-{'be' if start[:2] in (codecs.BOM_UTF16_BE, b'\x00\x00') else 'le'}"
+        big = start.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
+        return f"{found}-{'be' if big else 'le'}"
     return found.removesuffix("-sig")
 
 

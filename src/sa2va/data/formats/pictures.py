@@ -12,7 +12,7 @@ import contextlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -139,9 +139,10 @@ def upright_picture(
 
 def checked_orientation(orientation: str | None) -> Orientation | None:
     """An option of a source. ValueError where it is neither ``"upright"`` nor ``"stored"`` nor None."""
-    if orientation is not None and orientation not in get_args(Orientation):
-        raise ValueError(f"orientation must be one of {list(get_args(Orientation))} or null, got {orientation!r}")
-    return orientation
+    known: dict[str | None, Orientation | None] = {None: None, "upright": "upright", "stored": "stored"}
+    if orientation not in known:
+        raise ValueError(f'orientation must be "upright", "stored" or null, got {orientation!r}')
+    return known[orientation]
 
 
 def stored_size(path: Path) -> Size:

@@ -255,14 +255,23 @@ class RunLengths:
                     return height, width
         return None
 
+    def looks_sparse(self, annotation: str) -> bool:
+        """Whether an annotation of all frames has masks in the first alone, or in every n-th: null would be hidden."""
+        start, count = self._rows[annotation]
+        shown = np.flatnonzero(self._sizes[start : start + count, 0])
+        if annotation in self._places or not len(shown) or shown[0]:
+            return False
+        steps = set(np.diff(shown).tolist())
+        return (not steps and count > 2) or (len(steps) == 1 and min(steps) > 1)
+
     def check(self, video: RvosVideo, expression: RvosExpression) -> None:
         for annotation in expression.annotation_ids:
             if (places := self._places.get(annotation)) is not None:
                 strange = sorted(places.keys() - {frame.stem for frame in video.frames})
                 if strange or len(places) < self.frame_count(annotation):
                     raise ValueError(
-                        f"{self.name}, annotation {annotation!r} names frames {strange[:3]} that video {video.id!r} has "
-                        "not, or one twice"
+                        f"{self.name}, annotation {annotation!r} names frames {strange[:3]} that video {video.id!r} "
+                        "has not, or one twice"
                     )
                 continue
             found = self._rows.get(annotation, (0, None))[1]
@@ -285,7 +294,7 @@ class RunLengths:
 
 @dataclass(frozen=True)
 class _MaskFolder:
-    """Index pictures ``video/frame.png``, as YouTube-VOS and DAVIS have them. doubts: of an own set, see `read_rvos`."""
+    """Index pictures ``video/frame.png``, as YouTube-VOS and DAVIS have them. doubts: as in [`read_rvos`]."""
 
     path: Path
     doubts: Doubts | None

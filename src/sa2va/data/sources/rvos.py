@@ -20,7 +20,7 @@ from sa2va.data.formats.pictures import (
     lazy_picture,
     upright_picture,
 )
-from sa2va.data.formats.rvos import RvosExpression, RvosVideo, read_rvos
+from sa2va.data.formats.rvos import RunLengths, RvosExpression, RvosVideo, read_rvos
 from sa2va.data.sample import LazyFrame, Sample
 from sa2va.data.sources.clips import Draw, check_counts, draw_annotated, video_request
 from sa2va.data.sources.requests import Draws, united
@@ -255,6 +255,14 @@ class OwnVideos(ReferredVideos):
                 "videos are annotated in some of their frames only; the others are shown but not learnt from",
                 f"{video.id} ({known_F.sum()} of {len(known_F)})",
             )
+        if isinstance(video.truth, RunLengths):
+            for name in {name for one in video.expressions for name in one.annotation_ids}:
+                if video.truth.looks_sparse(name):
+                    self.doubts.note(
+                        "masks stand in the first frame or every n-th alone; null means hidden, frames that are not "
+                        'annotated are left out of {"00000": {...}, "00005": null}',
+                        f"annotation {name}",
+                    )
 
 
 def _united(video: RvosVideo) -> RvosVideo:
