@@ -6,8 +6,9 @@ import codecs
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from sa2va.runtime import logger
 
@@ -137,7 +138,8 @@ class PictureFolders:
         return name in self._names[folder]
 
 
-class Doubt(NamedTuple):
+@dataclass(frozen=True)
+class Doubt:
     """A kind of decision. what: and how to decide otherwise. count: of entries. examples: the first few of them."""
 
     what: str

@@ -45,7 +45,8 @@ class Annotations:
         orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
-        self.draws, self.orientation = Draws(seed, phrases, views), checked_orientation(orientation)
+        self.draws = Draws(seed, phrases, views)
+        self.orientation = checked_orientation(orientation)
         path, folder = Path(root) / "annotations.json", Path(root) / "images"
         require_files("own annotations", {path: "you: polygons and phrases", folder: "your pictures"})
         entries = read_json(path)

@@ -61,7 +61,8 @@ class Chat:
     def __init__(self, root: str | Path, *, orientation: Orientation | None = None, skip_broken: bool = False):
         self.path = Path(root) / "chat.jsonl" if Path(root).is_dir() else Path(root)
         require_files("chat", {self.path: "write_chat, or your own annotations"})
-        self.orientation, self.doubts = checked_orientation(orientation), Doubts(str(self.path))
+        self.orientation = checked_orientation(orientation)
+        self.doubts = Doubts(str(self.path))
         self._folders, self._encoding = PictureFolders((self.path.parent,)), text_encoding(self.path)
         problems, spans = Problems(str(self.path)), []
         for number, (start, line) in enumerate(_lines(self.path, self._encoding), start=1):

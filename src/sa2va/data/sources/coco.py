@@ -54,7 +54,8 @@ class Coco:
         orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
-        self.draws, self.orientation = Draws(seed, phrases, views), checked_orientation(orientation)
+        self.draws = Draws(seed, phrases, views)
+        self.orientation = checked_orientation(orientation)
         path, folder = Path(root) / annotations, Path(root) / images
         require_files("COCO annotations", {path: "your annotation tool", folder: "your pictures"})
         self.instances, self.doubts = CocoInstances(path), Doubts(str(path))

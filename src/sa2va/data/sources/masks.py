@@ -83,7 +83,8 @@ class MaskFolder:
         skip_broken: bool = False,
     ):
         self.root, self.draws = Path(root), Draws(seed, phrases, views)
-        self.orientation, self.doubts = checked_orientation(orientation), Doubts(str(root))
+        self.orientation = checked_orientation(orientation)
+        self.doubts = Doubts(str(root))
         path = self.root / "phrases.json"
         folders = {self.root / "images": "your pictures", self.root / "masks": "your masks"}
         require_files("pictures with masks", {path: "you: what each mask is called", **folders})
