@@ -61,7 +61,7 @@ def coco(root: Path, annotations: list[dict[str, Any]], images: list[dict[str, A
 def polygon_of(area: np.ndarray) -> list[int]:
     """The outline of a box given as its area."""
     rows, columns = np.nonzero(area)
-    return mini.polygon((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return mini.polygon((int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1))
 
 
 # -- pictures that are turned ------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_what_the_user_knows_counts_more_than_a_claimed_size(tmp_path: Path):
 
 def test_published_sets_are_read_as_stored_and_written_as_shown(tmp_path: Path):
     truth = mini.write_refer(tmp_path)["train"]
-    path = tmp_path / "glamm_data/images/coco2014/train2014/COCO_train2014_000000000001.jpg"
+    path = tmp_path / "ref_seg/refcoco/coco2014/train2014/COCO_train2014_000000000001.jpg"
     exif = Image.Exif()
     exif[0x0112] = 3
     with Image.open(path) as image:
