@@ -69,7 +69,8 @@ class Annotations:
 
     def key(self, index: int) -> str:
         """The file name of a sample's picture."""
-        return self.entries[self.draws.view(index, len(self.entries)).place]["image"]
+        _, name, _ = self.entries[self.draws.view(index, len(self.entries)).place]
+        return name
 
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))

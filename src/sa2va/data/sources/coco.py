@@ -80,7 +80,7 @@ class Coco:
 
     def key(self, index: int) -> str:
         """The file name of a sample's picture."""
-        number, _ = self.entries[self.draws.view(index, len(self.entries)).place]
+        _, number, _ = self.entries[self.draws.view(index, len(self.entries)).place]
         return self.instances.images[number].file_name
 
     def __getitem__(self, index: int) -> Sample:
