@@ -22,8 +22,9 @@ VOID = 255
 _DARK, _THRESHOLD, _BRIGHT = 64, 128, 192
 # More than this share of a picture between black and white, and it is no mask.
 _MOST_GREY = 0.2
-# Values that are no object's number; fewer of them are objects that nobody named.
-_FEWEST_STRANGE = 3
+# Values that are no object's number, and their share of all that is not background; fewer are objects that nobody
+# named, or specks.
+_FEWEST_STRANGE, _LEAST_STRANGE = 3, 0.01
 
 _GREYS = (
     "masks hold grey values, as after JPEG or a smooth resize; 128 and above is taken as the object: "
@@ -136,10 +137,10 @@ def _values(numbers: np.ndarray) -> np.ndarray:
 
 
 def _is_noise(numbers: np.ndarray, strange: np.ndarray) -> bool:
-    """Whether most pixels of these values lie alone: an object, however small, fills squares of 2 x 2 pixels."""
-    if len(strange) < _FEWEST_STRANGE:
-        return False
+    """Whether there are many pixels of these values and most lie alone: objects fill squares of 2 x 2 pixels."""
     pixels = np.isin(numbers, strange)
+    if len(strange) < _FEWEST_STRANGE or pixels.sum() < _LEAST_STRANGE * (numbers != 0).sum():
+        return False
     square = (numbers[1:, 1:] == numbers[:-1, 1:]) & (numbers[1:, 1:] == numbers[1:, :-1])
     square &= numbers[1:, 1:] == numbers[:-1, :-1]
     solid = np.zeros(numbers.shape, dtype=bool)

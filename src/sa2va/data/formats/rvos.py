@@ -299,6 +299,7 @@ class _MaskFolder:
     path: Path
     doubts: Doubts | None
     files: PictureFolders = field(default_factory=lambda: PictureFolders(()))
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
     def check(self, video: RvosVideo, expression: RvosExpression) -> None:
         if not expression.object_ids:
@@ -310,7 +311,10 @@ class _MaskFolder:
     def annotated(self, video: RvosVideo, expression: RvosExpression) -> np.ndarray:
         if self.doubts is None:
             return np.ones(len(video.frames), dtype=bool)
-        return np.array([self.files.has(self._file(video, frame)) for frame in range(len(video.frames))])
+        if video.id not in self.known:  # the same for all its expressions
+            there = [self.files.has(self._file(video, frame)) for frame in range(len(video.frames))]
+            self.known[video.id] = np.array(there)
+        return self.known[video.id]
 
     def size(self, video: RvosVideo, expression: RvosExpression) -> Size | None:
         files = (self._file(video, frame) for frame in range(len(video.frames)))
@@ -354,7 +358,7 @@ def _names(video: dict[str, Any], where: str) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{where}: frames must be a list of names, got {names!r:.80}")
     # Some write where the frame was on their disk.
-    bare = [PureWindowsPath(name).name or name for name in names]
+    bare = [_bare(name) for name in names]
     if len(set(bare)) < len(set(names)):
         raise ValueError(f"{where}: frames of different folders have one name; frames lie in one folder per video")
     return bare
@@ -396,9 +400,14 @@ def _place(videos: dict[str, dict[str, Any]], frames: Path) -> tuple[Path, str]:
         for frame in (video.get("frames") or [])[:1]:
             for folder in (frames, frames / "JPEGImages"):
                 for suffix in _PICTURE_SUFFIXES:
-                    if (folder / name / _file_name(PureWindowsPath(str(frame)).name, suffix)).is_file():
+                    if (folder / name / _file_name(_bare(str(frame)), suffix)).is_file():
                         return folder, suffix
     return frames, _PICTURE_SUFFIXES[0]
+
+
+def _bare(frame: str) -> str:
+    """The name of a frame without folders before it."""
+    return (PureWindowsPath(frame).name or frame) if "/" in frame or "\\" in frame else frame
 
 
 def _stem(frame: str) -> str:
