@@ -26,6 +26,7 @@ from sa2va.data.sources.rvos import OwnVideos
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions, frame_shares, low_resolution_targets, mask_losses
 from sa2va.train.run import prepare, train
+from sa2va.train.trainer import counts_of
 
 SIZE = (48, 64)
 
@@ -200,6 +201,7 @@ def test_only_annotated_frames_are_drawn_and_only_known_masks_count(sparse: Samp
     assert encoded.annotated is not None and sorted(encoded.annotated.tolist()) == [[False, True], [True, True]]
     batch = Collator.of(sa2va.processor)([encoded, encode_sample(sparse, sa2va.processor)])
     assert batch.annotated is not None and batch.masks is not None and batch.frames_per_sample == (2, 2)
+    assert counts_of(batch).frames == 4
     output = sa2va.model(batch)
     assert output.masks is not None
     shares = torch.tensor(frame_shares(output.objects_per_sample, batch.frames_per_sample, batch.annotated))
@@ -245,6 +247,7 @@ def test_a_step_is_trained_on_the_first_frame_alone(tmp_path: Path, checkpoint: 
         data=(SourceOptions("video-json", {"root": str(root), "frames": 3}),),
         steps=1,
         batch_size=1,
+        accumulation=1,
         precision="fp32",
         workers=0,
     )
