@@ -21,8 +21,9 @@ from sa2va.data.formats.coco import CocoInstances, decode_segmentation, is_segme
 from sa2va.data.formats.conversations import place_image, read_conversation
 from sa2va.data.formats.gcg import read_gcg, read_gcg_truth
 from sa2va.data.formats.layout import MissingData, PictureFolders, Problems, first_existing, require_files, shown
+from sa2va.data.formats.mask_files import read_numbers
 from sa2va.data.formats.packed import PackedRecords
-from sa2va.data.formats.pictures import lazy_picture, read_numbers, read_picture, stored_size
+from sa2va.data.formats.pictures import lazy_picture, read_picture, stored_size
 from sa2va.data.formats.polygons import paint_polygon
 from sa2va.data.formats.reasonseg import read_reasonseg
 from sa2va.data.formats.refer import read_refer

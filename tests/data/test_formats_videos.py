@@ -212,7 +212,7 @@ def test_an_index_picture_must_be_one(tmp_path: Path):
     (video, _) = _own(tmp_path)
     path = tmp_path / "Annotations/first/00002.png"
     Image.fromarray(written.films["first"].pictures[2]).save(path)
-    with pytest.raises(ValueError, match=r"00002\.png must be an index picture .* mode RGB"):
+    with pytest.raises(ValueError, match=r"00002\.png is a colour picture of mode RGB"):
         video.masks(video.expressions[0], [2])
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"00002\.png"):

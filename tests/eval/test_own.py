@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,16 @@ def test_clips_are_counted_as_davis_does(clips: Path):
     missed = {**right, ids[1]: answered(ids[1])}
     assert benchmark.score(missed).values["j"] == 0.5
     assert [path.name for path in benchmark.items()[0].media] == ["0.png", "1.png", "2.png"]
+
+
+def test_frames_that_are_not_annotated_do_not_count(clips: Path):
+    (clips / "Annotations/a/1.png").unlink()
+    benchmark = known_row("own").open(clips)
+    first, second = [query.id for item in benchmark.items() for query in item.queries]
+    right = {one: Prediction(one, "", "", benchmark.expected(one).masks, ("",), 0.0) for one in (first, second)}
+    ((start, _, end),) = right[first].masks
+    elsewhere = replace(right[first], masks=((start, Mask.from_array(np.ones(SIZE, bool)), end),))
+    assert benchmark.score({**right, first: elsewhere}).values == {"j&f": 1.0, "j": 1.0, "f": 1.0}
 
 
 def test_what_is_held_out_is_the_same_in_training_and_evaluation(pictures: Path):

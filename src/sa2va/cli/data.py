@@ -30,6 +30,15 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="NAME", show_default=False, help="Only this set; may be repeated."),
 ]
+Orienting = Annotated[
+    str | None,
+    typer.Option(
+        "--orientation",
+        metavar="HOW",
+        show_default=False,
+        help="How pictures that their EXIF data turn were annotated where their masks do not tell: upright or stored.",
+    ),
+]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples of each set, spread evenly.")]
 
 
@@ -43,20 +52,24 @@ def check(
     root: Root,
     sets: Sets = None,
     samples: Samples = 200,
-    everything: Annotated[bool, typer.Option("--all", help="Read every sample.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Read every sample, and all frames of own videos.")] = False,
+    orientation: Orienting = None,
 ) -> None:
     """Say which data sets are in a folder, what of them is missing or malformed, and what they hold.
 
     Annotations are read whole and every file is looked for. Pictures and masks are
     decoded for some samples of each set, or for [bold]--all[/bold]; of a clip, those frames
-    that a sample shows. The exit code is 1 when anything is wrong.
+    that a sample shows. The exit code is 1 when anything is wrong. What a reader had to decide
+    by itself is told, too: look at it with [cyan]sa2va data preview[/cyan].
     """
     from sa2va.data.check import KNOWN_SETS, OWN_FORMS, check_set
+    from sa2va.data.formats.pictures import checked_orientation
 
     reports = []
     for name in _wanted(root, sets):
         with _progress(screen, name) as step:
-            reports.append(check_set(root, name, None if everything else samples, step))
+            most = None if everything else samples
+            reports.append(check_set(root, name, most, step, checked_orientation(orientation)))
     absent = [name for name in KNOWN_SETS if name not in {report.name for report in reports}]
     good = all(report.good for report in reports)
     if screen.json:
@@ -70,6 +83,9 @@ def check(
             screen.warn(f"broken sample {name}: {reason}")
         if report.broken_count > len(report.broken):
             screen.warn(f"{report.broken_count - len(report.broken)} more broken samples of {report.name}")
+        for doubt in report.doubts:
+            if doubt.count > 1:  # of a single one, the reader has warned already
+                screen.warn(f"{report.name}: {doubt.what}: {doubt.count} times, {doubt.examples}")
     if not sets and any(report.name not in OWN_FORMS for report in reports):
         screen.note(f"not in this folder: {', '.join(name for name in absent if name not in OWN_FORMS)}")
     if not good:
@@ -101,6 +117,7 @@ def preview(
         ),
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Samples side by side.")] = 4,
+    orientation: Orienting = None,
 ) -> None:
     """Draw samples on one sheet: drawn frames with masks tinted, and their conversations below."""
     from sa2va.data.preview import preview as draw
@@ -111,7 +128,7 @@ def preview(
     show = _as_trained(screen, model) if model else lambda sample: sample
     shown: list[Sample] = []
     for name in _wanted(root, sets):
-        shown += _some(screen, root, name, samples, show)
+        shown += _some(screen, root, name, samples, show, orientation)
     if not shown:
         raise ValueError(f"nothing in {root} can be shown; `sa2va data check {root}` says why")
     draw(shown, out, columns=columns)
@@ -133,12 +150,15 @@ def _wanted(root: Path, sets: Sequence[str] | None) -> Sequence[str]:
     return found
 
 
-def _some(screen: Screen, root: Path, name: str, most: int, show: Callable[[Sample], Sample]) -> Iterator[Sample]:
+def _some(
+    screen: Screen, root: Path, name: str, most: int, show: Callable[[Sample], Sample], orientation: str | None
+) -> Iterator[Sample]:
     """A few samples of a set; broken ones are left out with a warning."""
     from sa2va.data.check import open_set
+    from sa2va.data.formats.pictures import checked_orientation
     from sa2va.processing.frames import uniform_indices
 
-    source, problems = open_set(root, name)
+    source, problems = open_set(root, name, checked_orientation(orientation))
     if source is None:
         for line in problems:
             screen.warn(line)

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sa2va.data.formats.layout import Doubt, Doubts, text_encoding
+from sa2va.data.formats.pictures import Orientation
 from sa2va.data.mixture import Source
-from sa2va.data.sample import Sample
+from sa2va.data.sample import SEG, Sample
 from sa2va.processing.frames import uniform_indices
 
 #: Broken samples that a report names.
@@ -99,6 +103,7 @@ class SetReport:
         samples: how many can be asked for; 0 where the set cannot be read at all. checked: how many were.
         turns, objects: in these. unseen: objects that no frame of their sample shows.
         broken: samples that cannot be read, with the reason; the first few. broken_count: all of them.
+        doubts: what the reader decided without being told, with counts and the first examples.
     """
 
     name: str
@@ -110,10 +115,11 @@ class SetReport:
     unseen: int = 0
     broken: tuple[tuple[str, str], ...] = ()
     broken_count: int = 0
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def good(self) -> bool:
-        """Nothing is missing, malformed or broken."""
+        """Nothing is missing, malformed or broken; there may be doubts."""
         return not self.problems and not self.broken_count and self.samples > 0
 
 
@@ -130,8 +136,14 @@ def present_sets(root: str | Path) -> list[str]:
     return [name for name, known in KNOWN_SETS.items() if known.is_there(folder)]
 
 
-def open_set(root: str | Path, name: str) -> tuple[Source | None, tuple[str, ...]]:
+def open_set(
+    root: str | Path, name: str, orientation: Orientation | None = None
+) -> tuple[Source | None, tuple[str, ...]]:
     """A set with what its reader complains of; where only single entries are bad, a source of the good ones.
+
+    Args:
+        root: the folder. name: a key of [`KNOWN_SETS`].
+        orientation: of pictures that their EXIF data turn, in own data; published sets are read as stored.
 
     Raises:
         ValueError: no set has this name.
@@ -139,29 +151,35 @@ def open_set(root: str | Path, name: str) -> tuple[Source | None, tuple[str, ...
     if name not in KNOWN_SETS:
         raise ValueError(f"no data set is named {name!r}; take one of {', '.join(KNOWN_SETS)}")
     known = KNOWN_SETS[name]
+    options = {"orientation": orientation} if orientation and name in OWN_FORMS else {}
     try:
-        return known.open(Path(root)), ()
+        return known.open(Path(root), **options), ()
     except (ValueError, OSError) as error:
         problems = tuple(str(error).splitlines())
     try:
-        return known.open(Path(root), skip_broken=True), problems
+        return known.open(Path(root), **options, skip_broken=True), problems
     except (ValueError, OSError, TypeError):  # TypeError: a reader that takes all or nothing
         return None, problems
 
 
 def check_set(
-    root: str | Path, name: str, most: int | None = 200, step: Callable[[int, int], object] = lambda done, total: None
+    root: str | Path,
+    name: str,
+    most: int | None = 200,
+    step: Callable[[int, int], object] = lambda done, total: None,
+    orientation: Orientation | None = None,
 ) -> SetReport:
-    """Read a set, and some of its samples with their pictures.
+    """Read a set, and some of its samples with their pictures; of all samples, also what they leave out of a video.
 
     Args:
         root: the folder. name: a key of [`KNOWN_SETS`].
         most: samples to look at, spread evenly; None for all. step: told how many of how many are done.
+        orientation: see [`open_set`].
 
     Raises:
         ValueError: no set has this name, or ``most`` is below 1.
     """
-    source, problems = open_set(root, name)
+    source, problems = open_set(root, name, orientation)
     if source is None:
         return SetReport(name, problems)
     size = len(source)
@@ -170,17 +188,24 @@ def check_set(
         raise ValueError(f"most must be at least 1, got {most}")
     turns = objects = unseen = 0
     broken: list[tuple[str, str]] = []
+    doubts: Doubts = getattr(source, "doubts", None) or Doubts(name)
+    inspect: Callable[[int], None] | None = getattr(source, "inspect", None) if most is None else None
     for done, index in enumerate(indices, start=1):
         try:
             sample = _whole(source, index)
+            if inspect is not None:
+                inspect(index)
         except (ValueError, OSError) as error:
             broken.append((f"{name}[{index}]", " ".join(str(error).split())))
         else:
             turns += len(sample.turns)
             objects += len(sample.masks)
             unseen += sum(not mask.any() for mask in sample.masks)
+            if _contradicts_itself(sample):
+                doubts.note("equal questions of a sample have different masks; ask once, for all of them", sample.id)
         step(done, len(indices))
-    return SetReport(name, problems, size, len(indices), turns, objects, unseen, tuple(broken[:_NAMED]), len(broken))
+    first, count = tuple(broken[:_NAMED]), len(broken)
+    return SetReport(name, problems, size, len(indices), turns, objects, unseen, first, count, doubts.found)
 
 
 def _whole(source: Source, index: int) -> Sample:
@@ -191,6 +216,16 @@ def _whole(source: Source, index: int) -> Sample:
     return sample
 
 
+def _contradicts_itself(sample: Sample) -> bool:
+    """Whether two equal questions, each answered by one mask, have different ones."""
+    masks, known = iter(sample.masks), dict[str, np.ndarray]()
+    for turn in sample.turns:
+        own = [next(masks) for _ in range(turn.answer.count(SEG))]
+        if len(own) == 1 and not np.array_equal(known.setdefault(turn.question, own[0]), own[0]):
+            return True
+    return False
+
+
 def _first_character(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(64).decode("utf-8-sig", errors="replace").lstrip()[:1]
+        return file.read(64).decode(text_encoding(path), errors="replace").lstrip("\ufeff \t\r\n")[:1]

@@ -44,6 +44,7 @@ class Collator:
             )
         lengths = torch.tensor([len(sample.ids) for sample in samples])
         has_masks = any(sample.masks is not None for sample in samples)
+        partly = any(sample.annotated is not None for sample in samples)
         has_regions = any(sample.regions is not None for sample in samples)
         tiles = tuple(0 if sample.pixel_values is None else len(sample.pixel_values) for sample in samples)
         grids = _joined([sample.image_grid_thw for sample in samples])
@@ -58,6 +59,7 @@ class Collator:
             grounding_pixels=_joined([sample.grounding for sample in samples]),
             frames_per_sample=tuple(0 if sample.grounding is None else len(sample.grounding) for sample in samples),
             masks=tuple(sample.masks for sample in samples) if has_masks else None,
+            annotated=tuple(sample.annotated for sample in samples) if partly else None,
             points=_joined([_pairs(sample.points) for sample in samples]),
             point_labels=_joined([_pairs(sample.point_labels) for sample in samples]),
             seg_shares=tuple(sample.seg_shares for sample in samples),

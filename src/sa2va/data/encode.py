@@ -60,10 +60,11 @@ class Encoded:
         regions: bool (R, cells, cells). grounding: uint8 (F, S, S, 3), only where there are masks.
         masks: bool (K, F, s, s) targets at the side of predicted masks, in the order of ``[SEG]``; float32 0..1 where
             ``EncodeOptions.targets`` is ``"area"``.
+        annotated: bool (K, F), where targets are known; None where they all are.
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
         seg_shares: float32 (K, T), where the objects are in what the language model sees: how much of each lies in each
-            of the T visual tokens; all zero for one that is not in sight.
+            of the T visual tokens; all zero for one that is not in sight. None where that is not known of all frames.
         mention_ends: (M,) int64, the last token of each mention of a question.
         mention_shares: float32 (M, T), the same for the n objects of each mention that are in sight, 1 / (n + 1) for
             each of them.
@@ -77,6 +78,7 @@ class Encoded:
     regions: Tensor | None = None
     grounding: Tensor | None = None
     masks: Tensor | None = None
+    annotated: Tensor | None = None
     points: Tensor | None = None
     point_labels: Tensor | None = None
     turns_dropped: int = 0
@@ -99,6 +101,8 @@ def encode_sample(
 ) -> Encoded:
     """Encode a conversation with everything it is about.
 
+    The language model sees the key frames of a clip; SAM 2 draws only frames in which some mask is known.
+
     Args:
         rng: draws the frames of a clip where ``drawn_frames`` are fewer than it has; None draws them with seed 0.
         places: also say where ``[SEG]`` and mentions are to look (``seg_shares``, ``mention_ends`` and
@@ -111,7 +115,7 @@ def encode_sample(
     options = options or EncodeOptions()
     sample.validate()
     keys = key_frames(len(sample.frames), options) if sample.video else list(range(len(sample.frames)))
-    drawn = _drawn_frames(len(sample.frames), options, rng) if sample.masks else []
+    drawn = _drawn_frames(sample, options, rng) if sample.masks else []
     images = {index: Image.fromarray(sample.picture(index)) for index in {*keys, *drawn}}
     shown = [images[index] for index in keys]
     budget = options.frame_pixels if sample.video else options.picture_pixels
@@ -122,6 +126,8 @@ def encode_sample(
     (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, mentions, options.max_length)
     objects = min(len(sample.masks), _count_seg(kept))
     masks_KFHW = np.stack(sample.masks[:objects]) if objects else None
+    places_known = places and sample.annotated is None
+    annotated_KF = None if sample.annotated is None or not objects else sample.annotated[:objects]
     if ids.count(processor.seg_token_id) != objects:
         raise ValueError(
             f"sample {sample.id!r} of source {sample.source!r}: {ids.count(processor.seg_token_id)} {SEG} tokens but "
@@ -136,8 +142,9 @@ def encode_sample(
         regions=torch.from_numpy(np.stack(regions)) if regions else None,
         grounding=squashed_frames([images[index] for index in drawn], processor.grounding_side) if objects else None,
         masks=None if masks_KFHW is None else _targets(masks_KFHW[:, drawn], processor.grounding_side, options),
+        annotated=None if annotated_KF is None else torch.from_numpy(annotated_KF[:, drawn]),
         turns_dropped=len(sample.turns) - len(kept),
-        seg_shares=None if masks_KFHW is None or not places else _cell_shares(masks_KFHW[:, keys], cells),
+        seg_shares=_cell_shares(masks_KFHW[:, keys], cells) if masks_KFHW is not None and places_known else None,
         mention_ends=torch.tensor(ends) if ends else None,
         mention_shares=_mention_shares(sample, len(ends), cells, keys) if ends else None,
     )
@@ -148,13 +155,19 @@ def encode_clicks(
 ) -> Encoded:
     """Encode a sample's pictures and masks with random clicks and boxes, without its text: SAM 2 is trained alone.
 
-    Equal masks count once; objects that the first frame does not show cannot be clicked on and are left out.
+    Equal masks count once; objects that the first frame does not show cannot be clicked on and are left out. Of a clip
+    that is not annotated throughout, the frames count in which all its masks are known.
 
     Raises:
         SampleRejected: no object is left.
     """
     sample.validate()
-    unique = {mask.tobytes(): mask for mask in sample.masks if mask[0].any()}
+    if sample.annotated is None:
+        frames = list(range(len(sample.frames)))
+    else:
+        frames = np.flatnonzero(sample.annotated.all(axis=0)).tolist()
+    known = [mask[frames] for mask in sample.masks] if frames else []
+    unique = {mask.tobytes(): mask for mask in known if mask[0].any()}
     if not unique:
         raise SampleRejected(f"sample {sample.id!r} of source {sample.source!r}: its first frame shows no object")
     masks = list(unique.values())
@@ -165,7 +178,7 @@ def encode_clicks(
         id=sample.id,
         ids=nothing,
         labels=nothing,
-        grounding=squashed_frames([Image.fromarray(picture) for picture in sample.pictures()], side),
+        grounding=squashed_frames([Image.fromarray(sample.picture(frame)) for frame in frames], side),
         masks=_targets(np.stack(masks), side, options or EncodeOptions()),
         points=torch.from_numpy(np.array([[points for points, _ in row] for row in clicks], dtype=np.float32)),
         point_labels=torch.from_numpy(np.array([[labels for _, labels in row] for row in clicks], dtype=np.int64)),
@@ -212,10 +225,12 @@ def key_frames(count: int, options: EncodeOptions) -> list[int]:
     return choose(count, min(options.key_frames, count))
 
 
-def _drawn_frames(count: int, options: EncodeOptions, rng: np.random.Generator | None) -> list[int]:
-    if options.drawn_frames is None or options.drawn_frames >= count:
-        return list(range(count))
-    chosen = (rng or np.random.default_rng(0)).choice(count, options.drawn_frames, replace=False)
+def _drawn_frames(sample: Sample, options: EncodeOptions, rng: np.random.Generator | None) -> list[int]:
+    known = sample.annotated
+    frames = np.arange(len(sample.frames)) if known is None else np.flatnonzero(known.any(axis=0))
+    if options.drawn_frames is None or options.drawn_frames >= len(frames):
+        return frames.tolist()
+    chosen = (rng or np.random.default_rng(0)).choice(frames, options.drawn_frames, replace=False)
     return sorted(chosen.tolist())
 
 

@@ -76,7 +76,13 @@ def as_trained(sample: Sample, processor: Sa2VAProcessor, options: EncodeOptions
         return squashed
     zoom = processor.grounding_side // encoded.masks.shape[-1]
     masks = encoded.masks.repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
-    return replace(squashed, frames=tuple(encoded.grounding.numpy()), masks=tuple((masks > 0.5).numpy()))
+    annotated = None if encoded.annotated is None else encoded.annotated.numpy()
+    return replace(
+        squashed,
+        frames=tuple(encoded.grounding.numpy()),
+        masks=tuple((masks > 0.5).numpy()),
+        annotated=annotated,
+    )
 
 
 def _card(sample: Sample, width: int) -> Image.Image:

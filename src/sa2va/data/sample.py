@@ -66,6 +66,8 @@ class Sample:
         tags: one short label per turn for scores by kind of turn, or nothing.
         objects: bool (objects, F, H, W), what is known of the scene beyond the answers; None where nothing is.
         mentions: which words of the questions speak of which of them.
+        annotated: bool (masks, F), which frames of which masks are known; None where all are. What a mask says in other
+            frames means nothing and is not learnt.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Sample:
     tags: tuple[str, ...] = ()
     objects: np.ndarray | None = None
     mentions: tuple[Mention, ...] = ()
+    annotated: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -147,6 +150,11 @@ class Sample:
             self._fail(f"{self.seg_count} {SEG} in the answers but {len(self.masks)} masks; they must pair one to one")
         for index, mask in enumerate(self.masks):
             self._expect_bool(mask, f"mask {index}", (len(self.frames), *(self.size or ())))
+        if self.annotated is not None:
+            self._expect_bool(self.annotated, "annotated", (len(self.masks), len(self.frames)))
+            unknown = np.flatnonzero(~self.annotated.any(axis=1)).tolist()
+            if unknown:
+                self._fail(f"masks {unknown} are not known in any frame; leave their {SEG} out")
 
     def _check_regions(self) -> None:
         if not self.regions:

@@ -35,6 +35,7 @@ class Batch:
         frames_per_sample: number of grounding frames of each sample.
         masks: per sample a bool (objects, frames, H, W) of targets, in the order of its ``[SEG]`` tokens; None at
             inference.
+        annotated: per sample a bool (objects, frames), where its targets are known, or None where they all are.
         points: (N, P, 2) float (x, y) in pixels of the grounding side: clicks that prompt SAM 2 instead of ``[SEG]``,
             one set per object-frame pair in the order of the predictions. With them the language model does not run,
             and ``masks`` says how many objects a sample has.
@@ -55,6 +56,7 @@ class Batch:
     grounding_pixels: Tensor | None = None
     frames_per_sample: tuple[int, ...] | None = None
     masks: tuple[Tensor | None, ...] | None = None
+    annotated: tuple[Tensor | None, ...] | None = None
     points: Tensor | None = None
     point_labels: Tensor | None = None
     seg_shares: tuple[Tensor | None, ...] | None = None

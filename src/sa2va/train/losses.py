@@ -226,13 +226,20 @@ def low_resolution_targets(masks: Sequence[Tensor | None], side: int) -> Tensor:
     return torch.cat(parts).float()
 
 
-def frame_shares(objects: Sequence[int], frames: Sequence[int]) -> list[float]:
-    """For every object-frame pair its share of the frame: one over the number of objects there.
+def frame_shares(
+    objects: Sequence[int], frames: Sequence[int], annotated: Sequence[Tensor | None] | None = None
+) -> list[float]:
+    """For every object-frame pair its share of the frame: one over the number of objects that are known there.
 
     Args:
         objects, frames: of each sample; pairs are ordered by sample, object, frame.
+        annotated: per sample bool (objects, frames), which pairs are known; the others have no share. None for all.
     """
-    return [1 / k for k, f in zip(objects, frames, strict=True) for _ in range(k * f)]
+    shares: list[float] = []
+    for k, f, known in zip(objects, frames, annotated or [None] * len(objects), strict=True):
+        known_KF = torch.ones(k, f, dtype=torch.float64) if known is None else known.double()
+        shares += (known_KF / known_KF.sum(dim=0).clamp(min=1)).flatten().tolist()
+    return shares
 
 
 def _mask_loss_per_pair(
@@ -275,5 +282,5 @@ def _frame_mean(values_N: Tensor, weights_N: Tensor, cells: int = 1) -> Term:
     The reference divides by masks (times points, in its cross-entropy) plus an epsilon; counted in frames, the epsilon
     shrinks by the masks per frame.
     """
-    frames = weights_N.sum()
-    return Term((values_N * weights_N).sum(), frames, AVERAGE_EPSILON / cells * frames / len(weights_N))
+    frames, masks = weights_N.sum(), (weights_N > 0).sum().clamp(min=1)
+    return Term((values_N * weights_N).sum(), frames, AVERAGE_EPSILON / cells * frames / masks)

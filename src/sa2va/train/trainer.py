@@ -63,7 +63,7 @@ def _fast_attention(config: TrainConfig) -> Iterator[None]:
 
 
 class Counts(NamedTuple):
-    """What losses are averaged over, () tensors: tokens that are learnt, and frames that have objects."""
+    """What losses are averaged over, () tensors: tokens that are learnt, and frames that have known objects."""
 
     tokens: Tensor
     frames: Tensor
@@ -74,7 +74,12 @@ def counts_of(batch: Batch) -> Counts:
     labels = batch.labels
     tokens = torch.zeros(()) if labels is None else (labels[:, 1:] != IGNORED_LABEL).sum().float()
     masks = () if has_companion(batch) else batch.masks or ()
-    frames = sum(f for f, sample in zip(batch.frames_per_sample or (), masks, strict=False) if sample is not None)
+    known = batch.annotated or [None] * len(masks)
+    frames = sum(
+        count if annotated_KF is None else int(annotated_KF.any(dim=0).sum())
+        for count, sample, annotated_KF in zip(batch.frames_per_sample or (), masks, known, strict=False)
+        if sample is not None
+    )
     return Counts(tokens, torch.tensor(float(frames), device=tokens.device))
 
 
@@ -244,7 +249,9 @@ class Sa2VATrainer(Trainer):
         if output.masks is not None and batch.masks is not None and batch.frames_per_sample is not None:
             prediction = output.masks
             targets = low_resolution_targets(batch.masks, prediction.candidates.shape[-1]).to(prediction.ious.device)
-            shares = targets.new_tensor(frame_shares(output.objects_per_sample, batch.frames_per_sample))
+            shares = targets.new_tensor(
+                frame_shares(output.objects_per_sample, batch.frames_per_sample, batch.annotated)
+            )
             drawn = mask_losses(prediction, targets, shares, options, self._point_generator(targets.device))
             if has_companion(batch):
                 drawn = {name: Term(0 * term.total, 0 * term.count) for name, term in drawn.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -19,6 +20,9 @@ from sa2va.mask import MAX_PIXELS, Mask, Size
 _FEWEST_NUMBERS = 6
 # pycocotools walks along every edge, so an absurd coordinate would cost absurd memory.
 _FARTHEST = 2
+
+
+AnnotationId = int | str
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class CocoInstances:
     """The pictures and annotations of a COCO file; masks are decoded when asked for.
 
     Attributes:
-        path: the file. images: by id. annotations: by id, as in the file (id, image_id, segmentation, ...).
+        path: the file. images: by id. annotations: by id, as in the file (id, image_id, segmentation, ...); another
+            one of an id that is taken has a name of its own, such as ``"7 (2)"``. repeated: ids that are taken so.
         categories: names by id. captions: by id of the picture, where pictures carry any themselves.
 
     Raises:
-        ValueError: the file is not JSON, or a picture or annotation lacks what it needs; the message names it.
+        ValueError: the file is not JSON, a picture or annotation lacks what it needs, or two pictures have one id; the
+            message names it.
     """
 
     def __init__(self, path: str | Path):
@@ -50,7 +56,7 @@ class CocoInstances:
         content = read_json(self.path)
         try:
             self.images = {image["id"]: _image(image) for image in content["images"]}
-            self.annotations: dict[int, dict[str, Any]] = {entry["id"]: entry for entry in content["annotations"]}
+            self.annotations, self.repeated = _by_id(content["annotations"])
             self.categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
             self.captions = {image["id"]: str(image["caption"]) for image in content["images"] if image.get("caption")}
         except (KeyError, TypeError, ValueError) as error:
@@ -58,16 +64,30 @@ class CocoInstances:
                 f"{self.path} is not a COCO file: expected images with id, file_name, height and width, and "
                 f"annotations with id ({type(error).__name__}: {error})"
             ) from error
+        for image in content["images"]:
+            first = self.images[image["id"]].file_name
+            if first != str(image["file_name"]):
+                raise ValueError(
+                    f"{self.path}: pictures {image['file_name']} and {first} have the same id {image['id']}, so nobody "
+                    "can tell whose annotations are whose; give each its own, as files of COCO that are joined need it"
+                )
 
-    def mask(self, annotation_id: int) -> Mask:
-        """The mask of one annotation, of the size of its picture. ValueError naming it when it is malformed."""
+    def mask(self, annotation_id: AnnotationId, size: Size | None = None) -> Mask:
+        """The mask of one annotation.
+
+        Args:
+            annotation_id: a key of ``annotations``. size: (height, width) of what it was drawn on; as the file says.
+
+        Raises:
+            ValueError: it is malformed; the message names it.
+        """
         annotation = self.annotations[annotation_id]
         try:
-            return decode_segmentation(annotation["segmentation"], self.images[annotation["image_id"]].size)
+            return decode_segmentation(annotation["segmentation"], size or self.images[annotation["image_id"]].size)
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self.path}, annotation {annotation_id}: {error}") from error
 
-    def only(self, annotation_ids: Collection[int]) -> CocoInstances:
+    def only(self, annotation_ids: Collection[AnnotationId]) -> CocoInstances:
         """The same with these annotations and their pictures alone, to hold less in memory."""
         kept = copy.copy(self)
         kept.annotations = {number: self.annotations[number] for number in annotation_ids}
@@ -85,7 +105,8 @@ def decode_segmentation(segmentation: Any, size: Size) -> Mask:
         size: (height, width) of the picture in pixels.
 
     Raises:
-        ValueError: none of these, nothing to enclose, coordinates far outside the picture, or an RLE of another size.
+        ValueError: none of these, nothing to enclose, coordinates far outside the picture or between 0 and 1, or an RLE
+            of another size.
     """
     if isinstance(segmentation, dict):
         mask = Mask.from_rle(segmentation)
@@ -95,6 +116,16 @@ def decode_segmentation(segmentation: Any, size: Size) -> Mask:
     if isinstance(segmentation, list) and segmentation and all(isinstance(part, dict) for part in segmentation):
         return unite((decode_segmentation(part, size) for part in segmentation), size)
     return _from_polygons(_checked_polygons(segmentation, size), size)
+
+
+def size_of(segmentation: Any) -> Size | None:
+    """(height, width) that run lengths say of themselves; None for polygons, and for what is malformed."""
+    if isinstance(segmentation, list) and segmentation:
+        segmentation = segmentation[0]
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        return None
+    return (size[0], size[1])
 
 
 def is_segmentation(segmentation: Any) -> bool:
@@ -113,6 +144,18 @@ def unite(masks: Iterable[Mask], size: Size) -> Mask:
     """The union of masks of one picture; empty for none. size: (height, width)."""
     first, *others = [*masks] or [Mask.from_array(np.zeros(size, dtype=bool))]
     return reduce(Mask.__or__, others, first)
+
+
+def _by_id(entries: list[dict[str, Any]]) -> tuple[dict[AnnotationId, dict[str, Any]], frozenset[int]]:
+    """Annotations by id, equal ones once, others of an id that is taken under a name of their own; and such ids."""
+    found: dict[AnnotationId, dict[str, Any]] = {}
+    times: Counter[int] = Counter()
+    for entry in entries:
+        number = entry["id"]
+        if found.setdefault(number, entry) != entry:
+            times[number] += 1
+            found[f"{number} ({times[number] + 1})"] = entry
+    return found, frozenset(times)
 
 
 def _image(record: dict[str, Any]) -> CocoImage:
@@ -137,10 +180,20 @@ def _checked_polygons(segmentation: Any, size: Size) -> list[list[float]]:
             raise ValueError(
                 f"a polygon reaches {np.abs(points).max():g}, far outside the picture of {size[0]} x {size[1]} pixels"
             )
-        kept.append(points.ravel().tolist())
+        kept.append(points)
     if not kept:
         raise ValueError(f"expected polygons of three points or more, or RLE, got {str(segmentation)[:60]}")
-    return kept
+    refuse_normalised(np.concatenate(kept), size)
+    return [points.ravel().tolist() for points in kept]
+
+
+def refuse_normalised(points: np.ndarray, size: Size) -> None:
+    """ValueError where points (P, 2) are parts of the picture's sides rather than pixels."""
+    if points.min() >= 0 and points.max() <= 1 and (points % 1).any():
+        raise ValueError(
+            f"a polygon lies between 0 and 1, so its coordinates seem to be normalised; multiply x by the width "
+            f"{size[1]} and y by the height {size[0]}: pixels are expected"
+        )
 
 
 def _from_polygons(polygons: list[list[float]], size: Size) -> Mask:

@@ -63,10 +63,13 @@ class GroundedPicture:
         return (first["size"][0], first["size"][1]) if isinstance(first, dict) else stored_size(self.image)
 
     def mask(self, grounding: Grounding) -> Mask:
-        """The union of what a phrase means. ValueError naming the picture when it is malformed."""
+        """The union of what a phrase means. ValueError naming the picture when it is malformed or empty."""
         size = self.size()
         try:
-            return unite((decode_segmentation(one, size) for one in grounding.segmentations), size)
+            mask = unite((decode_segmentation(one, size) for one in grounding.segmentations), size)
+            if not mask.area:
+                raise ValueError("its mask is empty")
+            return mask
         except ValueError as error:
             phrase = self.caption[grounding.start : grounding.end]
             raise ValueError(f"picture {self.id!r}, phrase {phrase!r}: {error}") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from sa2va.runtime import logger
@@ -30,6 +32,19 @@ class Problems:
         self._missing: dict[str, list[str]] = {}
         self._malformed: dict[str, list[str]] = {}
         self._folders = PictureFolders(())
+        self._names: dict[Path, str] = {}
+
+    def found(self, folders: PictureFolders, name: str, origin: str) -> Path | None:
+        """The picture of a name; one that is not there, or that another name has taken, is noted.
+
+        Args:
+            folders: see [`PictureFolders.find`]. name: as in the annotations. origin: where such files come from.
+        """
+        path = folders.find(name)
+        first = self._names.setdefault(path, name)
+        if first != name:
+            self.malformed("two names mean one file, write them alike or keep the folders", f"{first} and {name}")
+        return path if self.present(path, origin) and first == name else None
 
     def present(self, path: Path, origin: str) -> bool:
         """Whether a file is there; one that is not is noted. origin: where such files come from."""
@@ -107,12 +122,12 @@ class PictureFolders:
         self._names: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> Path:
-        """The picture under its name, or its bare file name, in the first folder that has it; else where it should be.
+        """The picture under the longest tail of its name that a folder has; else where it should be.
 
         Args:
-            name: as in the annotations, with or without folders before it.
+            name: as in the annotations, with or without folders before it, also those of another machine.
         """
-        places = [folder / tail for tail in dict.fromkeys((name, Path(name).name)) for folder in self.folders]
+        places = [folder / tail for tail in tails(name) for folder in self.folders]
         return next(filter(self.has, places), places[0])
 
     def has(self, path: Path) -> bool:
@@ -121,6 +136,64 @@ class PictureFolders:
         if folder not in self._names:
             self._names[folder] = _listed(folder)
         return name in self._names[folder]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A kind of decision. what: and how to decide otherwise. count: of entries. examples: the first few of them."""
+
+    what: str
+    count: int
+    examples: str
+
+
+class Doubts:
+    """What a reader decided without being told, kind by kind; the first of each kind is a warning in the log.
+
+    Args:
+        dataset: name for the message.
+    """
+
+    def __init__(self, dataset: str):
+        self.dataset = dataset
+        self._noted: dict[str, dict[str, None]] = {}
+
+    def note(self, what: str, where: str) -> None:
+        """Note a decision. what: and how to decide otherwise. where: the name of the entry; one counts once."""
+        places = self._noted.setdefault(what, {})
+        if not places:
+            logger.warning("%s: %s, first in %s", self.dataset, what, where)
+        places[where] = None
+
+    @property
+    def found(self) -> tuple[Doubt, ...]:
+        """Each kind that was noted."""
+        return tuple(Doubt(what, len(places), shown(list(places))) for what, places in self._noted.items())
+
+
+def tails(name: str) -> Iterator[str]:
+    """A path as written, then ever shorter ends of it, with the slashes of this system.
+
+    ``D:\\data\\a.png`` also means ``data/a.png`` and ``a.png``.
+    """
+    yield name
+    path = PureWindowsPath(name)  # knows both kinds of slashes
+    parts = path.parts[bool(path.anchor) :]
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:])
+        if tail != name:
+            yield tail
+
+
+def text_encoding(path: Path) -> str:
+    """How a JSON file is written: UTF-8, or UTF-16 or 32 as Windows saves text. A byte order mark stays in the text."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    found = json.detect_encoding(start)
+    if found in ("utf-16", "utf-32"):
+        big = start.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
+        return f"{found}-{'be' if big else 'le'}"
+    return found.removesuffix("-sig")
 
 
 def read_json(path: Path) -> Any:

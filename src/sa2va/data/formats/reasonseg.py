@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sa2va.data.formats.layout import MissingData
+from sa2va.data.formats.coco import refuse_normalised
+from sa2va.data.formats.layout import MissingData, text_encoding
 from sa2va.data.formats.pictures import read_picture, stored_size
 from sa2va.data.formats.polygons import paint_polygon
 from sa2va.mask import Size
@@ -93,12 +94,11 @@ def _picture(path: Path) -> ReasonPicture:
     try:
         record = json.loads(_text(path.with_suffix(".json")))
         texts = record["text"] if isinstance(record["text"], list) else [record["text"]]
-        shapes = tuple((str(shape["label"]), _points(shape["points"])) for shape in record["shapes"])
+        size = stored_size(path)
+        shapes = tuple((str(shape["label"]), _points(shape["points"], size)) for shape in record["shapes"])
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError("text must hold at least one request, none of them empty")
-        return ReasonPicture(
-            path.stem, path, stored_size(path), tuple(texts), bool(record.get("is_sentence", False)), shapes
-        )
+        return ReasonPicture(path.stem, path, size, tuple(texts), bool(record.get("is_sentence", False)), shapes)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path.with_suffix('.json')}: expected text, is_sentence and shapes with label and points "
@@ -110,13 +110,15 @@ def _text(path: Path) -> str:
     # Some of the published files were written on Windows.
     raw = path.read_bytes()
     try:
-        return raw.decode("utf-8")
+        return raw.decode(text_encoding(path)).removeprefix("\ufeff")
     except UnicodeDecodeError:
         return raw.decode("cp1252")
 
 
-def _points(points: list[list[Any]]) -> tuple[tuple[float, float], ...]:
+def _points(points: list[list[Any]], size: Size) -> tuple[tuple[float, float], ...]:
     numbers = np.asarray(points, dtype=float).reshape(-1, 2)
     if not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > 1e6:
         raise ValueError("a polygon has points that are no pixels")
+    if len(numbers) > 1:
+        refuse_normalised(numbers, size)
     return tuple((float(x), float(y)) for x, y in numbers)

@@ -179,6 +179,10 @@ def _check_targets(named: list[tuple[dict[str, Any], tuple[int, ...]]], instance
                 f"{path}, reference {reference['ref_id']}: {instances.path} has no "
                 f"{f'annotations {unknown} of ' * bool(unknown)}picture {picture}; both files must be of one release"
             )
+        if not instances.repeated.isdisjoint(targets):
+            raise ValueError(
+                f"{path}, reference {reference['ref_id']}: {instances.path} has several annotations {targets}"
+            )
 
 
 def _naming(references: list[dict[str, Any]]) -> Callable[[dict[str, Any], int], str]:

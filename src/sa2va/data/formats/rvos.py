@@ -1,8 +1,9 @@
 """Referring video segmentation as MeViS, ReVOS, Ref-YouTube-VOS, Ref-DAVIS17 and the Ref-SAV benchmark store it.
 
 One JSON of expressions, ``{"videos": {id: {"frames": [name, ...], "expressions": {id: {"exp": text, ...}}}}}``, a
-folder of pictures per video, and the truth: a file of run lengths per annotation, or a folder of index pictures.
-Letters in shapes: F frames, H height, W width.
+folder of pictures per video, and the truth: a file of run lengths per annotation, or a folder of index pictures. Own
+sets need not be annotated in every frame: ``{annotation id: {frame name: run lengths or null}}`` names those that are,
+and so does the presence of an index picture. Letters in shapes: F frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from sa2va.data.formats.layout import require_files
+from sa2va.data.formats.layout import Doubts, PictureFolders, require_files
+from sa2va.data.formats.mask_files import numbered_areas, read_numbers
 from sa2va.data.formats.pictures import stored_size
 from sa2va.data.formats.unpickle import load_plain
-from sa2va.mask import Mask
-from sa2va.processing.pictures import MAX_PIXELS, open_picture
+from sa2va.mask import Mask, Size
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -50,7 +51,15 @@ class Truth(Protocol):
         ...
 
     def parts(self, video: RvosVideo, expression: RvosExpression, frame: int) -> Iterator[np.ndarray]:
-        """The masks, bool (H, W), whose union the expression means in a frame."""
+        """The masks, bool (H, W), whose union the expression means in a frame; none where that is not annotated."""
+        ...
+
+    def annotated(self, video: RvosVideo, expression: RvosExpression) -> np.ndarray:
+        """bool (F,), in which frames it is known what the expression means."""
+        ...
+
+    def size(self, video: RvosVideo, expression: RvosExpression) -> Size | None:
+        """(height, width) that the masks have; None where there are none."""
         ...
 
 
@@ -73,28 +82,46 @@ class RvosVideo:
         """(height, width) of the first frame, from its header. ValueError or OSError when it cannot be read."""
         return stored_size(self.frames[0])
 
-    def masks(self, expression: RvosExpression, frames: Sequence[int] | None = None) -> np.ndarray:
-        """What an expression means: bool (F, H, W), False where it is hidden or absent.
+    def annotated(self, expression: RvosExpression) -> np.ndarray:
+        """bool (F,), in which frames it is known what an expression means. ValueError when the set has no masks."""
+        return self._truth.annotated(self, expression)
+
+    @property
+    def mask_size(self) -> Size | None:
+        """(height, width) that masks have of themselves; None where there are none."""
+        found = (self._truth.size(self, expression) for expression in self.expressions)
+        return next((size for size in found if size), None)
+
+    def masks(
+        self, expression: RvosExpression, frames: Sequence[int] | None = None, size: Size | None = None
+    ) -> np.ndarray:
+        """What an expression means: bool (F, H, W), False where it is hidden or absent, or not annotated.
 
         Args:
             expression: one of this video. frames: their indices; None for all.
+            size: (height, width) of what masks were drawn on; that of the first frame when None.
 
         Raises:
             ValueError: the set has no masks, or one is malformed or of another size than the pictures.
         """
-        if self.truth is None:
-            raise ValueError(f"video {self.id!r} comes without masks; its scores are computed by the set's server")
+        truth, size = self._truth, size or self.size
         indices = range(len(self.frames)) if frames is None else frames
-        union = np.zeros((len(indices), *self.size), dtype=bool)
+        union = np.zeros((len(indices), *size), dtype=bool)
         for row, index in zip(union, indices, strict=True):
-            for part in self.truth.parts(self, expression, index):
-                if part.shape != self.size:
+            for part in truth.parts(self, expression, index):
+                if part.shape != size:
                     raise ValueError(
                         f"video {self.id!r}, expression {expression.id!r}, frame {index}: the mask has size "
-                        f"{part.shape}, the pictures {self.size}"
+                        f"{part.shape}, the pictures {size}"
                     )
                 row |= part
         return union
+
+    @property
+    def _truth(self) -> Truth:
+        if self.truth is None:
+            raise ValueError(f"video {self.id!r} comes without masks; its scores are computed by the set's server")
+        return self.truth
 
 
 def read_rvos(
@@ -104,6 +131,7 @@ def read_rvos(
     *,
     counter: Literal["sorted", "file"] = "sorted",
     dataset: str = "",
+    doubts: Doubts | None = None,
 ) -> list[RvosVideo]:
     """Read a set. No picture is opened, and masks are decoded when they are asked for.
 
@@ -115,6 +143,8 @@ def read_rvos(
         counter: expressions without ``anno_id`` (Ref-DAVIS17, Ref-YouTube-VOS) are numbered by a counter that runs over
             the videos, sorted or as the file has them, and in each over the expressions sorted as text.
         dataset: name for messages.
+        doubts: of an own set, whose index pictures may be there for some frames only, or be black and white, of which
+            it is told. None for published sets, which are to be complete.
 
     Raises:
         MissingData: a file is not there.
@@ -123,7 +153,7 @@ def read_rvos(
     wanted = {expressions: "the expressions", frames: "the folder of frames"}
     require_files(dataset or str(expressions), wanted if masks is None else {**wanted, masks: "the masks"})
     content = _videos(load_plain(expressions), expressions)
-    truth = None if masks is None else _MaskFolder(masks) if masks.is_dir() else RunLengths.read(masks)
+    truth = None if masks is None else _MaskFolder(masks, doubts) if masks.is_dir() else RunLengths.read(masks)
     folder, suffix = _place(content, frames)
     numbered = isinstance(truth, RunLengths) and not _any_annotation(content)
     next_number, videos = 0, {}
@@ -146,19 +176,31 @@ class RunLengths:
     Data loader workers share their memory, which they would not of millions of small Python objects.
 
     Args:
-        entries: for each annotation its run lengths, or None, frame by frame. name: for messages.
+        entries: for each annotation its run lengths, or None, frame by frame; or by the name of a frame, where only
+            some are annotated. name: for messages.
 
     Raises:
         ValueError: an entry is neither; the message names the annotation.
     """
 
-    def __init__(self, entries: Mapping[Any, Sequence[Mapping[str, Any] | None]], name: str):
+    def __init__(
+        self,
+        entries: Mapping[Any, Sequence[Mapping[str, Any] | None] | Mapping[str, Mapping[str, Any] | None]],
+        name: str,
+    ):
         self.name = name
         self._rows: dict[str, tuple[int, int]] = {}
+        #: Of annotations by name of a frame: where each frame is.
+        self._places: dict[str, dict[str, int]] = {}
         offsets, sizes, counts = [0], [], bytearray()
         for key, frames in entries.items():
+            if isinstance(frames, dict):
+                self._places[str(key)] = {_stem(str(frame)): place for place, frame in enumerate(frames)}
+                frames = list(frames.values())
             if not isinstance(frames, list | tuple):
-                raise ValueError(f"{name}, annotation {key!r}: expected a list of masks, one per frame")
+                raise ValueError(
+                    f"{name}, annotation {key!r}: expected a list of masks, one per frame, or masks by frame"
+                )
             self._rows[str(key)] = (len(sizes), len(frames))
             for number, mask in enumerate(frames):
                 try:
@@ -198,26 +240,66 @@ class RunLengths:
         except ValueError as error:
             raise ValueError(f"{self.name}, annotation {annotation!r}, frame {frame}: {error}") from error
 
+    def annotated(self, video: RvosVideo, expression: RvosExpression) -> np.ndarray:
+        known = np.ones(len(video.frames), dtype=bool)
+        for annotation in expression.annotation_ids:
+            if (places := self._places.get(annotation)) is not None:
+                known &= [frame.stem in places for frame in video.frames]
+        return known
+
+    def size(self, video: RvosVideo, expression: RvosExpression) -> Size | None:
+        for annotation in expression.annotation_ids:
+            start, count = self._rows[annotation]
+            for height, width in self._sizes[start : start + count].tolist():
+                if height:
+                    return height, width
+        return None
+
+    def looks_sparse(self, annotation: str) -> bool:
+        """Whether an annotation of all frames has masks in the first alone, or in every n-th: null would be hidden."""
+        start, count = self._rows[annotation]
+        shown = np.flatnonzero(self._sizes[start : start + count, 0])
+        if annotation in self._places or not len(shown) or shown[0]:
+            return False
+        steps = set(np.diff(shown).tolist())
+        return (not steps and count > 2) or (len(steps) == 1 and min(steps) > 1)
+
     def check(self, video: RvosVideo, expression: RvosExpression) -> None:
         for annotation in expression.annotation_ids:
+            if (places := self._places.get(annotation)) is not None:
+                strange = sorted(places.keys() - {frame.stem for frame in video.frames})
+                if strange or len(places) < self.frame_count(annotation):
+                    raise ValueError(
+                        f"{self.name}, annotation {annotation!r} names frames {strange[:3]} that video {video.id!r} "
+                        "has not, or one twice"
+                    )
+                continue
             found = self._rows.get(annotation, (0, None))[1]
             if found != len(video.frames):
                 what = "no such annotation" if found is None else f"annotation {annotation!r} with {found} frames"
                 raise ValueError(
                     f"{self.name} has {what} for video {video.id!r}, expression {expression.id!r}: expected "
-                    f"annotation {annotation!r} with {len(video.frames)} frames; the two files do not belong together"
+                    f"annotation {annotation!r} with {len(video.frames)} frames; the two files do not belong together, "
+                    'or, where only some frames are annotated, they are to be named: {"00000": {...}, "00005": null}'
                 )
 
     def parts(self, video: RvosVideo, expression: RvosExpression, frame: int) -> Iterator[np.ndarray]:
-        masks = (self.mask(annotation, frame) for annotation in expression.annotation_ids)
-        return (mask.array for mask in masks if mask is not None)
+        for annotation in expression.annotation_ids:
+            places = self._places.get(annotation)
+            place = frame if places is None else places.get(video.frames[frame].stem)
+            mask = None if place is None else self.mask(annotation, place)
+            if mask is not None:
+                yield mask.array
 
 
 @dataclass(frozen=True)
 class _MaskFolder:
-    """Index pictures ``video/frame.png``, as YouTube-VOS and DAVIS have them."""
+    """Index pictures ``video/frame.png``, as YouTube-VOS and DAVIS have them. doubts: as in [`read_rvos`]."""
 
     path: Path
+    doubts: Doubts | None
+    files: PictureFolders = field(default_factory=lambda: PictureFolders(()))
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
     def check(self, video: RvosVideo, expression: RvosExpression) -> None:
         if not expression.object_ids:
@@ -226,16 +308,29 @@ class _MaskFolder:
                 "one per expression"
             )
 
+    def annotated(self, video: RvosVideo, expression: RvosExpression) -> np.ndarray:
+        if self.doubts is None:
+            return np.ones(len(video.frames), dtype=bool)
+        if video.id not in self.known:  # the same for all its expressions
+            there = [self.files.has(self._file(video, frame)) for frame in range(len(video.frames))]
+            self.known[video.id] = np.array(there)
+        return self.known[video.id]
+
+    def size(self, video: RvosVideo, expression: RvosExpression) -> Size | None:
+        files = (self._file(video, frame) for frame in range(len(video.frames)))
+        return next((stored_size(path) for path in files if self.files.has(path)), None)
+
     def parts(self, video: RvosVideo, expression: RvosExpression, frame: int) -> Iterator[np.ndarray]:
-        path = self.path / video.id / f"{video.frames[frame].stem}.png"
-        with open_picture(str(path), str(path), MAX_PIXELS) as image:
-            if image.mode not in ("P", "L", "1", "I", "I;16"):
-                raise ValueError(f"{path} must be an index picture whose pixels are object ids, got mode {image.mode}")
-            try:
-                image.load()
-            except Exception as error:  # Pillow's plugins fail on damaged files with whatever they stumble over
-                raise ValueError(f"{path} is damaged or cut short: {error}") from error
-            yield np.isin(np.asarray(image), expression.object_ids)
+        path = self._file(video, frame)
+        if self.doubts is None:
+            yield np.isin(read_numbers(path), expression.object_ids)
+        elif self.files.has(path):
+            wanted = {number for one in video.expressions for number in one.object_ids}
+            areas = numbered_areas(path, wanted, self.doubts)
+            yield from (areas[number] for number in expression.object_ids)
+
+    def _file(self, video: RvosVideo, frame: int) -> Path:
+        return self.path / video.id / f"{video.frames[frame].stem}.png"
 
 
 def _raw(mask: Mapping[str, Any] | None) -> tuple[tuple[int, int], bytes]:
@@ -262,7 +357,11 @@ def _names(video: dict[str, Any], where: str) -> list[str]:
     names = video.get("frames")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{where}: frames must be a list of names, got {names!r:.80}")
-    return names
+    # Some write where the frame was on their disk.
+    bare = [_bare(name) for name in names]
+    if len(set(bare)) < len(set(names)):
+        raise ValueError(f"{where}: frames of different folders have one name; frames lie in one folder per video")
+    return bare
 
 
 def _any_annotation(videos: dict[str, dict[str, Any]]) -> bool:
@@ -301,9 +400,18 @@ def _place(videos: dict[str, dict[str, Any]], frames: Path) -> tuple[Path, str]:
         for frame in (video.get("frames") or [])[:1]:
             for folder in (frames, frames / "JPEGImages"):
                 for suffix in _PICTURE_SUFFIXES:
-                    if (folder / name / _file_name(str(frame), suffix)).is_file():
+                    if (folder / name / _file_name(_bare(str(frame)), suffix)).is_file():
                         return folder, suffix
     return frames, _PICTURE_SUFFIXES[0]
+
+
+def _bare(frame: str) -> str:
+    """The name of a frame without folders before it."""
+    return (PureWindowsPath(frame).name or frame) if "/" in frame or "\\" in frame else frame
+
+
+def _stem(frame: str) -> str:
+    return frame.rpartition(".")[0] if frame.lower().endswith(_PICTURE_SUFFIXES) else frame
 
 
 def _file_name(frame: str, suffix: str) -> str:

@@ -11,20 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sa2va.data.formats.coco import decode_segmentation, is_segmentation
-from sa2va.data.formats.layout import PictureFolders, Problems, read_json, require_files
-from sa2va.data.formats.pictures import stored_size
+from sa2va.data.formats.coco import decode_segmentation, is_segmentation, size_of, unite
+from sa2va.data.formats.layout import Doubts, PictureFolders, Problems, read_json, require_files
+from sa2va.data.formats.pictures import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.sample import Sample
-from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
-from sa2va.mask import Mask, Size
+from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample, united
+from sa2va.mask import Mask
 
 
 class Annotations:
-    """Samples of one folder, one per picture, a turn per object.
+    """Samples of one folder, one per picture, a turn per phrase. Entries of one picture are one sample.
 
     Args:
         root: the folder. seed, phrases, views: see [`Draws`].
+        orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"``, as browsers show
+            them, or ``"stored"``. None takes upright and warns, but for run lengths, which say it by their size.
         skip_broken: leave out entries that are malformed or whose picture is missing, with a warning.
+
+    Attributes:
+        doubts: what was decided without being told.
 
     Raises:
         MissingData: files are missing; the message names them. ValueError: entries are malformed.
@@ -37,24 +42,26 @@ class Annotations:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
         self.draws = Draws(seed, phrases, views)
-        path, self.folder = Path(root) / "annotations.json", Path(root) / "images"
-        require_files("own annotations", {path: "you: polygons and phrases", self.folder: "your pictures"})
+        self.orientation = checked_orientation(orientation)
+        path, folder = Path(root) / "annotations.json", Path(root) / "images"
+        require_files("own annotations", {path: "you: polygons and phrases", folder: "your pictures"})
         entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path} must hold a list of entries, got {type(entries).__name__}")
-        problems, folders = Problems(str(path)), PictureFolders((self.folder,))
-        self.entries: list[dict[str, Any]] = []
+        self.doubts, problems, folders = Doubts(str(path)), Problems(str(path)), PictureFolders((folder,))
+        pictures: dict[Path, tuple[str, list[tuple[str, Any]]]] = {}
         for number, entry in enumerate(entries):
             trouble = _trouble(entry)
             if trouble:
                 problems.malformed(trouble, f"entry {number}")
-            elif not folders.has(self.folder / entry["image"]):
-                problems.missing(self.folder / entry["image"], "your pictures")
-            else:
-                self.entries.append(entry)
+            elif image := problems.found(folders, entry["image"], "your pictures"):
+                _, said = pictures.setdefault(image, (entry["image"], []))
+                said += zip(entry["text"], entry["mask"], strict=True)
+        self.entries = [(image, name, list(united(said).items())) for image, (name, said) in pictures.items()]
         problems.settle(len(self.entries), skip=skip_broken)
 
     def __len__(self) -> int:
@@ -62,29 +69,30 @@ class Annotations:
 
     def key(self, index: int) -> str:
         """The file name of a sample's picture."""
-        return self.entries[self.draws.view(index, len(self.entries)).place]["image"]
+        _, name, _ = self.entries[self.draws.view(index, len(self.entries)).place]
+        return name
 
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))
-        entry = self.entries[view.place]
-        image = self.folder / entry["image"]
-        size = stored_size(image)
-        objects = self.draws.choose(list(zip(entry["text"], entry["mask"], strict=True)), view)
+        image, name, said = self.entries[view.place]
+        size = next(filter(None, (size_of(mask) for _, masks in said for mask in masks)), None)
+        picture = upright_picture(image, size, self.orientation, self.doubts)
         return requests_sample(
-            [Request(text, partial(_mask, polygons, size, entry["image"])) for text, polygons in objects],
+            [Request(text, partial(_mask, masks, picture, name)) for text, masks in self.draws.choose(said, view)],
             self.draws.wording(index),
-            name=f"annotations/{entry['image']}{view.suffix}",
-            image=image,
-            size=size,
+            name=f"annotations/{name}{view.suffix}",
+            frame=picture.frame,
             source="annotations",
         )
 
 
-def _mask(polygons: Any, size: Size, name: str) -> Mask:
+def _mask(segmentations: list[Any], picture: UprightPicture, name: str) -> Mask:
+    """The union of everything that a phrase means."""
     try:
-        return decode_segmentation(polygons, size)
+        masks = [decode_segmentation(segmentation, picture.canvas) for segmentation in segmentations]
     except ValueError as error:
         raise ValueError(f"annotations.json, picture {name}: {error}") from error
+    return picture.turned_mask(unite(masks, picture.canvas))
 
 
 def _trouble(entry: Any) -> str | None:

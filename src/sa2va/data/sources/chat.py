@@ -8,15 +8,17 @@ A line is a sample; keys after ``turns`` may be left out::
 
 The k-th ``[SEG]`` of the answers belongs to the k-th mask: COCO's RLE, or polygons, or null where nothing is. Questions
 call the regions ``region1``, ``region2``, ... A clip has ``"frames": [path, ...]`` instead of ``image``, and each of
-its masks is a list with one entry per frame. Text alone has neither. Paths are relative to the file.
+its masks is a list with one entry per frame; or, where it is not known in all of them, an object with one entry per
+known frame: ``{path: RLE or null}``. Text alone has neither. Paths are relative to the file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,18 @@ import numpy as np
 from PIL import Image
 
 from sa2va.atomic import check_target, replacing
-from sa2va.data.formats.coco import decode_segmentation, is_segmentation
-from sa2va.data.formats.layout import Problems, require_files
-from sa2va.data.formats.pictures import file_of, lazy_picture, stored_size
+from sa2va.data.formats.coco import decode_segmentation, is_segmentation, size_of
+from sa2va.data.formats.layout import Doubts, PictureFolders, Problems, require_files, text_encoding
+from sa2va.data.formats.pictures import (
+    Orientation,
+    PictureHeader,
+    UprightPicture,
+    checked_orientation,
+    file_of,
+    upright_picture,
+)
 from sa2va.data.sample import SEG, Sample
-from sa2va.mask import Mask, Size
+from sa2va.mask import Mask
 from sa2va.results import Turn
 
 
@@ -38,59 +47,105 @@ class Chat:
 
     Args:
         root: the file, or the folder that holds ``chat.jsonl``.
+        orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
+            takes the one of the line's ``size``; where both have it, or there is none, upright, with a warning.
         skip_broken: leave out lines that are malformed or whose pictures are missing, with a warning.
+
+    Attributes:
+        doubts: what was decided without being told.
 
     Raises:
         MissingData: files are missing; the message names them. ValueError: lines are malformed.
     """
 
-    def __init__(self, root: str | Path, *, skip_broken: bool = False):
+    def __init__(self, root: str | Path, *, orientation: Orientation | None = None, skip_broken: bool = False):
         self.path = Path(root) / "chat.jsonl" if Path(root).is_dir() else Path(root)
         require_files("chat", {self.path: "write_chat, or your own annotations"})
-        problems, starts, start = Problems(str(self.path)), [], 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip() and self._is_good(line, f"line {number}", problems):
-                    starts.append(start)
-                start += len(line)
-        self._starts = np.array(starts, dtype=np.int64)
-        problems.settle(len(starts), skip=skip_broken)
+        self.orientation = checked_orientation(orientation)
+        self.doubts = Doubts(str(self.path))
+        self._folders, self._encoding = PictureFolders((self.path.parent,)), text_encoding(self.path)
+        problems, spans = Problems(str(self.path)), []
+        for number, (start, line) in enumerate(_lines(self.path, self._encoding), start=1):
+            if line.strip() and self._is_good(line, f"line {number}", problems):
+                spans.append((start, start + len(line)))
+        self._spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        problems.settle(len(spans), skip=skip_broken)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._spans)
 
     def __getitem__(self, index: int) -> Sample:
+        start, end = self._spans[index].tolist()
         with self.path.open("rb") as file:
-            file.seek(self._starts[index])
-            record = json.loads(file.readline())
-        paths = [self.path.parent / name for name in _names(record)]
-        size: Size | None = tuple(record["size"]) if record.get("size") else (stored_size(paths[0]) if paths else None)
-        turns = record["turns"]
+            file.seek(start)
+            record = self._record(file.read(end - start))
         try:
-            return Sample(
-                id=record["id"],
-                frames=tuple(lazy_picture(path, size) for path in paths),
-                turns=tuple(Turn(turn["question"], turn["answer"]) for turn in turns),
-                masks=tuple(_mask(mask, size) for mask in _clips(record)),
-                video="frames" in record,
-                regions=tuple(
-                    decode_segmentation(region, size or (0, 0)).array for region in record.get("regions", ())
-                ),
-                source=record.get("source", "chat"),
-                tags=tuple(turn["tag"] for turn in turns if turn.get("tag")),
-            )
+            return self._sample(record)
         except ValueError as error:
             raise ValueError(f"{self.path}, {record['id']!r}: {error}") from error
+
+    def _record(self, line: bytes) -> Any:
+        return json.loads(line.decode(self._encoding).removeprefix("\ufeff"))
+
+    def _sample(self, record: dict[str, Any]) -> Sample:
+        names, clips, regions = _names(record), _clips(record), record.get("regions", ())
+        drawn = [mask for clip in clips for mask in clip if mask is not None and mask is not _UNKNOWN] + [*regions]
+        size = record.get("size") or next(filter(None, map(size_of, drawn)), None)
+        pictures = [
+            upright_picture(
+                self._folders.find(name),
+                size and tuple(size),
+                self.orientation,
+                self.doubts if drawn else None,
+                claimed=True,
+            )
+            for name in names
+        ]
+        known_KF = np.array([[mask is not _UNKNOWN for mask in clip] for clip in clips], dtype=bool)
+        turns = record["turns"]
+        return Sample(
+            id=record["id"],
+            frames=tuple(picture.frame for picture in pictures),
+            turns=tuple(Turn(turn["question"], turn["answer"]) for turn in turns),
+            masks=tuple(
+                np.stack([_drawn(mask, picture) for mask, picture in zip(clip, pictures, strict=True)])
+                for clip in clips
+            ),
+            video="frames" in record,
+            regions=tuple(_drawn(region, pictures[0]) for region in regions),
+            source=record.get("source", "chat"),
+            tags=tuple(turn["tag"] for turn in turns if turn.get("tag")),
+            annotated=None if known_KF.all() else known_KF,
+        )
 
     def _is_good(self, line: bytes, where: str, problems: Problems) -> bool:
         record: Any = None
         with suppress(ValueError):
-            record = json.loads(line)
+            record = self._record(line)
         trouble = _trouble(record)
         if trouble:
             problems.malformed(trouble, where)
             return False
-        return all([problems.present(self.path.parent / name, "your pictures") for name in _names(record)])
+        return all([problems.present(self._folders.find(name), "your pictures") for name in _names(record)])
+
+
+def _lines(path: Path, encoding: str) -> Iterator[tuple[int, bytes]]:
+    """Each line with the byte it starts at."""
+    with path.open("rb") as file:
+        # The bytes of a line break may also lie across two characters of UTF-16, so such files are taken apart as text.
+        lines = file if encoding == "utf-8" else _encoded_lines(file.read(), encoding, path)
+        start = 0
+        for line in lines:
+            yield start, line
+            start += len(line)
+
+
+def _encoded_lines(content: bytes, encoding: str, path: Path) -> Iterator[bytes]:
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in {encoding}: {error}; save it as UTF-8") from error
+    return (line.encode(encoding) for line in io.StringIO(text, newline="\n"))
 
 
 def write_chat(samples: Iterable[Sample], path: str | Path) -> Path:
@@ -130,7 +185,12 @@ def _record(sample: Sample, names: list[str]) -> dict[str, Any]:
         for turn, tag in zip(sample.turns, tags, strict=True)
     ]
     masks = [[Mask.from_array(frame).rle if frame.any() else None for frame in mask] for mask in sample.masks]
-    if masks:
+    if masks and sample.annotated is not None:
+        record["masks"] = [
+            {names[frame]: mask[frame] for frame in np.flatnonzero(known_F).tolist()}
+            for known_F, mask in zip(sample.annotated, masks, strict=True)
+        ]
+    elif masks:
         record["masks"] = masks if sample.video else [mask[0] for mask in masks]
     if sample.regions:
         record["regions"] = [Mask.from_array(region).rle for region in sample.regions]
@@ -140,7 +200,8 @@ def _record(sample: Sample, names: list[str]) -> dict[str, Any]:
 def _stored(sample: Sample, place: int, folder: Path, pictures: Path) -> str:
     """The path of a frame's file, relative to the folder."""
     own = file_of(sample.frames[place])
-    if own and own.resolve().is_relative_to(folder.resolve()):
+    # A file that is turned is stored as it was shown: of some nobody could tell which way.
+    if own and PictureHeader.read(own).turn is None and own.resolve().is_relative_to(folder.resolve()):
         return own.resolve().relative_to(folder.resolve()).as_posix()
     pixels = sample.picture(place)
     # Named by what they show: equal pictures are one file, and no file of an earlier run is ever changed.
@@ -156,17 +217,31 @@ def _names(record: dict[str, Any]) -> list[str]:
     return record["frames"] if "frames" in record else [record["image"]] if record.get("image") else []
 
 
+#: The mask of a frame in which it is not known.
+_UNKNOWN = object()
+
+
 def _clips(record: dict[str, Any]) -> list[list[Any]]:
     """Masks as lists of frames."""
     masks = record.get("masks", ())
-    return list(masks) if "frames" in record else [[mask] for mask in masks]
+    if "frames" not in record:
+        return [[mask] for mask in masks]
+    return [[mask.get(name, _UNKNOWN) for name in _names(record)] if _is_partial(mask) else mask for mask in masks]
 
 
-def _mask(frames: list[Any], size: Size | None) -> np.ndarray:
-    """bool (F, H, W)."""
-    size = size or (0, 0)
-    empty = np.zeros(size, dtype=bool)
-    return np.stack([empty if frame is None else decode_segmentation(frame, size).array for frame in frames])
+def _is_partial(mask: Any) -> bool:
+    """Whether the mask of a clip names its known frames."""
+    return isinstance(mask, dict) and "counts" not in mask
+
+
+def _drawn(mask: Any, picture: UprightPicture) -> np.ndarray:
+    """bool (H, W), upright."""
+    if mask is None or mask is _UNKNOWN:
+        return np.zeros(picture.header.upright, dtype=bool)
+    drawn = decode_segmentation(mask, picture.canvas).array
+    if not drawn.any():
+        raise ValueError(f"a mask or region of {picture.header.path.name} is empty; write null where nothing is")
+    return picture.turned(drawn)
 
 
 def _trouble(record: Any) -> str | None:
@@ -190,7 +265,9 @@ def _mask_trouble(record: dict[str, Any], frames: int) -> str | None:
         return f"a line has not as many masks as {SEG} in its answers"
     if any(not isinstance(clip, list) or len(clip) != frames for clip in clips):
         return "a mask has not one entry per frame"
-    if not all(mask is None or is_segmentation(mask) for clip in clips for mask in clip):
+    if any(all(mask is _UNKNOWN for mask in clip) for clip in clips if clip):
+        return "a mask names no frame of its clip"
+    if not all(mask is None or mask is _UNKNOWN or is_segmentation(mask) for clip in clips for mask in clip):
         return "a mask is neither RLE nor polygons nor null"
     return None if all(map(is_segmentation, regions)) else "a region is neither RLE nor polygons"
 

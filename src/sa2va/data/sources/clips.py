@@ -47,6 +47,25 @@ def draw_frames(count: int, wanted: int, rng: random.Random) -> list[int]:
     return sorted(rng.sample(range(count), min(count, wanted)))
 
 
+def draw_annotated(annotated_KF: np.ndarray, wanted: int, rng: random.Random) -> list[int]:
+    """``wanted`` different frames, ascending: as many as can be in which objects are known, others to look at.
+
+    Args:
+        annotated_KF: bool (K, F), which frames of which objects are known. wanted: every object is known in one of
+            these frames at least, if they are so many. rng: draws as [`draw_frames`] does where all is known.
+    """
+    if annotated_KF.all():
+        return draw_frames(annotated_KF.shape[1], wanted, rng)
+    shown: list[int] = []
+    for known_F in annotated_KF:
+        if len(shown) < wanted and not known_F[shown].any():
+            shown.append(rng.choice(np.flatnonzero(known_F).tolist()))
+    for pool in (np.flatnonzero(annotated_KF.any(axis=0)).tolist(), range(annotated_KF.shape[1])):
+        left = [frame for frame in pool if frame not in shown]
+        shown += rng.sample(left, min(len(left), wanted - len(shown)))
+    return sorted(shown)
+
+
 def draw_from_segments(count: int, wanted: int, rng: random.Random) -> list[int]:
     """One frame of each of ``wanted`` equal stretches of ``count`` frames; all of them where there are no more."""
     if count <= wanted:

@@ -6,14 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sa2va.data.formats.coco import CocoInstances, is_segmentation, unite
-from sa2va.data.formats.layout import PictureFolders, Problems, require_files
+from sa2va.data.formats.coco import AnnotationId, CocoInstances, is_segmentation, unite
+from sa2va.data.formats.layout import Doubts, PictureFolders, Problems, require_files
+from sa2va.data.formats.pictures import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
 from sa2va.data.sources.wording import CAPTION_REQUESTS, phrase_of
 from sa2va.mask import Mask
 
 _KEYS = ("phrase", "caption")
+#: Phrases with their annotations, and captions, which have none.
+_Said = list[tuple[str, tuple[AnnotationId, ...]]]
 
 
 class Coco:
@@ -21,15 +24,22 @@ class Coco:
 
     What an annotation is called is in its ``phrase`` (or ``caption``): text, or a list of texts that all mean it. Where
     there is none, its category's name is taken. A ``caption`` of an image, or of an annotation without
-    ``segmentation``, as in COCO's caption files, answers a request for a description.
+    ``segmentation``, as in COCO's caption files, answers a request for a description. Entries of one picture are one
+    sample.
 
     Args:
         root: a folder. annotations, images: the JSON and the folder of pictures, relative to it.
         seed, phrases, views: see [`Draws`].
+        orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
+            takes the one that has the height and width of the file; where both have, upright, with a warning.
         skip_broken: leave out pictures that are missing or wrongly annotated, with a warning, instead of refusing.
 
+    Attributes:
+        doubts: what was decided without being told.
+
     Raises:
-        MissingData: files are missing; the message names them. ValueError: annotations are malformed.
+        MissingData: files are missing; the message names them. ValueError: annotations are malformed, or two pictures
+            have one id.
     """
 
     def __init__(
@@ -41,16 +51,27 @@ class Coco:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
         self.draws = Draws(seed, phrases, views)
+        self.orientation = checked_orientation(orientation)
         path, folder = Path(root) / annotations, Path(root) / images
         require_files("COCO annotations", {path: "your annotation tool", folder: "your pictures"})
-        self.instances = CocoInstances(path)
-        self._folders = PictureFolders((folder,))
-        problems = Problems(str(path))
+        self.instances, self.doubts = CocoInstances(path), Doubts(str(path))
+        for number in sorted(self.instances.repeated, key=str):
+            self.doubts.note("annotations share an id; all are kept", f"id {number}")
+        problems, folders = Problems(str(path)), PictureFolders((folder,))
+        pictures: dict[Path, tuple[int, dict[tuple[str, bool], tuple[AnnotationId, ...]]]] = {}
+        for number, said in self._said(problems).items():
+            if image := problems.found(folders, self.instances.images[number].file_name, "your pictures"):
+                _, known = pictures.setdefault(image, (number, {}))
+                for text, targets in said:
+                    drawn = (text, bool(targets))  # a caption may say what a phrase says
+                    known[drawn] = (*known.get(drawn, ()), *targets)
         self.entries = [
-            (number, said) for number, said in self._said(problems).items() if self._has_picture(number, problems)
+            (image, number, [(text, targets) for (text, _), targets in said.items()])
+            for image, (number, said) in pictures.items()
         ]
         problems.settle(len(self.entries), skip=skip_broken)
 
@@ -59,37 +80,32 @@ class Coco:
 
     def key(self, index: int) -> str:
         """The file name of a sample's picture."""
-        number, _ = self.entries[self.draws.view(index, len(self.entries)).place]
+        _, number, _ = self.entries[self.draws.view(index, len(self.entries)).place]
         return self.instances.images[number].file_name
 
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))
-        number, said = self.entries[view.place]
+        path, number, said = self.entries[view.place]
         image, rng = self.instances.images[number], self.draws.wording(index)
+        picture = upright_picture(path, image.size, self.orientation, self.doubts, claimed=True)
         requests = [
-            Request(text, partial(self._union, number, targets))
+            Request(text, partial(self._union, picture, targets))
             if targets
             else Request(text, None, question=rng.choice(CAPTION_REQUESTS), answer=text)
             for text, targets in self.draws.choose(said, view)
         ]
-        return requests_sample(
-            requests,
-            rng,
-            name=f"coco/{image.file_name}{view.suffix}",
-            image=self._folders.find(image.file_name),
-            size=image.size,
-            source="coco",
-        )
+        name = f"coco/{image.file_name}{view.suffix}"
+        return requests_sample(requests, rng, name=name, frame=picture.frame, source="coco")
 
-    def _union(self, number: int, targets: tuple[int, ...]) -> Mask:
-        return unite(map(self.instances.mask, targets), self.instances.images[number].size)
+    def _union(self, picture: UprightPicture, targets: tuple[AnnotationId, ...]) -> Mask:
+        masks = {target: self.instances.mask(target, picture.canvas) for target in targets}
+        for target in (target for target, mask in masks.items() if not mask.area):
+            self.doubts.note("annotations enclose no pixel of their picture", f"annotation {target}")
+        return picture.turned_mask(unite(masks.values(), picture.canvas))
 
-    def _has_picture(self, number: int, problems: Problems) -> bool:
-        return problems.present(self._folders.find(self.instances.images[number].file_name), "your pictures")
-
-    def _said(self, problems: Problems) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
-        """For each picture that has any: phrases with their annotations, and captions, which have none."""
-        phrases: dict[int, dict[str, tuple[int, ...]]] = {}
+    def _said(self, problems: Problems) -> dict[int, _Said]:
+        """By id of each picture that has any: phrases and captions."""
+        phrases: dict[int, dict[str, tuple[AnnotationId, ...]]] = {}
         captions = {number: [caption] for number, caption in self.instances.captions.items()}
         broken: set[int] = set()
         for number, annotation in self.instances.annotations.items():
@@ -113,11 +129,13 @@ class Coco:
     def _texts(self, annotation: dict[str, Any]) -> tuple[list[str], str | None]:
         """What an annotation says, and what is wrong with it, if anything."""
         given = next((annotation[key] for key in _KEYS if annotation.get(key)), None)
+        if given is None and "segmentation" not in annotation:
+            return [], "an annotation has neither a segmentation nor a caption (a bbox is no mask)"
         if given is None:
             given = self.instances.categories.get(annotation.get("category_id"))
         texts: list[Any] = given if isinstance(given, list) else [given]
         if not texts or not all(isinstance(text, str) and text.strip(" .") for text in texts):
             return [], "an annotation has neither a phrase nor a category with a name"
         if "segmentation" in annotation and not is_segmentation(annotation["segmentation"]):
-            return [], "an annotation has no polygon of three points and no RLE"
+            return [], "an annotation has no polygon of three points and no RLE (a bbox is no mask)"
         return texts, None

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.formats.conversations import place_image, read_conversation
-from sa2va.data.formats.layout import Problems, read_json, require_files
+from sa2va.data.formats.layout import PictureFolders, Problems, read_json, require_files
 from sa2va.data.formats.packed import PackedRecords
-from sa2va.data.formats.pictures import lazy_picture
+from sa2va.data.formats.pictures import upright_picture
 from sa2va.data.sample import Sample
 from sa2va.results import Turn
 
@@ -19,7 +19,8 @@ class Llava:
     """``[{"image": path, "conversations": [...]}, ...]``; entries without ``image`` are text alone.
 
     A picture stands where the first question says ``<image>``. Conversations are cut before a turn that is empty or
-    holds one of the model's own tokens as text; those of which nothing is left are left out. Both are counted.
+    holds one of the model's own tokens as text; those of which nothing is left are left out. Both are counted. Pictures
+    are shown upright, as at inference.
 
     Args:
         root: the folder of all data. annotations, images: the JSON and the folder of pictures, relative to it.
@@ -42,14 +43,14 @@ class Llava:
         text_only: bool = True,
         skip_broken: bool = False,
     ):
-        path, self.folder = Path(root) / annotations, Path(root) / images
-        require_files("LLaVA conversations", {path: _ORIGIN, self.folder: _ORIGIN})
+        path, folder = Path(root) / annotations, Path(root) / images
+        require_files("LLaVA conversations", {path: _ORIGIN, folder: _ORIGIN})
         entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path} must hold a list of conversations, got {type(entries).__name__}")
         self.shortened = self.left_out = 0
-        problems = Problems(str(path))
-        found = (self._record(number, entry, problems) for number, entry in enumerate(entries))
+        problems, folders = Problems(str(path)), PictureFolders((folder,))
+        found = (self._record(number, entry, problems, folders) for number, entry in enumerate(entries))
         self.records = PackedRecords(
             record for record in found if record is not None and (text_only or record[1] is not None)
         )
@@ -62,13 +63,13 @@ class Llava:
         number, image, turns = self.records[index]
         return Sample(
             id=f"llava/{number}",
-            frames=() if image is None else (lazy_picture(self.folder / image),),
+            frames=() if image is None else (upright_picture(Path(image)).frame,),
             turns=tuple(Turn(*turn) for turn in turns),
             source="llava",
         )
 
     def _record(
-        self, number: int, entry: Any, problems: Problems
+        self, number: int, entry: Any, problems: Problems, folders: PictureFolders
     ) -> tuple[int, str | None, list[tuple[str, str]]] | None:
         """Number, picture and turns of a good entry."""
         image = entry.get("image") if isinstance(entry, dict) else None
@@ -83,10 +84,12 @@ class Llava:
             return None
         if not turns:
             self.left_out += 1
-        elif not image or problems.present(self.folder / image, _ORIGIN):
-            self.shortened += shortened
-            return number, image or None, turns
-        return None
+            return None
+        path = folders.find(image) if image else None
+        if path and not problems.present(path, _ORIGIN):
+            return None
+        self.shortened += shortened
+        return number, str(path) if path else None, turns
 
 
 def _answers(messages: list[dict[str, Any]]) -> int:

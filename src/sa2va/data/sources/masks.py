@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sa2va.data.formats.layout import Problems, read_json, require_files
-from sa2va.data.formats.pictures import read_numbers, stored_size
+from sa2va.data.formats.layout import Doubts, Problems, read_json, require_files, tails
+from sa2va.data.formats.mask_files import numbered_areas, object_area
+from sa2va.data.formats.pictures import Orientation, PictureHeader, checked_orientation, upright_picture
 from sa2va.data.sample import Sample
-from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
+from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample, united
 from sa2va.mask import Mask, Size
 
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
@@ -20,7 +21,12 @@ _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"
 
 @dataclass(frozen=True)
 class _Entry:
-    """One picture. phrases: of each object. files: the mask of each object. numbered: it holds objects' numbers."""
+    """One picture.
+
+    Attributes:
+        image: the file. size: (height, width) of its masks. phrases: of each object. files: the mask of each object.
+        numbered: they are one, which holds objects' numbers.
+    """
 
     image: Path
     size: Size
@@ -28,19 +34,20 @@ class _Entry:
     files: dict[str, Path]
     numbered: bool
 
-    def masks(self) -> dict[str, np.ndarray]:
-        """bool (H, W) of each object; its file is decoded once."""
-        decoded = {path: read_numbers(path) for path in set(self.files.values())}
-        return {
-            name: decoded[path] == int(name) if self.numbered else decoded[path] != 0
-            for name, path in self.files.items()
-        }
+    def masks(self, doubts: Doubts) -> dict[str, np.ndarray]:
+        """bool (H, W) of each object, as drawn."""
+        if not self.numbered:
+            return {name: object_area(path, doubts) for name, path in self.files.items()}
+        (path,) = set(self.files.values())
+        areas = numbered_areas(path, {int(name) for name in self.phrases}, doubts)
+        return {name: areas[int(name)] for name in self.phrases}
 
 
 class MaskFolder:
     """``ROOT/images/NAME.jpg``, ``ROOT/masks`` and ``ROOT/phrases.json``; a turn per phrase.
 
-    Masks and phrases come in four forms, where a phrase may be a list of phrases that all mean the object:
+    Masks and phrases come in four forms, where a phrase may be a list of phrases that all mean the object. Objects of
+    one phrase are one answer:
 
     * ``masks/NAME.png`` holds the objects' numbers, ``{"NAME": {"1": phrase, "2": phrase}}`` says what they are;
     * ``masks/NAME.png`` holds numbers that mean the same in all pictures: ``{"1": phrase, "2": phrase}``. Of a picture
@@ -48,9 +55,17 @@ class MaskFolder:
     * ``masks/NAME.png`` is 0 but for one object: ``{"NAME": phrase}``;
     * ``masks/NAME/OBJECT.png`` is 0 but for the object: ``{"NAME": {"OBJECT": phrase}}``.
 
+    255 beside small numbers is the void border of VOC and DAVIS, which is background. See [`mask_files`] for masks that
+    are not quite what they should be.
+
     Args:
         root: the folder. seed, phrases, views: see [`Draws`].
+        orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
+            takes the one that has the size of the masks; where both have, upright, with a warning.
         skip_broken: leave out pictures with missing or malformed masks, with a warning, instead of refusing.
+
+    Attributes:
+        doubts: what was decided without being told.
 
     Raises:
         MissingData: files are missing; the message names them. ValueError: phrases or sizes are wrong. That a mask
@@ -64,9 +79,12 @@ class MaskFolder:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
         self.root, self.draws = Path(root), Draws(seed, phrases, views)
+        self.orientation = checked_orientation(orientation)
+        self.doubts = Doubts(str(root))
         path = self.root / "phrases.json"
         folders = {self.root / "images": "your pictures", self.root / "masks": "your masks"}
         require_files("pictures with masks", {path: "you: what each mask is called", **folders})
@@ -76,7 +94,7 @@ class MaskFolder:
         problems = Problems(str(self.root))
         pictures = _pictures(self.root / "images", problems)
         self.common = not said.keys() & pictures.keys() and all(map(str.isdecimal, said))
-        wanted = dict.fromkeys(pictures, said) if self.common else said
+        wanted = dict.fromkeys(pictures, said) if self.common else _by_picture(said, pictures, problems)
         found = [self._entry(name, pictures.get(name), own, problems) for name, own in wanted.items()]
         self.entries = [entry for entry in found if entry is not None]
         problems.settle(len(self.entries), skip=skip_broken)
@@ -91,21 +109,21 @@ class MaskFolder:
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))
         entry = self.entries[view.place]
-        masks = entry.masks()
+        picture = upright_picture(entry.image, entry.size, self.orientation, self.doubts)
+        masks = {name: picture.turned(mask) for name, mask in entry.masks(self.doubts).items()}
         seen = {name: mask for name, mask in masks.items() if mask.any()}
         if len(seen) < len(masks) and not self.common:
             raise ValueError(
                 f"picture {entry.image.name}: the masks of {sorted(masks.keys() - seen.keys())} are empty; paint the "
                 f"objects, or take them out of {self.root / 'phrases.json'}"
             )
-        said = [(phrase, name) for name in seen or masks for phrase in entry.phrases[name]]
-        drawn = self.draws.choose(said, view)
+        said = united((phrase, masks[name]) for name in seen or masks for phrase in entry.phrases[name])
+        drawn = self.draws.choose(list(said.items()), view)
         return requests_sample(
-            [Request(phrase, _made(masks[name])) for phrase, name in (drawn if seen else drawn[:1])],
+            [Request(phrase, _made(areas)) for phrase, areas in (drawn if seen else drawn[:1])],
             self.draws.wording(index),
             name=f"masks/{entry.image.stem}{view.suffix}",
-            image=entry.image,
-            size=entry.size,
+            frame=picture.frame,
             source="masks",
         )
 
@@ -120,27 +138,32 @@ class MaskFolder:
             problems.malformed("an object has no phrase, or its number is none", name)
         else:
             files = {key: folder / f"{key}.png" if folder.is_dir() else single for key in phrases}
-            size = _size(image, problems)
-            if size and _good_files(files, size, problems):
+            header = _header(image, problems)
+            size = header and _common_size(files, header, problems)
+            if size:
                 return _Entry(image, size, phrases, files, numbered)
         return None
 
 
-def _good_files(files: dict[str, Path], size: Size, problems: Problems) -> bool:
-    good = True
+def _common_size(files: dict[str, Path], picture: PictureHeader, problems: Problems) -> Size | None:
+    """(height, width) of all masks of a picture, which is that of the picture, stored or upright."""
+    sizes: set[Size | None] = set()
     for path in dict.fromkeys(files.values()):
-        own = _size(path, problems) if path.is_file() else None
+        mask = _header(path, problems) if path.is_file() else None
         if not path.is_file():
             problems.missing(path, "your masks")
-        elif own and own != size:
+        elif mask and mask.stored not in (picture.stored, picture.upright):
             problems.malformed("a mask has not the size of its picture", str(path))
-        good = good and own == size
-    return good
+        sizes.add(mask.stored if mask else None)
+    if len(sizes) > 1 and None not in sizes:
+        problems.malformed("masks of one picture differ in size", picture.path.name)
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    return size if size in (picture.stored, picture.upright) else None
 
 
-def _size(path: Path, problems: Problems) -> Size | None:
+def _header(path: Path, problems: Problems) -> PictureHeader | None:
     try:
-        return stored_size(path)
+        return PictureHeader.read(path)
     except ValueError:
         problems.malformed("a file is no picture that can be read", str(path))
         return None
@@ -166,5 +189,18 @@ def _pictures(folder: Path, problems: Problems) -> dict[str, Path]:
     return found
 
 
-def _made(mask: np.ndarray) -> Callable[[], Mask] | None:
-    return (lambda: Mask.from_array(mask)) if mask.any() else None
+def _by_picture(said: dict[str, Any], pictures: dict[str, Path], problems: Problems) -> dict[str, Any]:
+    """Phrases by name of a picture, which may be written with its ending and with folders before it."""
+    found: dict[str, Any] = {}
+    for key, own in said.items():
+        stems = (Path(tail).stem for tail in tails(key))
+        name = key if key in pictures else next((stem for stem in stems if stem in pictures), key)
+        if name in found:
+            problems.malformed("two keys mean one picture", key)
+        found.setdefault(name, own)
+    return found
+
+
+def _made(areas: list[np.ndarray]) -> Callable[[], Mask] | None:
+    union = np.logical_or.reduce(areas)
+    return (lambda: Mask.from_array(union)) if union.any() else None

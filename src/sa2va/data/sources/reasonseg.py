@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sa2va.data.formats.layout import Problems
+from sa2va.data.formats.pictures import lazy_picture
 from sa2va.data.formats.reasonseg import ReasonPicture, read_reasonseg
 from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
@@ -58,8 +59,7 @@ class ReasonSeg:
             requests,
             rng,
             name=f"reasonseg/{picture.id}{view.suffix}",
-            image=picture.image,
-            size=picture.size,
+            frame=lazy_picture(picture.image, picture.size),
             source="reasonseg",
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sa2va.data.formats.coco import is_segmentation
 from sa2va.data.formats.layout import Problems
+from sa2va.data.formats.pictures import lazy_picture
 from sa2va.data.formats.refer import ReferPicture, read_refer, refer_files
 from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
@@ -63,8 +64,7 @@ class Refer:
             requests,
             self.draws.wording(index),
             name=f"{self.dataset}/{picture.id}{view.suffix}",
-            image=picture.image,
-            size=picture.size,
+            frame=lazy_picture(picture.image, picture.size),
             source=self.dataset,
         )
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from sa2va.data.formats.pictures import lazy_picture
-from sa2va.data.sample import Sample
+import numpy as np
+
+from sa2va.data.sample import LazyFrame, Sample
 from sa2va.data.sources.clips import check_counts, deal
-from sa2va.data.sources.wording import ANSWERS, NO_TARGET_ANSWERS, request_for
-from sa2va.mask import Mask, Size
+from sa2va.data.sources.wording import ANSWERS, NO_TARGET_ANSWERS, phrase_of, request_for
+from sa2va.mask import Mask
 from sa2va.results import Turn
 
 #: Most turns of a sample unless a source is told otherwise: few pictures have more phrases.
@@ -87,15 +87,37 @@ class Draws:
 
 
 def requests_sample(
-    requests: Sequence[Request], rng: random.Random, *, name: str, image: Path, size: Size | None, source: str
+    requests: Sequence[Request], rng: random.Random, *, name: str, frame: LazyFrame, source: str
 ) -> Sample:
     """A turn for each request, tagged with its phrase; what has a question of its own asks for no mask and has no tag.
 
     Args:
-        requests: at least one. rng: draws wordings. name: id of the sample. image: the picture. source: its source.
-        size: (height, width) that the annotations say; None where they do not.
+        requests: at least one. rng: draws wordings. name: id of the sample. frame: the picture. source: its source.
+
+    Raises:
+        ValueError: a request is for something whose mask is empty: nothing would be learnt but that it is not there.
     """
     turns = tuple(one.turn(rng) for one in requests)
-    masks = tuple(one.mask().array[None] for one in requests if one.mask)
+    masks = tuple(_shown(one, name) for one in requests if one.mask)
     tags = tuple("" if one.question else one.text for one in requests)
-    return Sample(name, (lazy_picture(image, size),), turns, masks, source=source, tags=tags)
+    return Sample(name, (frame,), turns, masks, source=source, tags=tags)
+
+
+def united(said: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """What each phrase means, all of it: two turns that ask for one phrase would contradict each other."""
+    found: dict[str, tuple[str, list[T]]] = {}
+    for text, meant in said:
+        found.setdefault(phrase_of(text), (text, []))[1].append(meant)
+    return dict(found.values())
+
+
+def _shown(request: Request, name: str) -> np.ndarray:
+    """bool (1, H, W)."""
+    assert request.mask is not None
+    mask = request.mask()
+    if not mask.area:
+        raise ValueError(
+            f"sample {name!r}: the mask of {request.text!r} is empty; its outline encloses no pixel of the picture, or "
+            "its run lengths or pixels are all 0: mend the annotation, or take it out"
+        )
+    return mask.array[None]

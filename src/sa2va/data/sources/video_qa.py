@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.formats.conversations import read_conversation
-from sa2va.data.formats.layout import PictureFolders, Problems, read_json, require_files
+from sa2va.data.formats.layout import PictureFolders, Problems, read_json, require_files, tails
 from sa2va.data.formats.packed import PackedRecords
 from sa2va.data.sample import Sample
 from sa2va.data.sources.clips import SeekedFrames, check_counts, draw_from_segments
@@ -69,7 +69,7 @@ class VideoQuestions:
         """Sample ``index``, frames undecoded. ValueError or OSError when its video is damaged."""
         view = self.draws.view(index, len(self.records))
         number, name, turns = self.records[view.place]
-        video = VideoFile(self.folder / name, threads=1)
+        video = VideoFile(Path(name), threads=1)
         shown = draw_from_segments(video.frame_count, self.frames, self.draws.clip(index))
         return Sample(
             id=f"{self.name}/{number}{view.suffix}",
@@ -94,7 +94,7 @@ class VideoQuestions:
         except ValueError as error:
             problems.malformed(str(error), f"entry {number}")
             return None
-        written = self.folder / name
-        places = (written, *map(written.with_suffix, _SUFFIXES))
-        path = next(filter(folders.has, places), written)
-        return (number, str(path.relative_to(self.folder)), turns) if problems.present(path, _ORIGIN) else None
+        written = [self.folder / tail for tail in tails(name)]
+        places = (place for path in written for place in (path, *map(path.with_suffix, _SUFFIXES)))
+        path = next(filter(folders.has, places), written[0])
+        return (number, str(path), turns) if problems.present(path, _ORIGIN) else None

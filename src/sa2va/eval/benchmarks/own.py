@@ -42,8 +42,8 @@ _PICTURES = _ASKED + (
     "N-acc is the share of them that were answered without a pixel, T-acc that of the others answered with one."
 )
 _CLIPS = _ASKED + (
-    "As DAVIS counts: region similarity J and boundary accuracy F, means over all frames of a clip, then over "
-    "requests; J&F is the mean of the two."
+    "As DAVIS counts: region similarity J and boundary accuracy F, means over all annotated frames of a clip, then "
+    "over requests; J&F is the mean of the two."
 )
 
 
@@ -65,7 +65,7 @@ class OwnBenchmark(FileBenchmark[int]):
         sample = self.source[entry]
         queries = [
             Query(name, segmentation_request(phrase, video=sample.video))
-            for name, (phrase, _) in zip(self._ids[entry], _labels(sample), strict=True)
+            for name, (phrase, _, _) in zip(self._ids[entry], _labels(sample), strict=True)
         ]
         return Item(f"{self.name}/{sample.id}", _media(sample), sample.video, sample.size or (0, 0), tuple(queries))
 
@@ -76,7 +76,7 @@ class OwnBenchmark(FileBenchmark[int]):
     def expected(self, query_id: str) -> Expected:
         """The label."""
         entry, index = self.find(query_id)
-        _, target = _labels(self.source[entry])[index]
+        _, target, _ = _labels(self.source[entry])[index]
         return Expected(masks=(tuple(Mask.from_array(frame) for frame in target),))
 
     def count(self, predictions: Mapping[str, Prediction]) -> Scores:
@@ -84,8 +84,9 @@ class OwnBenchmark(FileBenchmark[int]):
         outcomes: dict[str, Any] = {}
         tags: dict[str, str] = {}
         for entry in self.entries:
-            for name, (phrase, target) in zip(self._ids[entry], _labels(self.source[entry]), strict=True):
-                outcomes[name], tags[name] = self.judge(predictions[name], target), phrase
+            for name, (phrase, target, known) in zip(self._ids[entry], _labels(self.source[entry]), strict=True):
+                outcomes[name] = self.judge(_union(predictions[name], target.shape)[known], target[known])
+                tags[name] = phrase
         counts = Counter(tags.values())
         by_phrase: dict[str, list[Any]] = {phrase: [] for phrase, count in sorted(counts.items()) if count > 1}
         for name, phrase in tags.items():
@@ -97,8 +98,8 @@ class OwnBenchmark(FileBenchmark[int]):
         return Scores(values, groups, quality, next(iter(values)))
 
     @abstractmethod
-    def judge(self, prediction: Prediction, target: np.ndarray) -> Any:
-        """One answer against its label, bool (F, H, W)."""
+    def judge(self, found: np.ndarray, target: np.ndarray) -> Any:
+        """All that was drawn against its label, bool (F, H, W) both: the frames whose label is known."""
 
     @abstractmethod
     def summary(self, outcomes: Sequence[Any]) -> dict[str, float]:
@@ -112,10 +113,9 @@ class OwnBenchmark(FileBenchmark[int]):
 class OwnPictures(OwnBenchmark):
     """Pictures: overlap with the label."""
 
-    def judge(self, prediction: Prediction, target: np.ndarray) -> Areas:
+    def judge(self, found: np.ndarray, target: np.ndarray) -> Areas:
         """Pixels of both and of what they share."""
-        (found,) = _union(prediction, target.shape)
-        return mask_areas(Mask.from_array(found), Mask.from_array(target[0]))
+        return mask_areas(Mask.from_array(found[0]), Mask.from_array(target[0]))
 
     def summary(self, outcomes: Sequence[Areas]) -> dict[str, float]:
         """cIoU, gIoU, Pr@k; N-acc and T-acc where a phrase names nothing."""
@@ -136,9 +136,9 @@ class OwnPictures(OwnBenchmark):
 class OwnClips(OwnBenchmark):
     """Clips: DAVIS' region similarity and boundary accuracy."""
 
-    def judge(self, prediction: Prediction, target: np.ndarray) -> tuple[float, float]:
+    def judge(self, found: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         """J and F."""
-        return jf_sequence(_union(prediction, target.shape), target)
+        return jf_sequence(found, target)
 
     def summary(self, outcomes: Sequence[tuple[float, float]]) -> dict[str, float]:
         """J&F, J, F."""
@@ -200,12 +200,13 @@ def _media(sample: Sample) -> Any:
     return [file for file in files if file] if all(files) else sample.pictures
 
 
-def _labels(sample: Sample) -> list[tuple[str, np.ndarray]]:
-    """Phrases with their masks, bool (F, H, W); empty where a phrase names nothing."""
-    masks = iter(sample.masks)
-    nothing = np.zeros((len(sample.frames), *(sample.size or (0, 0))), bool)
+def _labels(sample: Sample) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Phrases with their masks, bool (F, H, W), empty where a phrase names nothing; and in which frames, bool (F,)."""
+    everywhere = np.ones((len(sample.masks), len(sample.frames)), bool)
+    masks = iter(zip(sample.masks, everywhere if sample.annotated is None else sample.annotated, strict=True))
+    nothing = np.zeros((len(sample.frames), *(sample.size or (0, 0))), bool), np.ones(len(sample.frames), bool)
     targets = [next(masks) if SEG in turn.answer else nothing for turn in sample.turns]
-    return [(phrase, target) for phrase, target in zip(sample.tags, targets, strict=True) if phrase]
+    return [(phrase, *target) for phrase, target in zip(sample.tags, targets, strict=True) if phrase]
 
 
 def _query_ids(name: str, sample: Sample) -> list[str]:
