@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sa2va.atomic import check_target, replacing
+from sa2va.atomic import replacing
 from sa2va.data.formats.coco import decode_segmentation, is_segmentation, size_of
 from sa2va.data.formats.layout import Doubts, PictureFolders, Problems, require_files, text_encoding
 from sa2va.data.formats.pictures import (
@@ -161,10 +161,9 @@ def write_chat(samples: Iterable[Sample], path: str | Path) -> Path:
         The path.
 
     Raises:
-        ValueError: a sample is invalid, and nothing is written then but pictures; or ``path`` is the samples' own file.
+        ValueError: a sample is invalid; nothing is written then but pictures.
     """
     path = Path(path)
-    check_target(path, getattr(samples, "path", None))
     pictures = path.with_name(f"{path.stem}_images")
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for sample in samples:
