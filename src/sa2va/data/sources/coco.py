@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.formats.coco import CocoInstances, is_segmentation, unite
-from sa2va.data.formats.layout import PictureFolders, Problems, require_files
+from sa2va.data.formats.layout import PictureFolders, Problems, first_existing, require_files
 from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
 from sa2va.data.sources.wording import CAPTION_REQUESTS, phrase_of
@@ -44,15 +44,20 @@ class Coco:
         skip_broken: bool = False,
     ):
         self.draws = Draws(seed, phrases, views)
-        path, folder = Path(root) / annotations, Path(root) / images
+        # labelme's script calls the folder of pictures as Pascal VOC does.
+        path, folder = Path(root) / annotations, first_existing([Path(root) / images, Path(root) / "JPEGImages"])
         require_files("COCO annotations", {path: "your annotation tool", folder: "your pictures"})
-        self.instances = CocoInstances(path)
+        self.instances = self.read(path)
         self._folders = PictureFolders((folder,))
         problems = Problems(str(path))
         self.entries = [
             (number, said) for number, said in self._said(problems).items() if self._has_picture(number, problems)
         ]
         problems.settle(len(self.entries), skip=skip_broken)
+
+    def read(self, path: Path) -> CocoInstances:
+        """The annotations."""
+        return CocoInstances(path)
 
     def __len__(self) -> int:
         return len(self.entries) * self.draws.views
