@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from sa2va.data.formats.layout import read_json
 from sa2va.mask import MAX_PIXELS, Mask, Size
+from sa2va.reading import STUMBLES
 
 # Three points; fewer enclose nothing, and pycocotools reads four numbers as a box.
 _FEWEST_NUMBERS = 6
@@ -51,9 +52,11 @@ class CocoInstances:
         try:
             self.images = {image["id"]: _image(image) for image in content["images"]}
             self.annotations: dict[int, dict[str, Any]] = {entry["id"]: entry for entry in content["annotations"]}
+            # Both are looked up, which a list or an object cannot be.
+            hash(tuple((entry.get("image_id"), entry.get("category_id")) for entry in self.annotations.values()))
             self.categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
             self.captions = {image["id"]: str(image["caption"]) for image in content["images"] if image.get("caption")}
-        except (KeyError, TypeError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(
                 f"{self.path} is not a COCO file: expected images with id, file_name, height and width, and "
                 f"annotations with id ({type(error).__name__}: {error})"
@@ -64,7 +67,7 @@ class CocoInstances:
         annotation = self.annotations[annotation_id]
         try:
             return decode_segmentation(annotation["segmentation"], self.images[annotation["image_id"]].size)
-        except (KeyError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(f"{self.path}, annotation {annotation_id}: {error}") from error
 
     def only(self, annotation_ids: Collection[int]) -> CocoInstances:
@@ -87,6 +90,8 @@ def decode_segmentation(segmentation: Any, size: Size) -> Mask:
     Raises:
         ValueError: none of these, nothing to enclose, coordinates far outside the picture, or an RLE of another size.
     """
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"expected a picture of 1 to {MAX_PIXELS} pixels, got {size[0]} x {size[1]}")
     if isinstance(segmentation, dict):
         mask = Mask.from_rle(segmentation)
         if mask.size != tuple(size):
@@ -100,7 +105,8 @@ def decode_segmentation(segmentation: Any, size: Size) -> Mask:
 def is_segmentation(segmentation: Any) -> bool:
     """Whether a segmentation has the form that [`decode_segmentation`] reads; its numbers are not looked at."""
     if isinstance(segmentation, dict):
-        return len(segmentation.get("size") or ()) == 2 and "counts" in segmentation
+        size = segmentation.get("size")
+        return isinstance(size, list | tuple) and len(size) == 2 and "counts" in segmentation
     if not isinstance(segmentation, list) or not segmentation:
         return False
     if all(isinstance(part, dict) for part in segmentation):

@@ -16,9 +16,9 @@ from defusedxml import ElementTree as SafeElementTree
 
 from sa2va.data.formats.labelled import Drawing, LabelledPicture, Shapes, box, ellipse, head, placed, polygon
 from sa2va.data.formats.layout import MissingData, PictureFolders, Problems, require_files
-from sa2va.data.formats.reading import STUMBLES, expecting, stumbled
 from sa2va.data.formats.rvos import RvosExpression, RvosVideo
 from sa2va.mask import Mask, Size
+from sa2va.reading import STUMBLES, expecting, stumbled
 
 FILE = "annotations.xml"
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))

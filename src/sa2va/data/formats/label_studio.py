@@ -12,8 +12,8 @@ import numpy as np
 
 from sa2va.data.formats.labelled import Drawing, LabelledPicture, Shapes, box, ellipse, head, polygon
 from sa2va.data.formats.layout import PictureFolders, Problems, read_json
-from sa2va.data.formats.reading import STUMBLES, stumbled
 from sa2va.mask import MAX_PIXELS, Mask, Size
+from sa2va.reading import STUMBLES, stumbled
 
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
 #: What Label Studio puts before the names of uploaded files.
@@ -119,7 +119,7 @@ def _drawing(kind: str, value: dict[str, Any], size: Size, shapes: Shapes) -> Dr
     if kind == "brushlabels":
         return partial(_draw_brush, bytes(value["rle"]), size)
     if kind not in ("rectanglelabels", "ellipselabels"):
-        shapes.skipped[kind] += 1
+        shapes.skipped[str(kind)] += 1
         return None
     x, y, degrees = value["x"] * across, value["y"] * down, float(value.get("rotation") or 0)
     if kind == "ellipselabels":

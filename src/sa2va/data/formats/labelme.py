@@ -13,9 +13,9 @@ import numpy as np
 
 from sa2va.data.formats.labelled import Drawing, LabelledPicture, Shapes, box, ellipse, head, placed, polygon
 from sa2va.data.formats.layout import PictureFolders, Problems, read_json
-from sa2va.data.formats.reading import STUMBLES, stumbled
 from sa2va.mask import Mask, Size
 from sa2va.processing.pictures import MAX_PIXELS, open_picture
+from sa2va.reading import STUMBLES, stumbled
 
 #: Labels by which labelme means that nothing is there.
 _NOTHING = ("_background_", "__ignore__")
@@ -102,7 +102,7 @@ def _drawing(shape: dict[str, Any], shapes: Shapes) -> Drawing | None:
     if kind == "mask":
         (left, top), _ = points
         return partial(_draw_mask, _text(shape["mask"]), int(left), int(top))
-    shapes.skipped[kind] += 1
+    shapes.skipped[str(kind)] += 1
     return None
 
 

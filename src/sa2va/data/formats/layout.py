@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sa2va.reading import parse_json
 from sa2va.runtime import logger
 
 _EXAMPLES = 3
@@ -126,7 +126,7 @@ class PictureFolders:
 def read_json(path: Path) -> Any:
     """The values of a JSON file. ValueError with its name when it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from sa2va.data.formats.labelled import Drawing, LabelledPicture, Shapes, polygon
 from sa2va.data.formats.layout import MissingData, Problems
-from sa2va.data.formats.reading import STUMBLES, expecting, stumbled
 from sa2va.mask import Mask, Size
+from sa2va.reading import STUMBLES, expecting, read_yaml, stumbled
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
@@ -55,17 +54,6 @@ def read_yolo(root: Path, split: str, problems: Problems) -> list[LabelledPictur
             found.append(LabelledPicture(image.relative_to(root).as_posix(), image, None, drawn))
     shapes.warn(str(path))
     return found
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, its values plain. ValueError naming it for anything else."""
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, *STUMBLES) as error:
-        raise ValueError(f"{path} is not YAML: {stumbled(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold settings as 'name: value', got {type(content).__name__}")
-    return content
 
 
 def _names(names: Any) -> dict[int, str]:

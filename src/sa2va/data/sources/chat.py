@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sa2va.data.formats.layout import Problems, require_files
 from sa2va.data.formats.pictures import file_of, lazy_picture, stored_size
 from sa2va.data.sample import SEG, Sample
 from sa2va.mask import Mask, Size
+from sa2va.reading import STUMBLES, parse_json, stumbled
 from sa2va.results import Turn
 
 
@@ -62,11 +62,11 @@ class Chat:
     def __getitem__(self, index: int) -> Sample:
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
-            record = json.loads(file.readline())
-        paths = [self.path.parent / name for name in _names(record)]
-        size: Size | None = tuple(record["size"]) if record.get("size") else (stored_size(paths[0]) if paths else None)
-        turns = record["turns"]
+            record = parse_json(file.readline())
+        paths, turns = [self.path.parent / name for name in _names(record)], record["turns"]
         try:
+            given = tuple(map(int, record["size"])) if record.get("size") else None
+            size: Size | None = given or (stored_size(paths[0]) if paths else None)  # type: ignore[assignment]
             return Sample(
                 id=record["id"],
                 frames=tuple(lazy_picture(path, size) for path in paths),
@@ -79,14 +79,16 @@ class Chat:
                 source=record.get("source", "chat"),
                 tags=tuple(turn["tag"] for turn in turns if turn.get("tag")),
             )
-        except ValueError as error:
-            raise ValueError(f"{self.path}, {record['id']!r}: {error}") from error
+        except STUMBLES as error:
+            raise ValueError(f"{self.path}, {record['id']!r}: {stumbled(error)}") from error
 
     def _is_good(self, line: bytes, where: str, problems: Problems) -> bool:
         record: Any = None
-        with suppress(ValueError):
-            record = json.loads(line)
-        trouble = _trouble(record)
+        try:
+            record = parse_json(line)
+            trouble = _trouble(record)
+        except STUMBLES as error:
+            trouble = f"a line cannot be read ({stumbled(error)})"
         if trouble:
             problems.malformed(trouble, where)
             return False

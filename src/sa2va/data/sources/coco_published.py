@@ -8,9 +8,9 @@ from typing import Any
 
 from sa2va.data.formats.coco import CocoInstances
 from sa2va.data.formats.layout import MissingData, first_existing, read_json
-from sa2va.data.formats.reading import expecting
 from sa2va.data.formats.unpickle import load_plain
 from sa2va.data.sources.coco import Coco
+from sa2va.reading import expecting
 
 _FOLDER, _BESIDE = "annotations", "_annotations.coco.json"
 _PREFIX = "instances_"
