@@ -18,6 +18,7 @@ from sa2va.data.check import KNOWN_SETS, check_set, present_sets
 from sa2va.data.formats.label_studio import decode_brush
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
+from sa2va.eval.benchmarks.own import own_row
 from sa2va.train.detect import kind_of_data
 from sa2va.train.presets import finetune
 
@@ -60,6 +61,8 @@ def test_fine_tuning_takes_it_as_it_is(kind: str, tmp_path: Path):
     (source,) = finetune("tiny", str(tmp_path)).data
     assert source.kind == kind and len(source.open().source) >= 100
     assert main(["data", "check", str(tmp_path), "-q"]) == 0
+    row = own_row("own")
+    assert row is not None and sum(len(item.queries) for item in row.open(tmp_path).items()) in (2, 4)
 
 
 def test_tracks_of_a_video(tmp_path: Path):

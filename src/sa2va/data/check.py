@@ -116,6 +116,8 @@ OWN_FORMS = (
     *("annotations", "coco", "mask-folder", "video-json", "chat"),
     *("coco-published", "yolo", "cvat", "cvat-video", "labelme", "label-studio"),
 )
+#: Those of these that are clips.
+OWN_CLIPS = ("video-json", "cvat-video")
 
 
 @dataclass(frozen=True)

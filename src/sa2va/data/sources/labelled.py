@@ -64,6 +64,10 @@ class LabelledPictures:
     def __len__(self) -> int:
         return len(self.pictures) * self.draws.views
 
+    def key(self, index: int) -> str:
+        """The name of the picture of a sample."""
+        return self.pictures[self.draws.view(index, len(self.pictures)).place].name
+
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.pictures))
         picture = self.pictures[view.place]
