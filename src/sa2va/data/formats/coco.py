@@ -90,8 +90,8 @@ def decode_segmentation(segmentation: Any, size: Size) -> Mask:
     Raises:
         ValueError: none of these, nothing to enclose, coordinates far outside the picture, or an RLE of another size.
     """
-    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"expected a picture of 1 to {MAX_PIXELS} pixels, got {size[0]} x {size[1]}")
+    if not all(isinstance(side, int) and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"expected a picture of 1 to {MAX_PIXELS} pixels, got {str(size)[:60]} (height, width)")
     if isinstance(segmentation, dict):
         mask = Mask.from_rle(segmentation)
         if mask.size != tuple(size):
@@ -133,7 +133,7 @@ def _checked_polygons(segmentation: Any, size: Size) -> list[list[float]]:
     kept = []
     for part in parts:
         numbers = np.asarray(part, dtype=object) if isinstance(part, list) else None
-        if numbers is None or numbers.size % 2 or not all(isinstance(number, int | float) for number in numbers.flat):
+        if numbers is None or numbers.size % 2 or not all(map(_is_coordinate, numbers.flat)):
             raise ValueError(f"expected polygons [x0, y0, x1, y1, ...] or RLE, got a part {str(part)[:60]}")
         if numbers.size < _FEWEST_NUMBERS:
             continue
@@ -147,6 +147,10 @@ def _checked_polygons(segmentation: Any, size: Size) -> list[list[float]]:
     if not kept:
         raise ValueError(f"expected polygons of three points or more, or RLE, got {str(segmentation)[:60]}")
     return kept
+
+
+def _is_coordinate(number: object) -> bool:
+    return isinstance(number, int | float) and -MAX_PIXELS < number < MAX_PIXELS
 
 
 def _from_polygons(polygons: list[list[float]], size: Size) -> Mask:
