@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from sa2va.reading import STUMBLES
+
 Size = tuple[int, int]
 
 # A few bytes can claim any size; this is far above any picture and keeps a hostile file from filling the memory.
@@ -56,7 +58,7 @@ class Mask:
         try:
             height, width = (int(n) for n in record["size"])
             counts = record["counts"]
-        except (KeyError, TypeError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(f'expected {{"size": [h, w], "counts": ...}}, got {_shown(record)}') from error
         return cls((height, width), _canonical((height, width), counts))
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sa2va.atomic import replacing
 from sa2va.colors import FILL
 from sa2va.mask import Mask, Size
+from sa2va.reading import STUMBLES, parse_json, stumbled
 
 if TYPE_CHECKING:
     import supervision
@@ -200,7 +201,7 @@ class Answer(_Picture):
     def from_json(cls, text: str) -> Answer:
         """The inverse of ``to_json`` (which leaves probabilities out). Raises ValueError for other text."""
         with _reading("Answer.to_json"):
-            record = json.loads(text)
+            record = parse_json(text)
             return cls(
                 text=record["text"],
                 raw_text=record["raw_text"],
@@ -246,7 +247,7 @@ class Frame(_Picture):
     def from_json(cls, text: str) -> Frame:
         """The inverse of ``to_json``. Raises ValueError for other text."""
         with _reading("Frame.to_json"):
-            record = json.loads(text)
+            record = parse_json(text)
             height, width = record["size"]
             segments = tuple(segment_from_record(segment) for segment in record["segments"])
             return cls(record["index"], record["time"], (height, width), segments)
@@ -302,8 +303,8 @@ def _color(values: list[int] | None) -> tuple[int, int, int] | None:
 def _reading(writer: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected JSON written by {writer}: {type(error).__name__}: {error}") from error
+    except STUMBLES as error:
+        raise ValueError(f"expected JSON written by {writer}: {stumbled(error)}") from error
 
 
 def _dump(record: dict[str, Any], path: str | Path | None, indent: int | None) -> str:

@@ -122,7 +122,7 @@ def test_the_command_fails_and_says_why(root: Path, capsys: pytest.CaptureFixtur
     empty = root / "empty"
     empty.mkdir()
     assert main(["data", "check", str(empty)]) == 2
-    assert "own data have one of annotations.json, chat.jsonl" in capsys.readouterr().err
+    assert "annotations.json, annotations.xml, annotations/instances_*.json, chat.jsonl" in capsys.readouterr().err
 
 
 def test_the_sheet_shows_samples(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -15,6 +15,7 @@ from PIL import Image
 from sa2va.atomic import replacing
 from sa2va.cli.outputs import Plan
 from sa2va.draw import cutout, overlay, palette_png
+from sa2va.reading import parse_json
 from sa2va.results import Segment
 
 
@@ -81,7 +82,7 @@ def _remove_earlier(objects: Path, folder: Path | None) -> None:
         return
     names: list[str] = []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        names = json.loads((folder / "result.json").read_text(encoding="utf-8"))["outputs"]
+        names = parse_json((folder / "result.json").read_bytes())["outputs"]
     for name in map(str, names):
         if (path := folder / name).parent == objects:
             path.unlink(missing_ok=True)

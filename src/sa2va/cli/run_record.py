@@ -9,6 +9,7 @@ from typing import Any
 
 from sa2va.atomic import RUN_RECORD
 from sa2va.cli.picture_files import write_json
+from sa2va.reading import STUMBLES, parse_json
 
 #: Entries that must agree for the old frames and the new ones to belong together.
 _SAME = ("source", "frames_total", "size", "model", "phrases", "settings")
@@ -63,8 +64,8 @@ class RunRecord:
                 raise ValueError(f"{folder} holds no run to resume ({RUN_RECORD} is missing); choose another folder")
             return None
         try:
-            found = RunRecord(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            found = RunRecord(**parse_json(path.read_bytes()))
+        except STUMBLES as error:
             raise ValueError(f"{path} is not the record of a run: {error}") from error
         ours, theirs = json.loads(json.dumps(vars(self))), vars(found)
         for name in _SAME:

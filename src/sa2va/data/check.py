@@ -28,22 +28,37 @@ class KnownSet:
         factory: ``"module:class"`` of its source. places: files or folders under the root of which one shows that the
             set is there. options: what the class is called with beside the root.
         starts: first character of the file in ``places``, where two kinds of set share it.
+        look: ``"module:function"`` that is asked of the root whether the set is there, instead; ``places`` are then for
+            messages alone.
     """
 
     factory: str
     places: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     starts: str = ""
+    look: str = ""
 
     def is_there(self, root: Path) -> bool:
         """Whether there is anything of it, complete or not."""
+        if self.look:
+            return _imported(self.look)(root)
         found = [root / place for place in self.places if (root / place).exists()]
         return bool(found) and (not self.starts or _first_character(found[0]) == self.starts)
 
     def open(self, root: Path, **options: Any) -> Source:
         """Its source. ValueError (of which MissingData is one) or OSError when something is missing or malformed."""
-        module, _, name = self.factory.partition(":")
-        return getattr(importlib.import_module(module), name)(root, **self.options, **options)
+        return _imported(self.factory)(root, **self.options, **options)
+
+
+def _imported(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _labelled(name: str, *places: str, look: str = "") -> KnownSet:
+    """A set of pictures that a labelling tool exported."""
+    looking = f"sa2va.data.formats.{look}" if look else ""
+    return KnownSet(f"sa2va.data.sources.labelled:{name}", places, look=looking)
 
 
 def _sources(module: str, name: str, sets: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, KnownSet]:
@@ -85,13 +100,28 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "annotations": KnownSet("sa2va.data.sources.annotations:Annotations", ("annotations.json",), starts="["),
     "coco": KnownSet("sa2va.data.sources.coco:Coco", ("annotations.json",), starts="{"),
+    "coco-published": KnownSet(
+        "sa2va.data.sources.coco_published:PublishedCoco",
+        ("annotations/instances_*.json",),
+        look="sa2va.data.sources.coco_published:is_published_coco",
+    ),
     **_sources("masks", "MaskFolder", {"mask-folder": ("phrases.json", {})}),
     **_sources("rvos", "OwnVideos", {"video-json": ("meta_expressions.json", {})}),
     **_sources("chat", "Chat", {"chat": ("chat.jsonl", {})}),
+    "yolo": _labelled("Yolo", "data.yaml", "data.yml", "dataset.yaml"),
+    "cvat": _labelled("Cvat", "annotations.xml", look="cvat:is_cvat"),
+    "cvat-video": _labelled("CvatVideo", "annotations.xml", look="cvat:is_cvat_video"),
+    "labelme": _labelled("Labelme", "NAME.json of labelme", look="labelme:is_labelme"),
+    "label-studio": _labelled("LabelStudio", "NAME.json of Label Studio", look="label_studio:is_label_studio"),
 }
 
 #: Those of them that are forms of own data.
-OWN_FORMS = ("annotations", "coco", "mask-folder", "video-json", "chat")
+OWN_FORMS = (
+    *("annotations", "coco", "mask-folder", "video-json", "chat"),
+    *("coco-published", "yolo", "cvat", "cvat-video", "labelme", "label-studio"),
+)
+#: Those of these that are clips.
+OWN_CLIPS = ("video-json", "cvat-video")
 
 
 @dataclass(frozen=True)

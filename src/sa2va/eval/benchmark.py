@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from sa2va.mask import Mask
+from sa2va.reading import STUMBLES, parse_json, stumbled
 from sa2va.results import Turn
 
 Kind = Literal["segment", "caption", "region", "question", "chat"]
@@ -96,15 +97,15 @@ class Prediction:
     def from_json(cls, line: str) -> Prediction:
         """The inverse of :meth:`to_json`. Raises ValueError for anything else."""
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             masks = tuple(tuple(Mask.from_rle(mask) for mask in masks) for masks in record["masks"])
             phrases = tuple(_text(phrase) for phrase in record["phrases"])
             if len(phrases) != len(masks):
                 raise ValueError(f"{len(phrases)} phrases for {len(masks)} masks")
             number, text, raw_text = (_text(record[name]) for name in ("id", "text", "raw_text"))
             return cls(number, text, raw_text, masks, phrases, float(record["seconds"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"expected one prediction as JSON: {type(error).__name__}: {error}") from error
+        except STUMBLES as error:
+            raise ValueError(f"expected one prediction as JSON: {stumbled(error)}") from error
 
 
 @dataclass(frozen=True)

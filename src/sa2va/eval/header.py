@@ -17,6 +17,7 @@ import torch
 from sa2va.atomic import replacing
 from sa2va.eval.asking import Settings
 from sa2va.model.quantization import quantization_of
+from sa2va.reading import STUMBLES, parse_json
 from sa2va.zoo import TINY
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def read_header(out: Path) -> RunHeader:
     if not path.is_file():
         raise ValueError(f"{out} holds no evaluation ({HEADER} is missing); run `sa2va eval MODEL BENCH... -o {out}`")
     try:
-        return RunHeader(**json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
+        return RunHeader(**parse_json(path.read_bytes()))
+    except STUMBLES as error:
         raise ValueError(f"{path} is not the header of an evaluation: {error}") from error
 
 

@@ -18,6 +18,7 @@ from sa2va.atomic import replacing
 from sa2va.eval.asking import Settings, answer_item
 from sa2va.eval.benchmark import Benchmark, Item, Prediction
 from sa2va.eval.shards import ShardWriter, read_ids, shard_path
+from sa2va.reading import STUMBLES, parse_json
 
 if TYPE_CHECKING:
     from sa2va.predictor import Sa2VA
@@ -84,8 +85,8 @@ class BenchmarkRecord:
 def read_record(folder: Path) -> BenchmarkRecord:
     """The record of a folder of predictions. Raises ValueError when it is missing or malformed."""
     try:
-        record = BenchmarkRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+        record = BenchmarkRecord(**parse_json((folder / RECORD).read_bytes()))
+    except (OSError, *STUMBLES) as error:
         raise ValueError(f"{folder / RECORD} is no record of predictions: {error}") from error
     return record
 

@@ -13,6 +13,7 @@ from sa2va.eval.benchmark import Benchmark, Prediction, Row, Scores
 from sa2va.eval.predict import RECORD, limited, query_ids, read_record
 from sa2va.eval.selection import is_of, known_row, place
 from sa2va.eval.shards import read_predictions
+from sa2va.reading import STUMBLES, parse_json, stumbled
 
 SCORES = "scores.json"
 
@@ -103,10 +104,10 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
         Scores(**{name: record[name] for name in Scores.__dataclass_fields__})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no scores: {error}; run `sa2va eval score` again") from error
+    except STUMBLES as error:
+        raise ValueError(f"{path} holds no scores: {stumbled(error)}; run `sa2va eval score` again") from error
     return record
 
 

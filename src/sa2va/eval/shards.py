@@ -5,13 +5,13 @@ A line counts when it ends in a line break, so what a killed process left half w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from sa2va.atomic import naming
 from sa2va.eval.benchmark import Prediction
+from sa2va.reading import STUMBLES, parse_json
 
 _PATTERN = "predictions-*.jsonl"
 
@@ -48,8 +48,8 @@ def read_ids(folder: Path) -> set[str]:
     places: dict[str, str] = {}
     for place, line in _lines(folder):
         try:
-            number = json.loads(line)["id"]
-        except (KeyError, TypeError, ValueError) as error:
+            number = parse_json(line)["id"]
+        except STUMBLES as error:
             raise ValueError(f"{place}: expected one prediction as JSON; delete this line to repeat it") from error
         _once(places, str(number), place)
     return set(places)

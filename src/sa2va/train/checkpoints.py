@@ -6,12 +6,12 @@ complete when that can be read and every process has left its random state.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from sa2va.reading import parse_json
 from sa2va.train.config import CONFIG_FILE, TrainConfig
-from sa2va.train.parsing import plain
+from sa2va.train.parsing import plain, read_settings
 
 #: Exactly what was trained, before LoRA is merged and dtypes are changed.
 TRAINED_FILE = "trained.safetensors"
@@ -45,7 +45,7 @@ def other_processes(output: str | Path, processes: int) -> int | None:
 def changed_settings(config: TrainConfig, checkpoint: Path) -> dict[str, tuple[Any, Any]]:
     """Settings that differ from those a checkpoint was made with: name to (then, now)."""
     path = checkpoint / CONFIG_FILE
-    then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    then = read_settings(path) if path.is_file() else {}
     now = plain(config)
     free = {"output", "resume", "log_every", "save_every", "keep", "report_to", "workers"}
     return {name: (then.get(name), now[name]) for name in now if name not in free and then.get(name) != now[name]}
@@ -57,8 +57,8 @@ def _checkpoints(output: str | Path) -> list[Path]:
 
 def _is_complete(folder: Path, processes: int) -> bool:
     try:
-        json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        parse_json((folder / _STATE_FILE).read_bytes())
+    except (OSError, ValueError):
         return False
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     return all((folder / name).is_file() for name in (TRAINED_FILE, *states))

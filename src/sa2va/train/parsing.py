@@ -6,12 +6,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from sa2va.reading import STUMBLES, expecting, parse_json, read_yaml
 
 T = TypeVar("T")
 
@@ -27,11 +31,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"configuration {path} does not exist; expected a .yaml or .json file, or the name of a preset"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration {path} cannot be read: {error}") from error
+    if path.suffix != ".json":
+        return read_yaml(path)
+    with expecting(f"configuration {path} cannot be read"):
+        values = parse_json(path.read_bytes())
     if not isinstance(values, dict):
         raise ValueError(f"configuration {path} must hold settings as 'name: value', got {type(values).__name__}")
     return values
@@ -120,15 +123,11 @@ def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, str):
+    if hint is float and isinstance(value, str | int) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-4 (without a point) as text.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
+        with suppress(ValueError, OverflowError):
+            value = float(value)
+    if type(value) is not hint or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{where} must be {_TYPE_NAMES.get(hint, hint.__name__)}, got {value!r}")
     return value
 
@@ -139,7 +138,7 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 def _read_value(text: str) -> Any:
     try:
         return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *STUMBLES):
         return text
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from sa2va.data.check import OWN_CLIPS
 from sa2va.runtime import default_device
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.curriculum import tiny
@@ -16,7 +17,7 @@ from sa2va.train.recipes import RECIPES, pretraining
 #: Samples per GPU and micro-batch, and micro-batches per step, of the released fine-tuning.
 _BATCHES: dict[FamilyName, tuple[int, int]] = {"internvl": (2, 16), "qwen": (1, 4)}
 #: Own data that are clips.
-_VIDEO_KINDS = {"video-json", "revos", "mevis", "ref-ytvos", "ref-davis17", "ref-sav", "video-chat"}
+_VIDEO_KINDS = {*OWN_CLIPS, "revos", "mevis", "ref-ytvos", "ref-davis17", "ref-sav", "video-chat"}
 #: Sources without views, that is, without anything but wordings to draw anew where they are shown again.
 _WITHOUT_VIEWS = {"chat", "llava"}
 #: How often an epoch shows each picture or clip.

@@ -20,6 +20,7 @@ from PIL import Image
 
 from sa2va.atomic import MANIFEST, replacing
 from sa2va.draw import cutout, palette_png
+from sa2va.reading import STUMBLES, parse_json
 from sa2va.results import Frame
 from sa2va.writers.base import FrameWriter, Pixels
 from sa2va.writers.videos import union
@@ -61,9 +62,9 @@ class _FolderWriter(FrameWriter):
         if not path.is_file():
             return None
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = parse_json(path.read_text(encoding="utf-8"))
             return {key: manifest[key] for key in ("kind", "size", "objects")}
-        except (ValueError, KeyError, TypeError) as error:
+        except STUMBLES as error:
             raise ValueError(f"{path} is not a list of objects written here; choose another folder") from error
 
     def _write(self, frame: Frame, pixels: Pixels | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sa2va.atomic import replacing
+from sa2va.reading import STUMBLES, parse_json
 from sa2va.results import Frame, Segment
 from sa2va.writers.base import FrameWriter, Pixels
 
@@ -38,9 +39,9 @@ class JsonLinesWriter(FrameWriter):
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                     index, size = int(record["index"]), tuple(record["size"])
-                except (ValueError, KeyError, TypeError) as error:
+                except STUMBLES as error:
                     raise ValueError(f"{self.path} does not hold frames written here; choose another name") from error
                 if size != self.size:
                     raise ValueError(f"{self.path} holds frames of size (h, w) {size}, not {self.size}")

@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from sa2va.data.formats.layout import read_json
 from sa2va.mask import MAX_PIXELS, Mask, Size
+from sa2va.reading import STUMBLES
 
 # Three points; fewer enclose nothing, and pycocotools reads four numbers as a box.
 _FEWEST_NUMBERS = 6
@@ -57,9 +58,11 @@ class CocoInstances:
         try:
             self.images = {image["id"]: _image(image) for image in content["images"]}
             self.annotations, self.repeated = _by_id(content["annotations"])
+            # Both are looked up, which a list or an object cannot be.
+            hash(tuple((entry.get("image_id"), entry.get("category_id")) for entry in self.annotations.values()))
             self.categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
             self.captions = {image["id"]: str(image["caption"]) for image in content["images"] if image.get("caption")}
-        except (KeyError, TypeError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(
                 f"{self.path} is not a COCO file: expected images with id, file_name, height and width, and "
                 f"annotations with id ({type(error).__name__}: {error})"
@@ -84,7 +87,7 @@ class CocoInstances:
         annotation = self.annotations[annotation_id]
         try:
             return decode_segmentation(annotation["segmentation"], size or self.images[annotation["image_id"]].size)
-        except (KeyError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(f"{self.path}, annotation {annotation_id}: {error}") from error
 
     def only(self, annotation_ids: Collection[AnnotationId]) -> CocoInstances:
@@ -108,6 +111,8 @@ def decode_segmentation(segmentation: Any, size: Size) -> Mask:
         ValueError: none of these, nothing to enclose, coordinates far outside the picture or between 0 and 1, or an RLE
             of another size.
     """
+    if not all(isinstance(side, int) and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"expected a picture of 1 to {MAX_PIXELS} pixels, got {str(size)[:60]} (height, width)")
     if isinstance(segmentation, dict):
         mask = Mask.from_rle(segmentation)
         if mask.size != tuple(size):
@@ -131,7 +136,8 @@ def size_of(segmentation: Any) -> Size | None:
 def is_segmentation(segmentation: Any) -> bool:
     """Whether a segmentation has the form that [`decode_segmentation`] reads; its numbers are not looked at."""
     if isinstance(segmentation, dict):
-        return len(segmentation.get("size") or ()) == 2 and "counts" in segmentation
+        size = segmentation.get("size")
+        return isinstance(size, list | tuple) and len(size) == 2 and "counts" in segmentation
     if not isinstance(segmentation, list) or not segmentation:
         return False
     if all(isinstance(part, dict) for part in segmentation):
@@ -170,7 +176,7 @@ def _checked_polygons(segmentation: Any, size: Size) -> list[list[float]]:
     kept = []
     for part in parts:
         numbers = np.asarray(part, dtype=object) if isinstance(part, list) else None
-        if numbers is None or numbers.size % 2 or not all(isinstance(number, int | float) for number in numbers.flat):
+        if numbers is None or numbers.size % 2 or not all(map(_is_coordinate, numbers.flat)):
             raise ValueError(f"expected polygons [x0, y0, x1, y1, ...] or RLE, got a part {str(part)[:60]}")
         if numbers.size < _FEWEST_NUMBERS:
             continue
@@ -194,6 +200,10 @@ def refuse_normalised(points: np.ndarray, size: Size) -> None:
             f"a polygon lies between 0 and 1, so its coordinates seem to be normalised; multiply x by the width "
             f"{size[1]} and y by the height {size[0]}: pixels are expected"
         )
+
+
+def _is_coordinate(number: object) -> bool:
+    return isinstance(number, int | float) and -MAX_PIXELS < number < MAX_PIXELS
 
 
 def _from_polygons(polygons: list[list[float]], size: Size) -> Mask:

@@ -19,6 +19,7 @@ from sa2va.data.formats.coco import decode_segmentation, is_segmentation, unite
 from sa2va.data.formats.layout import MissingData, PictureFolders, Problems, first_existing, read_json, require_files
 from sa2va.data.formats.pictures import read_picture, stored_size
 from sa2va.mask import Mask, Size
+from sa2va.reading import STUMBLES
 
 _ORIGIN = "the GranD-f annotations of GLaMM, github.com/mbzuai-oryx/groundingLMM"
 _IMAGES = "glamm_data/images"
@@ -158,7 +159,7 @@ def _entries(annotations: Path, schema: _Schema) -> list[Any]:
     content = read_json(annotations)
     try:
         return list(schema.entries(content))
-    except (KeyError, TypeError, AttributeError) as error:
+    except STUMBLES as error:
         raise ValueError(f"{annotations} has another form: {type(error).__name__}: {error}") from error
 
 
@@ -168,7 +169,7 @@ def _checked(
     """The picture of an entry if all is well with it."""
     try:
         picture = schema.read(entry, folders)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except STUMBLES as error:
         problems.malformed(f"an entry cannot be read ({type(error).__name__}: {error})", where)
         return None
     if picture is None or not picture.groundings:
@@ -209,7 +210,7 @@ def read_gcg_truth(root: str | Path, split: str) -> list[GcgTruth]:
             str(entry["image_id"]): (str(entry["caption"]), tuple(map(str, entry["labels"])))
             for entry in read_json(captions_path)["annotations"]
         }
-    except (KeyError, TypeError) as error:
+    except STUMBLES as error:
         raise ValueError(
             f"{captions_path} or {masks_path.name} is malformed: {type(error).__name__} {error}"
         ) from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from sa2va.reading import parse_json
 from sa2va.runtime import logger
 
 _EXAMPLES = 3
@@ -199,7 +200,7 @@ def text_encoding(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """The values of a JSON file. ValueError with its name when it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 

@@ -5,7 +5,6 @@ Lai et al., LISA, CVPR 2024. A picture ``x.jpg`` lies beside its ``x.json``.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sa2va.data.formats.layout import MissingData, text_encoding
 from sa2va.data.formats.pictures import read_picture, stored_size
 from sa2va.data.formats.polygons import paint_polygon
 from sa2va.mask import Size
+from sa2va.reading import STUMBLES, parse_json, stumbled
 
 _TARGET, _IGNORED = 1, 2
 _ORIGIN = "the ReasonSeg archives linked at github.com/dvlab-research/LISA"
@@ -92,17 +92,17 @@ def read_reasonseg(root: str | Path, split: str) -> list[ReasonPicture]:
 
 def _picture(path: Path) -> ReasonPicture:
     try:
-        record = json.loads(_text(path.with_suffix(".json")))
+        record = parse_json(_text(path.with_suffix(".json")))
         texts = record["text"] if isinstance(record["text"], list) else [record["text"]]
         size = stored_size(path)
         shapes = tuple((str(shape["label"]), _points(shape["points"], size)) for shape in record["shapes"])
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError("text must hold at least one request, none of them empty")
         return ReasonPicture(path.stem, path, size, tuple(texts), bool(record.get("is_sentence", False)), shapes)
-    except (KeyError, TypeError, ValueError) as error:
+    except STUMBLES as error:
         raise ValueError(
             f"{path.with_suffix('.json')}: expected text, is_sentence and shapes with label and points "
-            f"({type(error).__name__}: {error})"
+            f"({stumbled(error)})"
         ) from error
 
 

@@ -15,6 +15,7 @@ from sa2va.data.formats.layout import first_existing, require_files
 from sa2va.data.formats.pictures import read_picture
 from sa2va.data.formats.unpickle import load_plain
 from sa2va.mask import Mask, Size
+from sa2va.reading import expecting
 
 #: Data sets, and who split them by default.
 REFER_SPLITS_BY = {
@@ -118,6 +119,14 @@ def read_refer(root: str | Path, dataset: str, split: str, *, split_by: str | No
     instances_path, references_path, folder = files
     references = _references(references_path, split)
     instances = CocoInstances(instances_path)
+    with expecting(references_path, "references with ref_id, ann_id, image_id and sentences"):
+        return _pictures(references, instances, folder, references_path)
+
+
+def _pictures(
+    references: list[dict[str, Any]], instances: CocoInstances, folder: Path, references_path: Path
+) -> list[ReferPicture]:
+    """The pictures that references name. folder: of their files."""
     named = [(reference, _targets(reference)) for reference in references]
     _check_targets(named, instances, references_path)
     naming = _naming(references)

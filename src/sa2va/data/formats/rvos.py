@@ -21,6 +21,8 @@ from sa2va.data.formats.mask_files import numbered_areas, read_numbers
 from sa2va.data.formats.pictures import stored_size
 from sa2va.data.formats.unpickle import load_plain
 from sa2va.mask import Mask, Size
+from sa2va.processing.pictures import MAX_PIXELS
+from sa2va.reading import STUMBLES
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -205,7 +207,7 @@ class RunLengths:
             for number, mask in enumerate(frames):
                 try:
                     size, text = _raw(mask)
-                except (KeyError, TypeError, ValueError) as error:
+                except STUMBLES as error:
                     raise ValueError(f"{name}, annotation {key!r}, frame {number}: {error}") from error
                 sizes.append(size)
                 counts += text
@@ -341,7 +343,7 @@ def _raw(mask: Mapping[str, Any] | None) -> tuple[tuple[int, int], bytes]:
     counts = mask["counts"]
     if isinstance(counts, list):
         counts = Mask.from_rle(mask).counts
-    if height < 1 or width < 1 or not isinstance(counts, str | bytes):
+    if not 0 < int(height) * int(width) <= MAX_PIXELS or min(height, width) < 1 or not isinstance(counts, str | bytes):
         raise ValueError(f"expected run lengths with size and counts, or null; got {mask!r:.80}")
     return (int(height), int(width)), counts.encode("ascii") if isinstance(counts, str) else counts
 
@@ -382,7 +384,7 @@ def _expressions(video: dict[str, Any], where: str, first_number: int | None) ->
         try:
             annotations = _numbers(entry.get("anno_id", ()) if first_number is None else first_number + place)
             objects, kinds = _numbers(entry.get("obj_id", ())), _numbers(entry.get("type_id", ()))
-        except (TypeError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(f"{where}, expression {key!r}: ids must be whole numbers; {error}") from error
         found.append(RvosExpression(key, text, objects, tuple(map(str, annotations)), kinds[0] if kinds else None))
     return tuple(found)
@@ -397,7 +399,8 @@ def _numbers(value: Any) -> tuple[int, ...]:
 def _place(videos: dict[str, dict[str, Any]], frames: Path) -> tuple[Path, str]:
     """Folder of the videos and ending of their pictures, as the first one found has them: sets have only one kind."""
     for name, video in videos.items():
-        for frame in (video.get("frames") or [])[:1]:
+        names = video.get("frames")
+        for frame in names[:1] if isinstance(names, list) else ():
             for folder in (frames, frames / "JPEGImages"):
                 for suffix in _PICTURE_SUFFIXES:
                     if (folder / name / _file_name(_bare(str(frame)), suffix)).is_file():

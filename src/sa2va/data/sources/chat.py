@@ -19,7 +19,6 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from sa2va.data.formats.pictures import (
 )
 from sa2va.data.sample import SEG, Sample
 from sa2va.mask import Mask
+from sa2va.reading import STUMBLES, parse_json, stumbled
 from sa2va.results import Turn
 
 
@@ -81,11 +81,11 @@ class Chat:
             record = self._record(file.read(end - start))
         try:
             return self._sample(record)
-        except ValueError as error:
-            raise ValueError(f"{self.path}, {record['id']!r}: {error}") from error
+        except STUMBLES as error:
+            raise ValueError(f"{self.path}, {record['id']!r}: {stumbled(error)}") from error
 
     def _record(self, line: bytes) -> Any:
-        return json.loads(line.decode(self._encoding).removeprefix("\ufeff"))
+        return parse_json(line.decode(self._encoding).removeprefix("\ufeff"))
 
     def _sample(self, record: dict[str, Any]) -> Sample:
         names, clips, regions = _names(record), _clips(record), record.get("regions", ())
@@ -120,9 +120,11 @@ class Chat:
 
     def _is_good(self, line: bytes, where: str, problems: Problems) -> bool:
         record: Any = None
-        with suppress(ValueError):
+        try:
             record = self._record(line)
-        trouble = _trouble(record)
+            trouble = _trouble(record)
+        except STUMBLES as error:
+            trouble = f"a line cannot be read ({stumbled(error)})"
         if trouble:
             problems.malformed(trouble, where)
             return False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.formats.coco import AnnotationId, CocoInstances, is_segmentation, unite
-from sa2va.data.formats.layout import Doubts, PictureFolders, Problems, require_files
+from sa2va.data.formats.layout import Doubts, PictureFolders, Problems, first_existing, require_files
 from sa2va.data.formats.pictures import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws, Request, requests_sample
@@ -56,9 +56,10 @@ class Coco:
     ):
         self.draws = Draws(seed, phrases, views)
         self.orientation = checked_orientation(orientation)
-        path, folder = Path(root) / annotations, Path(root) / images
+        # labelme's script calls the folder of pictures as Pascal VOC does.
+        path, folder = Path(root) / annotations, first_existing([Path(root) / images, Path(root) / "JPEGImages"])
         require_files("COCO annotations", {path: "your annotation tool", folder: "your pictures"})
-        self.instances, self.doubts = CocoInstances(path), Doubts(str(path))
+        self.instances, self.doubts = self.read(path), Doubts(str(path))
         for number in sorted(self.instances.repeated, key=str):
             self.doubts.note("annotations share an id; all are kept", f"id {number}")
         problems, folders = Problems(str(path)), PictureFolders((folder,))
@@ -74,6 +75,10 @@ class Coco:
             for image, (number, said) in pictures.items()
         ]
         problems.settle(len(self.entries), skip=skip_broken)
+
+    def read(self, path: Path) -> CocoInstances:
+        """The annotations."""
+        return CocoInstances(path)
 
     def __len__(self) -> int:
         return len(self.entries) * self.draws.views

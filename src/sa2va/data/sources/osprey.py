@@ -20,6 +20,7 @@ from sa2va.data.sample import Sample
 from sa2va.data.sources.requests import MOST_PHRASES, Draws
 from sa2va.data.sources.wording import REGION_DETAIL_REQUESTS, SHORT_ANSWER
 from sa2va.mask import Size
+from sa2va.reading import STUMBLES, stumbled
 from sa2va.results import Turn
 
 #: Kinds of annotations and their files.
@@ -103,11 +104,8 @@ class Osprey:
             segmentations = [region["segmentation"] for region in entry["annotation"]]
             texts = self._descriptions(entry) if self.kind == "description" else self._turns(entry)
             image = self._folders.find(entry["file_name"])
-        except (KeyError, TypeError) as error:
-            problems.malformed(f"an entry lacks {error} or has it in another form", f"entry {number}")
-            return None
-        except ValueError as error:
-            problems.malformed(str(error), f"entry {number}")
+        except STUMBLES as error:
+            problems.malformed(f"an entry has another form ({stumbled(error)})", f"entry {number}")
             return None
         trouble = _trouble(segmentations, texts, described=self.kind == "description")
         if trouble:

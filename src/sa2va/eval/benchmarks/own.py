@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from sa2va.asking import segmentation_request
-from sa2va.data.check import KNOWN_SETS, OWN_FORMS, places_of
+from sa2va.data.check import KNOWN_SETS, OWN_CLIPS, OWN_FORMS, places_of
 from sa2va.data.formats.pictures import file_of
 from sa2va.data.holdout import HoldOut, NamedSource
 from sa2va.data.sample import SEG, Sample
@@ -173,7 +173,7 @@ def held_out_name(share: float) -> str:
 def _open(name: str, share: float | None, root: Path) -> OwnBenchmark:
     kind = kind_of_data(str(root))
     known = KNOWN_SETS[kind]
-    video = kind == "video-json"
+    video = kind in OWN_CLIPS
     if kind == "chat":
         raise ValueError(f"{root} holds conversations (chat.jsonl), which are trained on and not scored; label masks")
     options = {"phrases": _ALL, **({"frames": _ALL} if video else {})}

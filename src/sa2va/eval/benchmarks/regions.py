@@ -13,6 +13,7 @@ from sa2va.eval.benchmarks.base import FileBenchmark, picture, row
 from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
 from sa2va.mask import Mask, Size
+from sa2va.reading import STUMBLES
 
 REQUEST = "Please give me a short description of the region in the picture marked by region1."
 _PROTOCOL = (
@@ -91,7 +92,7 @@ def read_region_captions(root: Path) -> list[RegionCaption]:
         for entry in read_json(captions_path)["annotations"]:
             references.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
         owners = {int(annotation["image_id"]): number for number, annotation in instances.annotations.items()}
-    except (KeyError, TypeError) as error:
+    except STUMBLES as error:
         raise ValueError(
             f"expected COCO captions (image_id, caption) in {captions_path} and one region per image in {regions_path} "
             f"({type(error).__name__}: {error})"

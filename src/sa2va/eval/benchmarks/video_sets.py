@@ -17,6 +17,7 @@ from sa2va.eval.benchmarks.davis import OfficialDavis
 from sa2va.eval.benchmarks.submission import ServerVideos
 from sa2va.eval.benchmarks.videos import ASKED, JF, MEAN, GroupedVideos, ReferringVideos, Revos
 from sa2va.mask import Mask
+from sa2va.reading import STUMBLES
 
 _MEVIS = "MeViS, github.com/henghuiding/MeViS"
 _DAVIS = "Ref-DAVIS17 converted as ReferFormer does, or the archive davis17 of Dense-World/Sa2VA-Training on the hub"
@@ -144,7 +145,7 @@ def read_foreground(path: Path, videos: Sequence[RvosVideo]) -> dict[str, tuple[
         try:
             frames = content[video.id]["masks_rle"]
             found[video.id] = tuple(map(_united, frames))
-        except (KeyError, TypeError, ValueError) as error:
+        except STUMBLES as error:
             raise ValueError(f"{path}, video {video.id!r}: {type(error).__name__} {error}") from error
         if len(frames) != len(video.frames):
             raise ValueError(f"{path}, video {video.id!r}: {len(frames)} masks for {len(video.frames)} frames")

@@ -1,0 +1,96 @@
+"""The boundary between files and code: what Python stumbles over in malformed values becomes a ValueError with a place.
+
+JSON, YAML and XML say nothing about types, so that any code that reads them meets text where it wants a number, a list
+where it wants an object, numbers beyond every range and values nested a thousand levels deep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: What values of a wrong kind raise. ``OverflowError`` is an ``ArithmeticError``, of ``int(float("inf"))`` for one.
+STUMBLES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+#: YAML may refer to a value again and again; so many are far more than any configuration has.
+_MOST_VALUES, _DEEPEST = 100_000, 100
+
+
+@contextmanager
+def expecting(where: object, what: str = "") -> Iterator[None]:
+    """Values of a file are read inside; whatever they make code stumble over names the place and what was expected.
+
+    Args:
+        where: the file, and the entry or field in it. what: e.g. ``"images with id, file_name, height and width"``;
+            left out where inner messages say it.
+
+    Raises:
+        ValueError: of such an error. One that names the place already, or is of another class, as ``MissingData``,
+            comes through as it is.
+    """
+    try:
+        yield
+    except STUMBLES as error:
+        own = isinstance(error, ValueError) and not isinstance(error, UnicodeError | json.JSONDecodeError)
+        if own and (type(error) is not ValueError or str(error).startswith(str(where))):
+            raise
+        raise ValueError(f"{where}: {f'expected {what}; ' * bool(what)}{stumbled(error)}") from error
+
+
+def stumbled(error: Exception) -> str:
+    """An error as a reader of data would say it."""
+    if isinstance(error, RecursionError):
+        return "values are nested too deeply"
+    if isinstance(error, KeyError):
+        return f"{error} is missing or unknown"
+    return str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The values of JSON text, in UTF-8, 16 or 32. ValueError for anything else, or what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(stumbled(error)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping of plain values. ValueError naming it for anything else, or far too much."""
+    import yaml
+
+    try:
+        raw = path.read_bytes()
+        depth = 0
+        for event in yaml.parse(raw, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError("values are nested too deeply")
+        content = yaml.safe_load(raw)
+        _check_amount(content)
+    except (yaml.YAMLError, *STUMBLES) as error:
+        raise ValueError(f"{path} is not YAML that can be read: {stumbled(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold settings as 'name: value', got {type(content).__name__}")
+    return content
+
+
+def _check_amount(content: Any) -> None:
+    """ValueError where values that are written out once for each place they stand in would be too many."""
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"it stands for more than {_MOST_VALUES} values")
+        if isinstance(value, dict | list | tuple | set):
+            waiting += value.values() if isinstance(value, dict) else value
