@@ -64,8 +64,8 @@ class Encoded:
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
         seg_shares: float32 (K, T), where the objects are in what the language model sees: how much of each lies in each
-            of the T visual tokens, of tiles and thumbnail alike; all zero for one that is not in sight. None where that is
-            not known of all frames.
+            of the T visual tokens, of tiles and thumbnail alike; all zero for one that is not in sight. None where that
+            is not known of all frames.
         mention_ends: (M,) int64, the last token of each mention of a question.
         mention_shares: float32 (M, T), the same for the n objects of each mention that are in sight, 1 / (n + 1) for
             each of them.
