@@ -88,6 +88,7 @@ def test_a_clip_is_drawn_in_other_frames_each_time(processor: Sa2VAProcessor):
 
 
 def test_mentions_become_tokens_and_shares_of_cells(processor: Sa2VAProcessor):
+    processor = Sa2VAProcessor(processor.tokenizer, replace(processor.settings, max_tiles=1))
     sample = Rectangles()[1]
     objects = np.zeros((2, *sample.masks[0].shape), bool)
     height, width = objects.shape[-2:]
@@ -111,6 +112,21 @@ def test_mentions_become_tokens_and_shares_of_cells(processor: Sa2VAProcessor):
     assert both[:, half:].sum().item() == pytest.approx(1 / 3)
     assert both.sum().item() == pytest.approx(2 / 3)
     assert not nothing.any()
+
+
+def test_places_in_a_picture_of_tiles_are_in_its_tiles_and_its_thumbnail(processor: Sa2VAProcessor):
+    side = processor.tile_side or 0
+    mask = np.zeros((1, 2 * side, 2 * side), bool)
+    mask[0, : side // 2, side:] = True  # the upper half of the upper right of two by two tiles
+    picture = np.zeros((2 * side, 2 * side, 3), np.uint8)
+    sample = Sample("tiled", (picture,), (Turn("What is there?", "It is [SEG]."),), (mask,))
+    encoded = encode_sample(sample, processor, places=True)
+    assert encoded.pixel_values is not None and len(encoded.pixel_values) == 5
+    assert encoded.seg_shares is not None
+    covered = torch.zeros(5, 2, 2)  # cells of each tile, row by row
+    covered[1, 0] = 1
+    covered[4, 0, 1] = 1 / 2
+    torch.testing.assert_close(encoded.seg_shares, (covered / covered.sum()).view(1, -1))
 
 
 def test_text_and_pictures_without_masks_need_no_grounding(processor: Sa2VAProcessor):

@@ -91,6 +91,7 @@ def test_length_bounds_the_index() -> None:
         {"tasks": {"region": 1.0}, "frames": 8},
         {"tasks": {"refer": 0.0}},
         {"crowd": True, "frames": 8},
+        {"distant": True, "frames": 8},
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict) -> None:
@@ -250,6 +251,14 @@ def test_a_crowd_holds_more_objects() -> None:
     alone, crowded = (SyntheticWorld("train", seed=1, crowd=crowd) for crowd in (False, True))
     counts = [[len(world.scene(index).things) for index in range(20)] for world in (alone, crowded)]
     assert max(counts[0]) <= 8 and np.mean(counts[1]) > 1.7 * np.mean(counts[0])
+
+
+def test_a_distant_picture_holds_smaller_objects() -> None:
+    near, far = (SyntheticWorld("train", seed=1, size=(96, 128), distant=distant) for distant in (False, True))
+    radii = [[thing.radius for index in range(30) for thing in world.scene(index).things] for world in (near, far)]
+    least = 0.075 * 96  # of what is small otherwise
+    assert min(radii[0]) >= least and 0.04 * 96 <= min(radii[1]) < 0.6 * least
+    assert np.mean(np.array(radii[1]) < least) > 0.3 and max(radii[1]) > 0.2 * 96
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.sample import Mention, Sample
 from sa2va.model.batch import Batch
+from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results import Turn
 from sa2va.train.config import TrainConfig
 from sa2va.train.curriculum import tiny
@@ -146,6 +147,27 @@ def test_the_attention_of_seg_is_that_of_the_language_model():
     losses = watch.losses(batch)
     assert losses.keys() == {"attention"}
     assert losses["attention"].mean().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_seg_learns_where_to_look_in_the_tiles_of_a_picture():
+    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    model.float().vlm.set_attn_implementation("eager")
+    processor = Sa2VAProcessor(processor.tokenizer, replace(processor.settings, max_tiles=4))
+    mask = np.zeros((1, 256, 256), bool)
+    mask[0, :128, 128:] = True  # all of the second tile, and a quarter of the thumbnail
+    turns = (Turn("What is there?", "There is <p> a red star </p> [SEG]."),)
+    sample = Sample("tiled", (np.zeros((256, 256, 3), np.uint8),), turns, (mask,))
+    batch = Collator.of(processor)([encode_sample(sample, processor, EncodeOptions(targets="area"), places=True)])
+    batch = replace(batch, grounding_pixels=None)
+    weights: list[torch.Tensor] = []
+    attention = model.vlm.model.language_model.layers[-2].self_attn
+    attention.register_forward_hook(lambda module, args, output: weights.append(output[1]))
+    watch = Looking(model, processor, LossWeights(attention=1))
+    model(batch)
+    (looks,) = weights[0][:, 0][batch.input_ids == model.config.seg_token_id]
+    looks = looks[model.vlm.config.image_token_id == batch.input_ids[0]].view(5, 8, 8).log()
+    expected = -(looks[1].sum() + looks[4, :4, 4:].sum()) / (64 + 16)
+    assert watch.losses(batch)["attention"].mean().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_words_of_a_question_look_at_what_they_speak_of_and_at_the_first_token_for_nothing():

@@ -64,7 +64,8 @@ class Encoded:
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
         seg_shares: float32 (K, T), where the objects are in what the language model sees: how much of each lies in each
-            of the T visual tokens; all zero for one that is not in sight. None where that is not known of all frames.
+            of the T visual tokens, of tiles and thumbnail alike; all zero for one that is not in sight. None where that
+            is not known of all frames.
         mention_ends: (M,) int64, the last token of each mention of a question.
         mention_shares: float32 (M, T), the same for the n objects of each mention that are in sight, 1 / (n + 1) for
             each of them.
@@ -121,6 +122,7 @@ def encode_sample(
     budget = options.frame_pixels if sample.video else options.picture_pixels
     vision = processor.vision(shown, video=sample.video, budget=budget) if shown else None
     cells = processor.cells or 16
+    grid = processor.tile_grid(shown[0].size) if shown and not sample.video else (1, 1)
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
     mentions = sample.mentions if places else ()
     (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, mentions, options.max_length)
@@ -144,9 +146,9 @@ def encode_sample(
         masks=None if masks_KFHW is None else _targets(masks_KFHW[:, drawn], processor.grounding_side, options),
         annotated=None if annotated_KF is None else torch.from_numpy(annotated_KF[:, drawn]),
         turns_dropped=len(sample.turns) - len(kept),
-        seg_shares=_cell_shares(masks_KFHW[:, keys], cells) if masks_KFHW is not None and places_known else None,
+        seg_shares=_cell_shares(masks_KFHW[:, keys], cells, grid) if masks_KFHW is not None and places_known else None,
         mention_ends=torch.tensor(ends) if ends else None,
-        mention_shares=_mention_shares(sample, len(ends), cells, keys) if ends else None,
+        mention_shares=_mention_shares(sample, len(ends), keys, cells, grid) if ends else None,
     )
 
 
@@ -205,17 +207,27 @@ def _targets(masks_KFHW: np.ndarray, grounding_side: int, options: EncodeOptions
     return F.adaptive_avg_pool2d(masks.float(), side)
 
 
-def _mention_shares(sample: Sample, count: int, cells: int, keys: Sequence[int]) -> Tensor:
+def _mention_shares(sample: Sample, count: int, keys: Sequence[int], cells: int, grid: tuple[int, int]) -> Tensor:
     """(M, T) of the first mentions, see ``Encoded.mention_shares``."""
     assert sample.objects is not None, "validated"
-    share_KT = _cell_shares(sample.objects[:, keys], cells)
+    share_KT = _cell_shares(sample.objects[:, keys], cells, grid)
     shares_MT = torch.stack([share_KT[list(mention.objects)].sum(dim=0) for mention in sample.mentions[:count]])
     return shares_MT / (shares_MT.sum(dim=1, keepdim=True) + 1)  # the sum is how many are in sight
 
 
-def _cell_shares(masks_KFHW: np.ndarray, cells: int) -> Tensor:
-    """(K, T) how much of each object lies in each cell of each frame, a part of 1; zeros where it is not in sight."""
-    cover_KT = F.adaptive_avg_pool2d(torch.from_numpy(masks_KFHW).float(), cells).flatten(1)
+def _cell_shares(masks_KFHW: np.ndarray, cells: int, grid: tuple[int, int]) -> Tensor:
+    """(K, T) how much of each object lies in each visual token, a part of 1; zeros where it is not in sight.
+
+    Args:
+        grid: columns and rows of tiles. T is of each frame a square of cells, or of the tiles of a picture, row by row,
+            one each and one of the thumbnail.
+    """
+    masks, (columns, rows) = torch.from_numpy(masks_KFHW).float(), grid
+    cover_KT = F.adaptive_avg_pool2d(masks, cells).flatten(1)
+    if columns * rows > 1:
+        tiled = F.adaptive_avg_pool2d(masks[:, 0], (rows * cells, columns * cells))
+        tiled = tiled.unflatten(2, (columns, cells)).unflatten(1, (rows, cells)).transpose(2, 3)  # (K, r, c, y, x)
+        cover_KT = torch.cat([tiled.flatten(1), cover_KT], dim=1)
     return cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 

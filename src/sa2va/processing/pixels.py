@@ -55,7 +55,7 @@ def tile_image(image: Image.Image, side: int, max_tiles: int = 12) -> torch.Tens
     Returns:
         uint8 (T, side, side, 3); T is 1 or 3 to ``max_tiles + 1``.
     """
-    columns, rows = _tile_grid(image.width, image.height, side, max_tiles)
+    columns, rows = tile_grid(image.width, image.height, side, max_tiles)
     large = _resized(image, columns * side, rows * side)
     tiles = large.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     if len(tiles) > 1:
@@ -109,8 +109,8 @@ def qwen_patches(
     return patches, (1, rows, columns)
 
 
-def _tile_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int, int]:
-    """Columns and rows whose ratio is nearest the picture's; of equal ratios the larger one a picture half fills."""
+def tile_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int, int]:
+    """Columns and rows of tiles, their ratio nearest the picture's; of equal ones the larger that it half fills."""
     grids = [(i, j) for i in range(1, max_tiles + 1) for j in range(1, max_tiles // i + 1)]
     best, best_difference = (1, 1), math.inf
     for columns, rows in sorted(grids, key=math.prod):

@@ -25,7 +25,7 @@ from sa2va.checkpoint.hub import TEXT_PATTERNS
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.answers import Phrase, clean_answer
-from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_image
+from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
 from sa2va.processing.prompts import (
     Piece,
     bare_answer,
@@ -281,6 +281,11 @@ class Sa2VAProcessor:
         )
         tokens = (len(tiles) * self.tokens_per_tile // len(images),) * len(images)
         return VisionInputs(tiles, None, tokens, video)
+
+    def tile_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Columns and rows of tiles that a picture of (width, height) is cut into; of one more than one, a thumbnail
+        follows. (1, 1) for Qwen families."""
+        return tile_grid(*size, self.tile_side, self.settings.max_tiles) if self.tile_side else (1, 1)
 
     def prompt_ids(
         self,

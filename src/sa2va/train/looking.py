@@ -82,7 +82,7 @@ class Looking:
         is_image_BL = language.image_tokens(self._vlm, batch.input_ids)
         found = [attention_NL.new_zeros(0)]
         for row, share_MT in enumerate(shares or ()):
-            # A picture in tiles, or with marked regions, has more visual tokens than cells.
+            # A picture with marked regions has more visual tokens than cells.
             if share_MT is not None and share_MT.shape[1] == int(is_image_BL[row].sum()):
                 looks_ML = attention_NL[rows_N == row]
                 found.append(errors(share_MT, looks_ML[:, is_image_BL[row]], looks_ML[:, 0]))

@@ -34,11 +34,16 @@ class Actor:
 
 
 def picture_scene(
-    rng: random.Random, noise: np.random.Generator, split: Split, size: tuple[int, int], crowd: bool = False
+    rng: random.Random,
+    noise: np.random.Generator,
+    split: Split,
+    size: tuple[int, int],
+    crowd: bool = False,
+    distant: bool = False,
 ) -> Scene:
     """A still scene of up to eight objects on a background, or of a crowd of up to 24; frames have F = 1."""
     canvas = background(rng, noise, size)
-    stage = _Stage(rng, Cast(rng, split, readable_colors(canvas), varied=crowd), size)
+    stage = _Stage(rng, Cast(rng, split, readable_colors(canvas), varied=crowd), size, distant)
     if crowd:
         for _ in range(rng.randint(12, 24)):
             stage.add_somewhere()
@@ -56,16 +61,17 @@ def picture_scene(
 class _Stage:
     """Finds free places for objects, one after another."""
 
-    def __init__(self, rng: random.Random, cast: Cast, size: tuple[int, int]):
+    def __init__(self, rng: random.Random, cast: Cast, size: tuple[int, int], distant: bool):
         self.actors: list[Actor] = []
-        self._rng, self._cast, self._size, self._unit = rng, cast, size, min(size)
+        self._rng, self._cast, self._size, self._distant = rng, cast, size, distant
         self._crowded = rng.random() < 0.4
 
     def add_somewhere(self) -> None:
         """One object where there is room; smaller when there is not, none when there is no room at all."""
         look = self._cast.draw()
-        for size in (self._rng.choices(tuple(SIZES), (0.34, 0.4, 0.26))[0], "medium", "small"):
-            radius = random_radius(size, self._unit, self._rng)
+        shares = (0.7, 0.2, 0.1) if self._distant else (0.34, 0.4, 0.26)
+        for size in (self._rng.choices(tuple(SIZES), shares)[0], "medium", "small"):
+            radius = self._radius(size)
             for _ in range(12):
                 actor = Actor(look, size, radius, self._anywhere(radius * KINDS[look.kind].reach * 0.9))
                 if all(self._apart(actor, other) for other in self.actors):
@@ -78,7 +84,7 @@ class _Stage:
         height, width = self._size
         flat = self._rng.random() < 0.6
         length, breadth = (width, height) if flat else (height, width)
-        if size == "medium" and length < 2.9 * SIZES["medium"][1] * count * self._unit:
+        if size == "medium" and length < 2.9 * SIZES["medium"][1] * count * min(self._size):
             size = "small"
         kind, across = None, self._rng.uniform(0.2, 0.8) * breadth
         for index in range(count):
@@ -87,17 +93,20 @@ class _Stage:
             along = (index + 0.5) / count * length + self._rng.uniform(-0.02, 0.02) * length
             side = across + self._rng.uniform(-0.04, 0.04) * breadth
             xy = (along, side) if flat else (side, along)
-            self.actors.append(Actor(look, size, random_radius(size, self._unit, self._rng), xy))
+            self.actors.append(Actor(look, size, self._radius(size), xy))
 
     def add_nest(self) -> None:
         """A large ring with a small object inside."""
         inner, ring = self._cast.draw(), self._cast.draw("ring")
-        radius = random_radius("large", self._unit, self._rng)
+        radius = self._radius("large")
         xy = self._anywhere(radius)
         self.actors.append(Actor(ring, "large", radius, xy))
-        small = random_radius("small", self._unit, self._rng)
+        small = self._radius("small")
         if ring.kind == "ring" and small * KINDS[inner.kind].reach < radius * RING_HOLE * 0.95:
             self.actors.append(Actor(inner, "small", small, xy))
+
+    def _radius(self, size: str) -> float:
+        return random_radius(size, min(self._size), self._rng, self._distant)
 
     def _anywhere(self, margin: float) -> tuple[float, float]:
         height, width = self._size

@@ -17,6 +17,8 @@ from sa2va.data.synthetic.shapes import KINDS
 from sa2va.data.synthetic.splits import Look, Split
 
 SIZES: dict[str, tuple[float, float]] = {"small": (0.075, 0.095), "medium": (0.13, 0.16), "large": (0.21, 0.26)}
+#: In a distant picture what is small may be half as large.
+DISTANT_SIZES = {**SIZES, "small": (0.04, 0.095)}
 _LEAST_VISIBLE = 0.5  # share of an object that must stay in sight
 _LEAST_AREA = 0.0016  # visible area as a share of the squared shorter side: 26 pixels at 128
 
@@ -103,9 +105,9 @@ def random_style(look: Look, rng: random.Random) -> Style:
     )
 
 
-def random_radius(size: str, unit: int, rng: random.Random) -> float:
+def random_radius(size: str, unit: int, rng: random.Random, distant: bool = False) -> float:
     """A radius in pixels of the size class ``small``, ``medium`` or ``large``; the ranges lie far apart."""
-    return rng.uniform(*SIZES[size]) * unit
+    return rng.uniform(*(DISTANT_SIZES if distant else SIZES)[size]) * unit
 
 
 def enough_in_sight(visible: np.ndarray, whole: np.ndarray, unit: int) -> np.ndarray:

@@ -37,6 +37,7 @@ class SyntheticWorld:
         phrases: most turns in a conversation of one kind of request.
         answers: ``"fixed"``: always "Sure, [SEG].", ``"pool"``: all released forms.
         crowd: pictures hold a dozen objects and more, as many as find room: many names and masks for one picture.
+        distant: most objects of pictures are small, down to half as large as otherwise: for pictures cut into tiles.
         length: number of samples.
 
     Raises:
@@ -51,6 +52,7 @@ class SyntheticWorld:
     phrases: int = 6
     answers: Answers = "fixed"
     crowd: bool = False
+    distant: bool = False
     length: int = 1_000_000
 
     def __post_init__(self) -> None:
@@ -64,8 +66,8 @@ class SyntheticWorld:
             )
         if self.answers not in ("fixed", "pool"):
             raise ValueError(f'answers must be "fixed" or "pool", got {self.answers!r}')
-        if self.crowd and self.frames > 1:
-            raise ValueError(f"only pictures can be crowded, got frames={self.frames}")
+        if (self.crowd or self.distant) and self.frames > 1:
+            raise ValueError(f"only pictures can be crowded or distant, got frames={self.frames}")
         allowed = [task for task in TASKS if self.frames == 1 or task not in _PICTURE_ONLY]
         wrong = [task for task, weight in self.tasks.items() if task not in allowed or weight < 0]
         if wrong or (self.tasks and not sum(self.tasks.values())):
@@ -106,7 +108,7 @@ class SyntheticWorld:
     def _scene(self, rng: random.Random) -> Scene:
         noise = np.random.default_rng(rng.getrandbits(63))
         if self.frames == 1:
-            return picture_scene(rng, noise, self.split, self.shape, self.crowd)
+            return picture_scene(rng, noise, self.split, self.shape, self.crowd, self.distant)
         return clip_scene(rng, noise, self.split, self.shape, self.frames)
 
     def _sample(self, index: int, task: str, facts: Facts, dialog: Dialog) -> Sample:
