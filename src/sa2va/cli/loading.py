@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa2va import zoo
@@ -53,6 +54,8 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
     places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())
     numbers = [str(weights.dtype).removeprefix("torch."), quantization_of(weights)]
     screen.note(f"on {' and '.join(places)}, {', '.join(filter(None, numbers))}")
+    if Path(name) == zoo.TINY:
+        screen.note("tiny knows the drawn world it was made from; for photographs take a model of `sa2va models`")
     return sa2va
 
 
