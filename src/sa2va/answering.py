@@ -68,9 +68,9 @@ class Answerer:
     ) -> list[Answer]:
         """Answer questions about one picture, one short video, or nothing at all. ValueError for a blank question."""
         for question in questions:
-            check_text(question, "the question")
-            if not question.strip():
+            if not isinstance(question, str) or not question.strip():
                 raise ValueError(f"a question is a non-empty text; got {question!r}")
+            check_text(question, "the question")
         turns = [turns_of(history) for history in ([()] * len(questions) if histories is None else histories)]
         segments: list[Segment] = []
         size: tuple[int, int] | None = None
