@@ -134,9 +134,13 @@ def test_training_and_inference_quantise_the_same_layers(checkpoint: Callable[[s
         ({"quantization": "nf4", "quantization_config": BitsAndBytesConfig(load_in_4bit=True)}, "not both"),
         ({"quantization_config": GPTQConfig(bits=4)}, 'GPTQConfig cannot leave SAM 2 as it is.*quantization="int8"'),
         ({"device": "cpu", "device_map": "auto"}, "not both"),
+        ({"device_map": "abacus"}, "a device is cpu, cuda .* got 'abacus'"),
+        ({"device_map": {"": 9}}, "device 9: torch .* sees only cpu"),
+        ({"device": "cuda:9"}, "device cuda:9: torch .* sees only cpu"),
     ],
 )
-def test_what_cannot_be_is_said_with_the_cure(options: dict[str, Any], message: str):
+def test_what_cannot_be_is_said_with_the_cure(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in options.values())
     with pytest.raises(ValueError, match=message):
         Sa2VA.from_pretrained("tiny", **options)
 

@@ -31,7 +31,7 @@ from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import as_regions
 from sa2va.results import Answer
-from sa2va.runtime import default_device, default_dtype
+from sa2va.runtime import default_device, default_dtype, present_device
 from sa2va.segments import MaskOutput
 from sa2va.track import Track
 from sa2va.tracker import Mode, VideoTracker
@@ -95,7 +95,7 @@ class Sa2VA:
             source, adapter = adapter_base(source), source
         if device is not None and device_map is not None:
             raise ValueError("pass device= for one device, or device_map= to spread the model; not both")
-        target = torch.device(device) if device is not None else default_device()
+        target = present_device(device) if device is not None else default_device()
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
         if device_map is None and (quantization or kwargs.get("quantization_config")):
             device_map = {"": target}  # quantised weights are made where they stay

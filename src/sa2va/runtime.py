@@ -62,6 +62,29 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def present_device(name: str | int | torch.device) -> torch.device:
+    """A device that is on this machine, by its name or the number of a GPU.
+
+    Raises:
+        ValueError: torch knows no such device, or does not see one here.
+    """
+    import torch
+
+    try:
+        device = torch.device(f"cuda:{name}" if isinstance(name, int) else name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"a device is cpu, cuda (or cuda:1), or mps; got {name!r}") from None
+    present = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        there = [kind for kind in ("cpu", "cuda", "mps") if present[kind]]
+        raise ValueError(f"device {name}: torch {torch.__version__} sees only {', '.join(there)}; try `sa2va doctor`")
+    return device
+
+
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16; a CPU without them takes many times as long as for float32."""
     import torch

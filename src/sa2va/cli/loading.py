@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sa2va import zoo
 from sa2va.cli.options import Dtype, Loading
 from sa2va.cli.screen import Screen
+from sa2va.runtime import present_device
 
 if TYPE_CHECKING:
     from sa2va.predictor import Sa2VA
@@ -60,17 +61,11 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
 
 
 def checked_device(name: str) -> str:
-    """A device that is present. Raises ValueError for any other."""
-    import torch
-
+    """What ``--device`` names, where it is present. Raises ValueError for any other."""
     try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise ValueError(f"--device is auto, cpu, cuda (or cuda:1), or mps; got {name!r}") from None
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(kind, False):
-        there = [device for device, is_there in present.items() if is_there]
-        raise ValueError(f"--device {name}: torch {torch.__version__} sees only {', '.join(there)}; try `sa2va doctor`")
+        present_device(name)
+    except ValueError as error:
+        raise ValueError(f"--device: {error}") from None
     return name
 
 

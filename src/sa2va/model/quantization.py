@@ -15,7 +15,7 @@ import torch
 from transformers import BitsAndBytesConfig
 from transformers.quantizers import AutoQuantizationConfig
 
-from sa2va.runtime import default_device, require_extra
+from sa2va.runtime import default_device, present_device, require_extra
 
 #: ``"int8"`` is LLM.int8 (arXiv 2208.07339); ``"nf4"`` is NF4 with double quantisation (QLoRA, arXiv 2305.14314,
 #: section 3).
@@ -30,6 +30,8 @@ UNQUANTISED = (
     "sam2",
     "original_mask_decoder",
 )
+#: What a ``device_map`` says beside devices: ways to spread a model, and where its parts wait.
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential", "disk", "meta")
 #: What the libraries' configs call such a list.
 _SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
 
@@ -98,13 +100,14 @@ def quantization_of(model: Any) -> str:
 
 
 def main_device(device_map: Any) -> torch.device:
-    """The device that a ``device_map`` puts everything on; the best one present where it spreads a model."""
-    places = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    place = places.pop() if len(places) == 1 else None
-    if isinstance(place, torch.device):
-        return place
-    is_device = isinstance(place, str) and place.split(":")[0] in ("cpu", "cuda", "mps")
-    return torch.device(str(place)) if is_device else default_device()
+    """The device that a ``device_map`` puts everything on; the best one present where it spreads a model.
+
+    Raises:
+        ValueError: a device that it names is not on this machine.
+    """
+    places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
+    named = {present_device(place) for place in places if place is not None and place not in _SPREADING}
+    return named.pop() if len(named) == 1 else default_device()
 
 
 def _ready_settings(quantization: str) -> BitsAndBytesConfig:
