@@ -291,7 +291,7 @@ def test_conversation_commands(
         json.loads(Path(f"{folder}/result.json").read_text())["answers"][0]["history"] for folder in ("talk", "fresh")
     ]
     assert [[turn["question"] for turn in history] for history in turns] == [["who?"], ["and what?"]]
-    assert "say where" in err and "error: talk is not empty" in err and Path("talk/overlay.png").exists()
+    assert "say where" in err and "error: talk is not empty" in err and Path("talk/masks.png").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- video
@@ -374,7 +374,9 @@ def test_caption_of_a_clip(capsys: pytest.CaptureFixture[str], clip: str, sa2va:
     expected = sa2va.caption(clip, max_new_tokens=6)
     (answer,) = json.loads(Path("out/result.json").read_text())["answers"]
     assert Answer.from_json(json.dumps(answer)) == expected
-    assert len(video_frames("out/overlay.mp4")) == len(list(Path("out/masks").glob("*.png"))) == 8
+    assert len(list(Path("out/masks").glob("*.png"))) == 8
+    # A clip in which nothing was found would look like its source.
+    assert Path("out/overlay.mp4").exists() == any(mask.area for one in expected.segments for mask in one.masks)
 
 
 # ---------------------------------------------------------------------------------------- stopping and resuming

@@ -306,12 +306,12 @@ def test_tokens_are_told_as_they_are_written(sa2va: Sa2VA, shared: bool):
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1; got 0"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer of at least 1; got 2.5"),
-        ({"temperature": -0.1}, "temperature must be at least 0; got -0.1"),
-        ({"temperature": float("nan")}, "temperature must be at least 0; got nan"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1; got 0.0"),
-        ({"top_p": 1.5}, "top_p must be above 0 and at most 1; got 1.5"),
+        ({"temperature": -0.1}, "temperature must be a finite number of at least 0; got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be a finite number of at least 0; got nan"),
+        ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
+        ({"top_p": 1.5}, "top_p must be a number above 0 and at most 1; got 1.5"),
         ({"top_k": -1}, "top_k must be .*at least 0; got -1"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0; got 0.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be a finite number above 0; got 0.0"),
     ],
 )
 def test_options_are_checked(options: dict, message: str):

@@ -179,7 +179,7 @@ def test_masks_of_another_form_say_which_is_right(sa2va: Sa2VA, masks: Any):
 def test_files_are_opened(sa2va: Sa2VA, tmp_path: Path):
     for index, frame in enumerate(CLIP):
         frame.save(tmp_path / f"{index}.png")
-    tokens, text = {"max_new_tokens": 24}, "<image>\nPlease segment dog."
+    tokens, text = {"max_new_tokens": 24}, "<image>\nPlease segment the dog."
     expected = sa2va.predict_forward(video=CLIP, text=text, **tokens)
     paths = [str(tmp_path / f"{index}.png") for index in range(len(CLIP))]
     assert len(expected["prediction_masks"]) > 0

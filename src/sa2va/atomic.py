@@ -113,9 +113,15 @@ def naming(path: str | Path) -> Iterator[None]:
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else _system_error(error)
         named = getattr(error, "filename", None)
-        if number is None or (isinstance(named, str | bytes) and Path(os.fsdecode(named)).parent != Path(path).parent):
+        if number is None or (isinstance(named, str | bytes) and not _beside(Path(os.fsdecode(named)), Path(path))):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _beside(named: Path, path: Path) -> bool:
+    """Whether a file lies beside another, or in a hidden folder beside it, which this module made."""
+    beside = named.parent == path.parent
+    return beside or (named.is_relative_to(path.parent) and named.relative_to(path.parent).parts[0].startswith("."))
 
 
 def _system_error(error: Exception) -> int | None:

@@ -138,7 +138,6 @@ class VideoTracker:
             ValueError: not exactly one way to name the object, a blank phrase, or malformed coordinates. Whether they
                 fit the frame is seen at the next step, which raises then.
         """
-        check_text(phrase, "the phrase")
         given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
         if len(given) > 1 or (not given and not phrase):
             raise ValueError(
@@ -146,6 +145,7 @@ class VideoTracker:
             )
         if not isinstance(phrase, str) or (not given and not phrase.strip()):
             raise ValueError(f"a phrase is a non-empty text; got {phrase!r}")
+        check_text(phrase, "the phrase")
         if not given:
             if self._ask is None:
                 raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")

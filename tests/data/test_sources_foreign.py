@@ -223,7 +223,7 @@ def test_a_label_file_with_a_word(tmp_path: Path):
 def test_a_picture_of_another_size(tmp_path: Path):
     foreign.write_labelme(tmp_path)
     save(np.zeros((20, 30, 3), np.uint8), tmp_path / "one.png")
-    with pytest.raises(ValueError, match=r"one: labelled on 48 x 64 pixels .* has 20 x 30"):
+    with pytest.raises(ValueError, match=r"one.png has 20 x 30 pixels .* says 48 x 64"):
         _ = opened(tmp_path, "labelme")[0]
 
 

@@ -478,7 +478,7 @@ def test_all_runs_what_is_there_and_names_what_is_not(model: str, tmp_path: Path
     assert main(["eval", model, "all", "-o", str(tmp_path / "out"), "--max-new-tokens", "6"]) == 0
     assert f"left out lost/val: no {tmp_path / 'lost.json'}" in capsys.readouterr().err
     assert main(["eval", model, "lots", "-o", str(tmp_path / "out")]) == 2
-    assert "no benchmark is called 'lots'; there are lost, stub" in capsys.readouterr().err
+    assert "no benchmark is called 'lots'; there are lost, own, stub" in capsys.readouterr().err
 
 
 def test_missing_data_is_told_before_the_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sa2va.model.config import Sa2VAConfig
 from sa2va.model.pixels import normalized_frames, normalized_tiles
-from sa2va.processing.pixels import QwenPixels, _tile_grid, qwen_patches, squashed_frames, tile_image
+from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
 from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
@@ -72,8 +72,8 @@ def qwen_processor(name: str) -> Sa2VAProcessor:
 # -- pixels -----------------------------------------------------------------------------------------------------------
 
 
-def test_tile_grids():
-    assert [[w, h, *_tile_grid(w, h, 448, 12)] for w, h, _, _ in PREPROC["internvl_grid"]] == PREPROC["internvl_grid"]
+def testtile_grids():
+    assert [[w, h, *tile_grid(w, h, 448, 12)] for w, h, _, _ in PREPROC["internvl_grid"]] == PREPROC["internvl_grid"]
 
 
 @pytest.mark.parametrize("case", PREPROC["internvl"], ids=lambda case: f"{case['w']}x{case['h']}")

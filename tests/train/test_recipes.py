@@ -171,7 +171,7 @@ def test_fine_tuning(on_gpu: None, tmp_path: Path):
 )
 def test_own_data_are_recognised(tmp_path: Path, name: str, content: object, kind: str):
     (tmp_path / "ref_seg" / "refcoco").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"one of annotations\.json, chat.* holds refcoco: take one with kind="):
+    with pytest.raises(ValueError, match=r"one of .*annotations\.json, .*chat.* holds refcoco: take one with kind="):
         kind_of_data(str(tmp_path))
     (tmp_path / name).write_text(json.dumps(content))
     assert kind_of_data(str(tmp_path)) == kind
@@ -273,6 +273,7 @@ def test_four_bits_say_what_they_need(
 
 def test_four_bits_on_a_device_that_cannot_is_refused_before_anything_loads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sa2va.train.run.default_device", lambda: torch.device("mps"))
-    config = TrainConfig(model="nowhere", output="run", data=(), quantization="nf4")
+    data = (SourceOptions("rectangles:Rectangles", {}),)
+    config = TrainConfig(model="nowhere", output="run", data=data, quantization="nf4")
     with pytest.raises(ValueError, match="for CUDA and CPU, and the device is mps; leave quantization out"):
         prepare(config)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sa2va.data.formats.labelled import Drawing, LabelledPicture, Shapes, polygon
-from sa2va.data.formats.layout import MissingData, Problems
+from sa2va.data.formats.layout import MissingData, Problems, require_files
 from sa2va.mask import Mask, Size
 from sa2va.reading import STUMBLES, expecting, read_yaml, stumbled
 
@@ -33,6 +33,7 @@ def read_yolo(root: Path, split: str, problems: Problems) -> list[LabelledPictur
     if split not in _SPLITS:
         raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
     path = next((root / name for name in CONFIGS if (root / name).is_file()), root / CONFIGS[0])
+    require_files("YOLO labels", {path: "your labelling tool: names, and where pictures are"})
     config = read_yaml(path)
     with expecting(path, "names, a list or numbers with names, and paths of pictures in train, val and test"):
         names = _names(config["names"])
