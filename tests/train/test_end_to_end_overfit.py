@@ -29,8 +29,8 @@ WORDS = (
 #: Clips of four frames take fewer steps than pictures, and words fewer than masks.
 STEPS = dict.fromkeys(MASK_SOURCES, 250) | dict.fromkeys(TEXT_SOURCES, 100)
 STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 160, "osprey-short": 160}
-#: Pictures, clips and words in every test run; the other sources are marked slow.
-ALWAYS = ("mask-folder", "video-json", "llava")
+#: Pictures and words in every test run; the other sources are marked slow.
+ALWAYS = ("mask-folder", "llava")
 
 
 def learnt(kind: str, folder: Path) -> tuple[Sa2VA, Run]:
