@@ -401,7 +401,8 @@ class Sa2VA:
 
 
 def _phrases(phrases: Any) -> list[str]:
-    wanted = list(phrases) if isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes) else [phrases]
+    several = isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes)
+    wanted: list[Any] = list(phrases) if several else [phrases]
     if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
         raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
     for phrase in wanted:

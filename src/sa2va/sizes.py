@@ -8,7 +8,7 @@ is not in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sa2va.clip import FRAMES_PER_ENCODING
 
@@ -110,10 +110,10 @@ def _stored(out: int, inner: int, numbers: Numbers, width: int) -> int:
 
 _VIT_300M, _VIT_6B = (1024, 4096), (3200, 12800)
 #: Thirteen tiles of a picture, and one for a frame; 448 pixels, patches of 14, of which four make a language token.
-_TILES = {"picture": (13 * 1025, 13 * 256), "frame": (1025, 256)}
+_TILES: dict[str, Any] = {"picture": (13 * 1025, 13 * 256), "frame": (1025, 256)}
 #: 2048 x 28 x 28 pixels at most; patches of 14 or 16, of which four make a language token.
-_QWEN2_5 = {"picture": (8192, 2048), "frame": (8192, 2048)}
-_QWEN3 = {"picture": (6272, 1568), "frame": (6272, 1568)}
+_QWEN2_5: dict[str, Any] = {"picture": (8192, 2048), "frame": (8192, 2048)}
+_QWEN3: dict[str, Any] = {"picture": (6272, 1568), "frame": (6272, 1568)}
 
 #: The ten released checkpoints, by name.
 ARCHITECTURES: dict[str, Architecture] = {

@@ -385,6 +385,7 @@ _OUTSIDE, _INSIDE, _BOX_CORNERS = 0, 1, [2, 3]
 
 
 def _clicks(points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
+    clicks: np.ndarray
     try:
         clicks = np.asarray(points, np.float32)
     except (TypeError, ValueError, OverflowError):

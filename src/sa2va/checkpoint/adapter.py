@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def open_adapter(source: str | Path, **hub: Any) -> Adapter:
             "plain LoRA without biases"
         )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in open_shard(folder / WEIGHTS_FILE).items()}
-    rank, alpha = content.get("r"), content.get("lora_alpha")
+    rank, alpha = content.get("r"), cast(Any, content.get("lora_alpha"))
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
         raise ValueError(f"{folder / CONFIG_FILE}: expected numbers as r and lora_alpha, got {rank!r} and {alpha!r}")
     adapter = Adapter(folder, str(content.get("base_model_name_or_path") or ""), rank, float(alpha), tensors)

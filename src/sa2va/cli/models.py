@@ -54,7 +54,7 @@ def _show_memory(screen: Screen) -> None:
     for heading in ("weights bfloat16", "--quantize int8", "--quantize nf4", "+ picture", "+ video"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(str(row["name"]), *(f"{value / 1e9:.2f}" for value in list(row.values())[1:]))
+        table.add_row(str(row["name"]), *(f"{float(value) / 1e9:.2f}" for value in list(row.values())[1:]))
     screen.result(table)
     screen.note(
         "Weights are exact. To them comes one of the last two: the most that is at work, in half precision, for a"

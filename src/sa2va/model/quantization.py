@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from transformers import BitsAndBytesConfig
-from transformers.quantizers import AutoQuantizationConfig
+from transformers.quantizers.auto import AutoQuantizationConfig
 
 from sa2va.runtime import default_device, present_device, require_extra
 

@@ -98,7 +98,7 @@ def grey_as_bytes(values: np.ndarray, mode: str, depth: SampleDepth, stated: int
 
 def has_deep_colours(image: Image.Image) -> bool:
     """Whether a file opened by Pillow, not loaded yet, has colours of 16 bits, of which Pillow keeps the upper 8."""
-    return image.format in _FFMPEG and image.mode in ("LA", "RGB", "RGBA") and ";16" in str(image.tile)
+    return image.format in _FFMPEG and image.mode in ("LA", "RGB", "RGBA") and ";16" in str(getattr(image, "tile", ""))
 
 
 def brighten(image: Image.Image, data: bytes, depth: SampleDepth, stated: int | None) -> None:

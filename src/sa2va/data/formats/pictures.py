@@ -61,7 +61,8 @@ class PictureHeader:
     @property
     def upright(self) -> Size:
         """(height, width) of the upright picture."""
-        return self.stored[::-1] if self.turn in _SIDEWAYS else self.stored
+        height, width = self.stored
+        return (width, height) if self.turn in _SIDEWAYS else self.stored
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Annotations:
         skip_broken: bool = False,
     ):
         self.draws = Draws(seed, phrases, views)
-        self.orientation = checked_orientation(orientation)
+        self.orientation: Orientation | None = checked_orientation(orientation)
         path, folder = Path(root) / "annotations.json", Path(root) / "images"
         require_files("own annotations", {path: "you: polygons and phrases", folder: "your pictures"})
         entries = read_json(path)

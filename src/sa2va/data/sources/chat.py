@@ -61,7 +61,7 @@ class Chat:
     def __init__(self, root: str | Path, *, orientation: Orientation | None = None, skip_broken: bool = False):
         self.path = Path(root) / "chat.jsonl" if Path(root).is_dir() else Path(root)
         require_files("chat", {self.path: "write_chat, or your own annotations"})
-        self.orientation = checked_orientation(orientation)
+        self.orientation: Orientation | None = checked_orientation(orientation)
         self.doubts = Doubts(str(self.path))
         self._folders, self._encoding = PictureFolders((self.path.parent,)), text_encoding(self.path)
         problems, spans = Problems(str(self.path)), []
@@ -90,7 +90,7 @@ class Chat:
     def _sample(self, record: dict[str, Any]) -> Sample:
         names, clips, regions = _names(record), _clips(record), record.get("regions", ())
         drawn = [mask for clip in clips for mask in clip if mask is not None and mask is not _UNKNOWN] + [*regions]
-        size = record.get("size") or next(filter(None, map(size_of, drawn)), None)
+        size: Any = record.get("size") or next(filter(None, map(size_of, drawn)), None)
         pictures = [
             upright_picture(
                 self._folders.find(name),

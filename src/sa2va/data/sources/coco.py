@@ -55,7 +55,7 @@ class Coco:
         skip_broken: bool = False,
     ):
         self.draws = Draws(seed, phrases, views)
-        self.orientation = checked_orientation(orientation)
+        self.orientation: Orientation | None = checked_orientation(orientation)
         # labelme's script calls the folder of pictures as Pascal VOC does.
         path, folder = Path(root) / annotations, first_existing([Path(root) / images, Path(root) / "JPEGImages"])
         require_files("COCO annotations", {path: "your annotation tool", folder: "your pictures"})

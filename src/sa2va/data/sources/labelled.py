@@ -66,7 +66,8 @@ class LabelledPictures:
         skip_broken: bool = False,
     ):
         self.name, self.draws = name, Draws(seed, phrases, views)
-        self.orientation, self.doubts = checked_orientation(orientation), Doubts(name)
+        self.orientation: Orientation | None = checked_orientation(orientation)
+        self.doubts = Doubts(name)
         self.pictures = [picture for picture in pictures if problems.present(picture.image, "your pictures")]
         problems.settle(len(self.pictures), skip=skip_broken)
 

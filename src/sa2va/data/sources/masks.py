@@ -83,7 +83,7 @@ class MaskFolder:
         skip_broken: bool = False,
     ):
         self.root, self.draws = Path(root), Draws(seed, phrases, views)
-        self.orientation = checked_orientation(orientation)
+        self.orientation: Orientation | None = checked_orientation(orientation)
         self.doubts = Doubts(str(root))
         path = self.root / "phrases.json"
         folders = {self.root / "images": "your pictures", self.root / "masks": "your masks"}

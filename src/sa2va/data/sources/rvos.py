@@ -204,7 +204,7 @@ class OwnVideos(ReferredVideos):
 
     def __init__(self, root: str | Path, *, orientation: Orientation | None = None, **draw: Unpack[Draw]):
         folder = Path(root)
-        self.orientation = checked_orientation(orientation)
+        self.orientation: Orientation | None = checked_orientation(orientation)
         self.doubts = Doubts(str(root))
         masks = first_existing([folder / "mask_dict.json", folder / "mask_dict.pkl", folder / "Annotations"])
         videos = read_rvos(

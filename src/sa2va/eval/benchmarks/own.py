@@ -206,7 +206,7 @@ def _labels(sample: Sample) -> list[tuple[str, np.ndarray, np.ndarray]]:
     masks = iter(zip(sample.masks, everywhere if sample.annotated is None else sample.annotated, strict=True))
     nothing = np.zeros((len(sample.frames), *(sample.size or (0, 0))), bool), np.ones(len(sample.frames), bool)
     targets = [next(masks) if SEG in turn.answer else nothing for turn in sample.turns]
-    return [(phrase, *target) for phrase, target in zip(sample.tags, targets, strict=True) if phrase]
+    return [(phrase, mask, known) for phrase, (mask, known) in zip(sample.tags, targets, strict=True) if phrase]
 
 
 def _query_ids(name: str, sample: Sample) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sa2va.data.formats.coco import CocoInstances
+from sa2va.data.formats.coco import AnnotationId, CocoInstances
 from sa2va.data.formats.layout import first_existing, read_json
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
 from sa2va.eval.benchmarks.base import FileBenchmark, picture, row
@@ -36,7 +36,7 @@ class RegionCaption:
     image: Path
     size: Size
     references: tuple[str, ...]
-    annotation: int
+    annotation: AnnotationId
     instances: CocoInstances
 
     def mask(self) -> Mask:
