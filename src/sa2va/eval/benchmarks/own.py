@@ -210,7 +210,7 @@ def _labels(sample: Sample) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def _query_ids(name: str, sample: Sample) -> list[str]:
-    return [f"{name}/{sample.id}/{number}" for number in range(len(_labels(sample)))]
+    return [f"{name}/{sample.id}/{number}" for number in range(sum(map(bool, sample.tags)))]
 
 
 def _union(prediction: Prediction, shape: tuple[int, ...]) -> np.ndarray:
