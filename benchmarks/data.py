@@ -37,9 +37,9 @@ from sa2va.data.encode import Encoded, EncodeOptions, encode_sample
 from sa2va.data.mixture import EncodedDataset, MixtureOrder, Part, Source
 from sa2va.data.sample import Sample
 from sa2va.data.synthetic import SyntheticWorld
-from sa2va.model.batch import Batch
+from sa2va.media.video_file import VideoFile
+from sa2va.model.types import Batch
 from sa2va.processing.processor import ProcessorSettings, Sa2VAProcessor
-from sa2va.processing.video import VideoFile
 from sa2va.train.config import TrainConfig
 from sa2va.train.curriculum import tiny
 from sa2va.train.losses import text_loss

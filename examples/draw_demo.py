@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo import FOLLOWED, HERE, PHRASES
 from sa2va import Answer, Sa2VA
-from sa2va.draw import ClipOverlay, contact_sheet
+from sa2va.visualization.overlay import ClipOverlay, contact_sheet
 
 FRAMES = (2, 12, 20)
 

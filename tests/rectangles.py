@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sa2va.data.sample import Sample
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 80, 230)}
 

@@ -18,8 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from rectangles import Rectangles
 from sa2va.data.collate import Collator
 from sa2va.data.encode import encode_sample
-from sa2va.model.batch import Batch
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.model.types import Batch
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.losses import LossOptions, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.trainable import TrainableOptions, make_trainable, parameters_of, zero_of

@@ -16,10 +16,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
 from sa2va import Sa2VAModel
+from sa2va.configuration_sa2va import hiera_large_config, sam2_config
 from sa2va.model import language
-from sa2va.model.attention import QUERY_POSITION_SHARE, read_memory
-from sa2va.model.config import hiera_large_config, sam2_config
-from sa2va.model.grounding import (
+from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
     decode_masks,
@@ -30,6 +29,7 @@ from sa2va.model.grounding import (
     point_tokens,
 )
 from sa2va.model.memory import _pointer_position, encode_memory
+from sa2va.model.memory_attention import QUERY_POSITION_SHARE, read_memory
 
 SIDE, CELLS, WIDTH, MEMORY = 128, 8, 128, 64
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]

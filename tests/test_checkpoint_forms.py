@@ -22,8 +22,8 @@ from sa2va import Sa2VA, Sa2VAConfig, Sa2VAModel
 from sa2va.atomic import filling
 from sa2va.checkpoint.convert import convert
 from sa2va.checkpoint.loading import open_checkpoint
-from sa2va.checkpoint.released import config_from_released
-from sa2va.processing.pixels import QwenPixels
+from sa2va.checkpoint.released_config import config_from_released
+from sa2va.processing.image_transforms import QwenPixels
 from sa2va.processing.processor import ProcessorSettings
 from synthetic_checkpoint import GOLDEN, picture
 

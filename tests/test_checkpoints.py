@@ -17,14 +17,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Sam2VideoModel
 
 from sa2va import Sa2VA, Sa2VAConfig, Sa2VAModel, Sa2VAProcessor
-from sa2va.checkpoint import parts
+from sa2va.checkpoint import build
+from sa2va.checkpoint.build import load_sam2
 from sa2va.checkpoint.convert import convert
 from sa2va.checkpoint.files import LazyTensor, open_tensors
 from sa2va.checkpoint.loading import check_tensors, expected_shapes, released_rules, to_native, to_released
-from sa2va.checkpoint.parts import load_sam2
-from sa2va.checkpoint.released import config_from_released, config_to_released
-from sa2va.checkpoint.rules import sam2_rules
-from sa2va.model.config import sam2_config
+from sa2va.checkpoint.released_config import config_from_released, config_to_released
+from sa2va.checkpoint.weight_map import sam2_rules
+from sa2va.configuration_sa2va import sam2_config
 from synthetic_checkpoint import GOLDEN, SAM2_PREFIX
 
 MANIFESTS = sorted(path.stem.removeprefix("manifest_") for path in GOLDEN.glob("manifest_Sa2VA-*.json"))
@@ -212,7 +212,7 @@ def test_our_loader_never_follows_auto_map(checkpoint: Callable[[str], Path], tm
     tokenizer = read_json(folder / "tokenizer_config.json") | {"auto_map": {"AutoTokenizer": ["never.Followed", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     sa2va = Sa2VA.from_pretrained(folder, trust_remote_code=True)
-    assert sa2va.model.config.seg_token_id == 457
+    assert sa2va.configuration_sa2va.seg_token_id == 457
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -612,7 +612,7 @@ def meta_file(path: Path, version: str) -> Sam2VideoModel:
 
 @pytest.mark.parametrize("version", ["2.0", "2.1"])
 def test_meta_weights_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str):
-    monkeypatch.setitem(parts.META_ENCODERS, (16, 4), SMALL_ENCODER)
+    monkeypatch.setitem(build.META_ENCODERS, (16, 4), SMALL_ENCODER)
     model = meta_file(tmp_path / "sam2_hiera_small.pt", version)
     loaded = load_sam2(tmp_path / "sam2_hiera_small.pt")
     assert_same_tensors(loaded.state_dict(), model.state_dict())
@@ -656,7 +656,7 @@ def test_the_four_sizes_of_meta_are_what_they_are_called():
         for row in json.loads((GOLDEN / "manifest_sam2.json").read_text())
     }
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    large = parts._meta_config(weights, Path("sam2_hiera_large.pt"))
+    large = build._meta_config(weights, Path("sam2_hiera_large.pt"))
     assert large.to_dict() == config_from_released(released_config("Sa2VA-4B")).sam2_config.to_dict()
 
 

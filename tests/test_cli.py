@@ -22,12 +22,12 @@ from safetensors.numpy import load_file
 from sa2va import Answer, Frame, Mask, Sa2VA, Segment, Track, zoo
 from sa2va.cli import main, options, self_check
 from sa2va.cli.answers import show_found
+from sa2va.cli.console import LogProgress, Screen, explanation, printable
 from sa2va.cli.frame_loop import Tally, write_frames
-from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.loading import checked_device
 from sa2va.cli.pictures import read_mask
-from sa2va.cli.screen import LogProgress, Screen, explanation, printable
-from sa2va.draw import davis_palette
+from sa2va.cli.signals import Interrupts
+from sa2va.visualization.overlay import davis_palette
 from sa2va.writers import JsonLinesWriter, JsonWriter, OverlayWriter, PaletteWriter
 from sa2va.writers.video_file import VideoFile
 from synthetic_checkpoint import picture
@@ -206,7 +206,7 @@ def test_results_are_never_replaced_unasked(capsys: pytest.CaptureFixture[str], 
 
 
 def test_threshold_and_cleanup_reach_the_masks(capsys: pytest.CaptureFixture[str], street: str, sa2va: Sa2VA) -> None:
-    from sa2va.mask_ops import Cleanup
+    from sa2va.masks.mask_ops import Cleanup
 
     out, _ = run(
         capsys, "segment", street, "x", "--json", "--threshold", "0.9", "--cleanup", "fill_holes=20,dilate=1.5", *SHORT
@@ -582,7 +582,7 @@ def test_where_nobody_sees_a_bar_a_line_a_minute_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     clock = iter([0.0, 30.0, 60.0, 90.0, 120.0])
-    monkeypatch.setattr("sa2va.cli.screen.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("sa2va.cli.console.perf_counter", lambda: next(clock))
     progress = LogProgress(Screen(), "tracking", "frames")
     for done in (100, 200, 300, 400):
         progress.show(done, 1000)

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sa2va import Answer, Frame, Mask, Segment, Track
 from sa2va.data.check import check_set
-from sa2va.data.sources.coco import Coco
+from sa2va.data.datasets.coco_instances import Coco
 from sa2va.writers import CocoWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

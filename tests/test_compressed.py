@@ -6,36 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va import compressed
-from sa2va.model.grounding import decode_masks, language_tokens, upsample_logits
-from sa2va.processing.media import open_media
-from sa2va.segments import MaskOutput
+from sa2va.inference import sasasa2va
+from sa2va.inference.postprocess import MaskOutput
+from sa2va.media.open import open_media
+from sa2va.model.mask_decoder import decode_masks, language_tokens, upsample_logits
 from synthetic_checkpoint import picture
 
 COUNTS = (1, 7, 99, 100, 101, 250)
 
 
 def test_uniform_spreads_over_the_video_and_wrap_around_takes_its_beginning():
-    assert compressed.select_frames("uniform", 250)[:4] == [0, 2, 5, 7]
-    assert compressed.select_frames("uniform", 50)[:4] == [0, 0, 1, 1]
-    assert compressed.select_frames("wrap_around", 250) == list(range(100))
-    assert compressed.select_frames("wrap_around", 40).count(0) == 3  # frames 0, 40, 80
-    assert compressed.select_frames("wrap_around", 40).count(39) == 2
-    assert compressed.select_frames("wrap_around_plus", 250) == compressed.select_frames("uniform", 250)
+    assert sasasa2va.select_frames("uniform", 250)[:4] == [0, 2, 5, 7]
+    assert sasasa2va.select_frames("uniform", 50)[:4] == [0, 0, 1, 1]
+    assert sasasa2va.select_frames("wrap_around", 250) == list(range(100))
+    assert sasasa2va.select_frames("wrap_around", 40).count(0) == 3  # frames 0, 40, 80
+    assert sasasa2va.select_frames("wrap_around", 40).count(39) == 2
+    assert sasasa2va.select_frames("wrap_around_plus", 250) == sasasa2va.select_frames("uniform", 250)
 
 
-@pytest.mark.parametrize("selection", compressed.SELECTIONS)
+@pytest.mark.parametrize("selection", sasasa2va.SELECTIONS)
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_hundred_sorted_frames_are_shown_and_every_frame_has_its_clips(selection, count):
     if selection == "q_frame" and count < 100:
         chosen = sorted(index % count for index in range(100))
     else:
         chosen = list(range(count))[:100] if selection == "q_frame" else None
-    shown = compressed.select_frames(selection, count, chosen)
+    shown = sasasa2va.select_frames(selection, count, chosen)
     assert len(shown) == 100
     assert shown == sorted(shown)
     assert set(shown) <= set(range(count))
-    clips = compressed.clips_of_frames(selection, count, shown)
+    clips = sasasa2va.clips_of_frames(selection, count, shown)
     assert len(clips) == count
     carried = [index for index, own in enumerate(clips) if not own]
     assert carried == (list(range(100, count)) if selection == "wrap_around" else [])
@@ -44,7 +44,7 @@ def test_a_hundred_sorted_frames_are_shown_and_every_frame_has_its_clips(selecti
 
 def test_clips_follow_the_published_table():
     def clips(selection, count):
-        return compressed.clips_of_frames(selection, count, compressed.select_frames(selection, count))
+        return sasasa2va.clips_of_frames(selection, count, sasasa2va.select_frames(selection, count))
 
     assert clips("uniform", 250)[:26] == [(0,)] * 25 + [(1,)]
     assert clips("uniform", 100) == [(index // 10,) for index in range(100)]
@@ -56,7 +56,7 @@ def test_clips_follow_the_published_table():
 
 def test_frames_not_chosen_follow_the_nearest_chosen_one():
     chosen = [*range(50), *range(150, 200)]
-    clips = compressed.clips_of_frames("q_frame", 200, chosen)
+    clips = sasasa2va.clips_of_frames("q_frame", 200, chosen)
     assert clips[0] == (0,)
     assert clips[60] == (4,)  # nearest is 49
     assert clips[140] == (5,)  # nearest is 150
@@ -64,16 +64,16 @@ def test_frames_not_chosen_follow_the_nearest_chosen_one():
 
 def test_wrong_choices_are_refused():
     with pytest.raises(ValueError, match="q_frame needs 100"):
-        compressed.select_frames("q_frame", 200, [1, 2, 3])
+        sasasa2va.select_frames("q_frame", 200, [1, 2, 3])
     with pytest.raises(ValueError, match="selection must be one of"):
-        compressed.select_frames("random", 200)  # type: ignore[arg-type]
+        sasasa2va.select_frames("random", 200)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="100 frames of one size"):
-        compressed.clip_pictures([np.zeros((4, 4, 3), np.uint8)] * 99)
+        sasasa2va.clip_pictures([np.zeros((4, 4, 3), np.uint8)] * 99)
 
 
 def test_a_clip_is_its_first_frame_and_a_grid_of_the_others():
     frames = [np.full((4, 6, 3), index, np.uint8) for index in range(100)]
-    pictures = compressed.clip_pictures(frames)
+    pictures = sasasa2va.clip_pictures(frames)
     assert len(pictures) == 20
     assert pictures[2].size == (6, 4)
     assert np.asarray(pictures[2])[0, 0, 0] == 10
@@ -85,7 +85,7 @@ def test_a_clip_is_its_first_frame_and_a_grid_of_the_others():
 @pytest.mark.parametrize(("given", "expected"), [(3, [0, 1, 2, 2, 2, 2, 2, 2, 2, 2]), (12, list(range(10)))])
 def test_ten_prompts_are_cut_or_the_last_repeated(given, expected):
     prompts = torch.arange(given, dtype=torch.float32)[:, None]
-    assert compressed.ten_prompts(prompts)[:, 0].tolist() == expected
+    assert sasasa2va.ten_prompts(prompts)[:, 0].tolist() == expected
 
 
 @torch.inference_mode()
@@ -94,7 +94,7 @@ def test_a_frame_is_decoded_by_its_clip_alone(sa2va):
     frames = [picture(75, 48, seed) for seed in range(3)]
     prompts = torch.randn(2, 10, 128, generator=torch.Generator().manual_seed(0))
     output = MaskOutput(probabilities=True)
-    steps = compressed.follow_clips(
+    steps = sasasa2va.follow_clips(
         model, open_media(frames), ["a", "b"], [prompts], [[(0,), (4,), (9,)]], output=output
     )
     for (frame, pixels), clip in zip(steps, (0, 4, 9), strict=True):
@@ -117,7 +117,7 @@ def test_modes_are_averaged(sa2va):
     output = MaskOutput(probabilities=True)
 
     def run(prompts):
-        steps = compressed.follow_clips(
+        steps = sasasa2va.follow_clips(
             sa2va.model, open_media(frames), ["a"], prompts, [plan] * len(prompts), output=output
         )
         return [frame.segments[0].probabilities for frame, _ in steps]
@@ -132,7 +132,7 @@ def test_frames_without_a_clip_are_carried_by_memory(sa2va):
     frames = [picture(75, 48, seed) for seed in range(4)]
     prompts = torch.randn(1, 10, 128, generator=torch.Generator().manual_seed(2))
     steps = list(
-        compressed.follow_clips(
+        sasasa2va.follow_clips(
             sa2va.model, open_media(frames), ["a"], [prompts], [[(0,), (1,), (), ()]], output=MaskOutput()
         )
     )
@@ -143,6 +143,6 @@ def test_frames_without_a_clip_are_carried_by_memory(sa2va):
 def _features(model, pixels):
     from PIL import Image
 
-    from sa2va.processing.pixels import squashed_frames
+    from sa2va.processing.image_transforms import squashed_frames
 
     return model.encode_frames(squashed_frames([Image.fromarray(pixels)], model.sam2.image_size))

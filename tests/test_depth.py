@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va.processing.media import load_image, open_media
+from sa2va.media.open import load_image, open_media
 
 # Columns from black to white, as shares of the largest value.
 RAMP = np.linspace(0, 1, 64)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from sa2va.masks.segment import Segment
 
-from sa2va import draw, labels
-from sa2va.colors import ObjectColors
-from sa2va.results import Mask, Segment
+from sa2va.masks.mask import Mask
+from sa2va.visualization import labels, overlay
+from sa2va.visualization.colors import ObjectColors
 
 HEIGHT, WIDTH = 60, 90
 RNG = np.random.default_rng(0)
@@ -29,11 +30,11 @@ def rectangle(y0: int, y1: int, x0: int, x1: int, size: tuple[int, int] = (HEIGH
 
 
 def segment(number: int, mask: np.ndarray, phrase: str = "a thing") -> Segment:
-    return Segment(number, phrase, (Mask.from_array(mask),), 0.9, 0.9, color=draw.color(number))
+    return Segment(number, phrase, (Mask.from_array(mask),), 0.9, 0.9, color=overlay.color(number))
 
 
 def drawn(segments: list[Segment], picture: np.ndarray = PICTURE, **options) -> np.ndarray:
-    return np.asarray(draw.overlay(picture, segments, **options)).astype(int)
+    return np.asarray(overlay.overlay(picture, segments, **options)).astype(int)
 
 
 @given(arrays(np.bool_, (3, 12, 15)), st.floats(0, 1), st.booleans())
@@ -47,7 +48,7 @@ def test_the_background_is_never_touched(masks, alpha, contour):
 def test_the_fill_is_a_blend_of_picture_and_colour():
     mask = rectangle(10, 40, 20, 60)
     out = drawn([segment(3, mask)], alpha=0.25, contour=False, labels=False)
-    expected = PICTURE * 0.75 + np.array(draw.color(3)) * 0.25
+    expected = PICTURE * 0.75 + np.array(overlay.color(3)) * 0.25
     np.testing.assert_allclose(out[mask], expected[mask], atol=1.1)
 
 
@@ -57,15 +58,15 @@ def test_overlaps_mix_evenly_whatever_the_order_and_do_not_overflow(order):
     masks = {1: rectangle(0, 60, 0, 60), 2: rectangle(20, 60, 10, 90), 3: rectangle(30, 50, 0, 90)}
     segments = [segment(number, masks[number]) for number in order]
     out = drawn(segments, white, alpha=0.5, contour=False, labels=False)
-    mean = np.mean([draw.color(number) for number in (1, 2, 3)], axis=0)
+    mean = np.mean([overlay.color(number) for number in (1, 2, 3)], axis=0)
     np.testing.assert_allclose(out[40, 30], 127.5 + mean / 2, atol=2.5)
-    two = np.mean([draw.color(1), draw.color(2)], axis=0)
+    two = np.mean([overlay.color(1), overlay.color(2)], axis=0)
     np.testing.assert_allclose(out[25, 30], 127.5 + two / 2, atol=2.5)
 
 
 def lines(out: np.ndarray, number: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Where the dark and the coloured line of a contour are."""
-    return (out == 16).all(axis=2), (out == draw.color(number)).all(axis=2)
+    return (out == 16).all(axis=2), (out == overlay.color(number)).all(axis=2)
 
 
 def test_the_contour_runs_along_the_inside_dark_then_in_the_full_colour():
@@ -97,7 +98,7 @@ def test_the_contour_grows_with_the_picture_and_stays_open_at_its_edge():
 
 def test_a_single_pixel_is_seen():
     out = drawn([segment(1, rectangle(7, 8, 9, 10))], labels=False)
-    assert tuple(out[7, 9]) == draw.color(1)
+    assert tuple(out[7, 9]) == overlay.color(1)
     assert (out != PICTURE).any(axis=2).sum() == 1
 
 
@@ -108,10 +109,10 @@ def test_an_empty_mask_draws_nothing_not_even_a_label():
 
 def test_the_picture_given_is_not_changed_and_may_be_of_any_mode():
     picture = Image.fromarray(PICTURE)
-    draw.overlay(picture, [segment(1, rectangle(10, 50, 20, 80))])
+    overlay.overlay(picture, [segment(1, rectangle(10, 50, 20, 80))])
     np.testing.assert_array_equal(np.asarray(picture), PICTURE)
     for mode in ("L", "P", "RGBA"):
-        assert draw.overlay(picture.convert(mode), []).mode == "RGB"
+        assert overlay.overlay(picture.convert(mode), []).mode == "RGB"
 
 
 def test_wrong_input_is_named():
@@ -120,7 +121,7 @@ def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="alpha"):
         drawn([], alpha=2.0)
     with pytest.raises(ValueError, match="float64"):
-        draw.overlay(cast(Any, PICTURE / 255), [])
+        overlay.overlay(cast(Any, PICTURE / 255), [])
 
 
 def plates(text_of: list[labels.Label], size: tuple[int, int]) -> np.ndarray:
@@ -132,7 +133,7 @@ def plates(text_of: list[labels.Label], size: tuple[int, int]) -> np.ndarray:
 def test_labels_of_crowded_objects_stay_inside_and_apart():
     boxes = [(10, 10, 60, 60), (30, 20, 80, 70), (590, 5, 639, 60), (0, 440, 60, 479), (600, 440, 639, 479)]
     names = ["a person", "another person", "the one at the corner", "floor", "end"]
-    colors = [draw.color(number) for number in range(1, 6)]
+    colors = [overlay.color(number) for number in range(1, 6)]
     wanted = [labels.Label(name, "#", color, box) for name, color, box in zip(names, colors, boxes, strict=True)]
     together = plates(wanted, (640, 480))
     for label in wanted:
@@ -167,9 +168,9 @@ def test_letters_no_font_has_fall_back_to_the_id():
 
 def test_plates_contrast_with_their_text():
     for number in range(1, 20):
-        out = plates([labels.Label("MMM", "#1", draw.color(number), (200, 400, 600, 600))], (1600, 1200))
+        out = plates([labels.Label("MMM", "#1", overlay.color(number), (200, 400, 600, 600))], (1600, 1200))
         ink = 255 if (out == 255).all(axis=2).any() else 0
-        assert contrast(np.full(3, ink), np.array(draw.color(number))) >= 4.5
+        assert contrast(np.full(3, ink), np.array(overlay.color(number))) >= 4.5
 
 
 def contrast(a: np.ndarray, b: np.ndarray) -> float:
@@ -201,7 +202,7 @@ def lab(color: np.ndarray, eye: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("eye", EYES)
 def test_the_first_eight_colours_differ_for_every_kind_of_eye(eye):
-    seen = [lab(np.array(draw.color(number)), EYES[eye]) for number in range(1, 9)]
+    seen = [lab(np.array(overlay.color(number)), EYES[eye]) for number in range(1, 9)]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 20
 
 
@@ -260,30 +261,32 @@ def plate_of(before: np.ndarray, after: np.ndarray, color: tuple[int, int, int])
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def shown_plate(clip: draw.ClipOverlay, mask: np.ndarray) -> tuple[int, int, int, int]:
+def shown_plate(clip: overlay.ClipOverlay, mask: np.ndarray) -> tuple[int, int, int, int]:
     picture = np.zeros((*mask.shape, 3), np.uint8)
     without = drawn([segment(2, mask)], picture, labels=False)
-    return plate_of(without, np.asarray(clip.draw(picture, [segment(2, mask)])), draw.color(2))
+    return plate_of(without, np.asarray(clip.draw(picture, [segment(2, mask)])), overlay.color(2))
 
 
 def test_a_label_is_at_the_largest_part_of_its_object_and_inside_a_very_large_one():
     size = (240, 320)
     small, large = rectangle(10, 20, 5, 15, size), rectangle(150, 180, 200, 230, size)
-    x0, y0, x1, y1 = shown_plate(draw.ClipOverlay(), small | large)
+    x0, y0, x1, y1 = shown_plate(overlay.ClipOverlay(), small | large)
     assert abs((x0 + x1) / 2 - 215) < 45 and abs((y0 + y1) / 2 - 165) < 35
-    x0, y0, x1, y1 = shown_plate(draw.ClipOverlay(), rectangle(0, 100, 0, 20, size) | rectangle(100, 240, 0, 320, size))
+    x0, y0, x1, y1 = shown_plate(
+        overlay.ClipOverlay(), rectangle(0, 100, 0, 20, size) | rectangle(100, 240, 0, 320, size)
+    )
     assert y0 > 100 and y1 < 240 and x0 > 0 and x1 < 320
 
 
 def test_a_label_stands_still_while_its_mask_flickers_and_follows_a_moving_object():
-    size, clip = (240, 320), draw.ClipOverlay()
+    size, clip = (240, 320), overlay.ClipOverlay()
     shapes = [rectangle(100 + k % 2, 140 - k % 3, 100 - k % 2, 150 + k % 3, size) for k in range(12)]
     assert len({shown_plate(clip, mask) for mask in shapes}) == 1
     # Two halves behind a pole, now the one and now the other larger: the label stays with the first.
     halves = [rectangle(40, 60, 40, 80 + k % 2 * 10, size) | rectangle(40, 60, 220, 265, size) for k in range(8)]
-    clip = draw.ClipOverlay()
+    clip = overlay.ClipOverlay()
     assert len({shown_plate(clip, mask)[0] // 60 for mask in halves}) == 1
-    clip = draw.ClipOverlay()
+    clip = overlay.ClipOverlay()
     moved = [shown_plate(clip, rectangle(100, 140, 20 + 4 * k, 70 + 4 * k, size))[0] for k in range(40)]
     assert max(abs(b - a) for a, b in itertools.pairwise(moved)) <= 5 and moved[-1] - moved[0] > 120
 
@@ -297,15 +300,15 @@ def test_an_object_the_model_doubts_has_a_question_mark():
 
 
 def test_colours_are_stable_and_defined_for_every_id():
-    assert draw.color(5) == draw.color(5)
-    assert len({draw.color(number) for number in range(100)}) > 90
-    assert all(0 <= value <= 255 for number in (-3, 0, 10**6) for value in draw.color(number))
+    assert overlay.color(5) == overlay.color(5)
+    assert len({overlay.color(number) for number in range(100)}) > 90
+    assert all(0 <= value <= 255 for number in (-3, 0, 10**6) for value in overlay.color(number))
 
 
 def test_palette_png_is_mode_p_with_the_davis_palette():
     masks = np.stack([rectangle(0, 30, 0, 40), rectangle(20, 60, 30, 90)])
     file = io.BytesIO()
-    draw.palette_png(masks).save(file, "PNG")
+    overlay.palette_png(masks).save(file, "PNG")
     picture = Image.open(file)
     assert picture.mode == "P"
     index = np.asarray(picture)
@@ -326,26 +329,26 @@ def test_palette_png_is_mode_p_with_the_davis_palette():
 
 def test_palette_png_takes_the_colours_of_overlays():
     masks = [rectangle(0, 10, 0, 10), rectangle(20, 30, 0, 10)]
-    picture = draw.palette_png(masks, [2, 7], [(1, 2, 3), None])
+    picture = overlay.palette_png(masks, [2, 7], [(1, 2, 3), None])
     palette = picture.getpalette() or []
-    assert palette[6:9] == [1, 2, 3] and palette[21:24] == draw.davis_palette()[21:24] and palette[:3] == [0, 0, 0]
+    assert palette[6:9] == [1, 2, 3] and palette[21:24] == overlay.davis_palette()[21:24] and palette[:3] == [0, 0, 0]
     with pytest.raises(ValueError, match="shorter"):
-        draw.palette_png(masks, [2, 7], [None])
+        overlay.palette_png(masks, [2, 7], [None])
 
 
 def test_palette_png_takes_indices_and_refuses_wrong_ones():
     mask = rectangle(0, 10, 0, 10)
-    assert np.asarray(draw.palette_png([mask], [200])).max() == 200
+    assert np.asarray(overlay.palette_png([mask], [200])).max() == 200
     for masks, indices in (([mask], [0]), ([mask], [256]), ([mask], [1, 2]), ([], None)):
         with pytest.raises(ValueError, match="expected one"):
-            draw.palette_png(masks, indices)
+            overlay.palette_png(masks, indices)
     with pytest.raises(ValueError, match="bool"):
-        draw.palette_png(cast(Any, [mask.astype(np.uint8)]))
+        overlay.palette_png(cast(Any, [mask.astype(np.uint8)]))
 
 
 def test_cutout_is_transparent_outside_and_unchanged_inside():
     mask = rectangle(10, 40, 20, 60)
-    out = np.asarray(draw.cutout(PICTURE, Mask.from_array(mask)))
+    out = np.asarray(overlay.cutout(PICTURE, Mask.from_array(mask)))
     assert out.shape == (HEIGHT, WIDTH, 4)
     np.testing.assert_array_equal(out[mask][:, :3], PICTURE[mask])
     assert (out[mask][:, 3] == 255).all()
@@ -354,20 +357,20 @@ def test_cutout_is_transparent_outside_and_unchanged_inside():
 
 def test_cutout_keeps_soft_opacity():
     opacity = np.full((HEIGHT, WIDTH), 0.5, np.float32)
-    out = np.asarray(draw.cutout(PICTURE, opacity))
+    out = np.asarray(overlay.cutout(PICTURE, opacity))
     assert set(np.unique(out[..., 3])) == {128}
     with pytest.raises(ValueError, match="got"):
-        draw.cutout(PICTURE, opacity[:5])
+        overlay.cutout(PICTURE, opacity[:5])
 
 
 def test_contact_sheet_places_every_picture():
     pictures = [np.full((40, 80, 3), value, np.uint8) for value in (10, 60, 110, 160, 210)]
-    sheet = np.asarray(draw.contact_sheet(pictures, 3))
+    sheet = np.asarray(overlay.contact_sheet(pictures, 3))
     counts = [(sheet == value).all(axis=2).sum() for value in (10, 60, 110, 160, 210)]
     assert counts == [40 * 80] * 5
-    labelled = draw.contact_sheet([Image.fromarray(p) for p in pictures], 3, ["a", "b", "c", "d", "e"])
+    labelled = overlay.contact_sheet([Image.fromarray(p) for p in pictures], 3, ["a", "b", "c", "d", "e"])
     assert labelled.height > sheet.shape[0]
     with pytest.raises(ValueError, match="one label per picture"):
-        draw.contact_sheet(pictures, 3, ["a"])
+        overlay.contact_sheet(pictures, 3, ["a"])
     with pytest.raises(ValueError, match="at least one"):
-        draw.contact_sheet([], 3)
+        overlay.contact_sheet([], 3)

@@ -21,13 +21,13 @@ from rectangles import Rectangles
 from sa2va import Sa2VA
 from sa2va.data.clicks import BOX_FROM, BOX_TO, INSIDE, MOST_CLICKS, OUTSIDE, PADDING, random_clicks
 from sa2va.data.collate import Collator
+from sa2va.data.datasets.phrase_polygons import Annotations
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
 from sa2va.data.sample import Mention, Sample
-from sa2va.data.sources.annotations import Annotations
-from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames
+from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 
 @pytest.fixture(scope="module")

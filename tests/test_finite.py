@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from sa2va import Sa2VA
-from sa2va.compressed import follow_clips
+from sa2va.inference.postprocess import MaskOutput
+from sa2va.inference.sasasa2va import follow_clips
+from sa2va.media.open import open_media
 from sa2va.model import language
 from sa2va.model.generation import GenerationOptions
-from sa2va.processing.media import open_media
-from sa2va.segments import MaskOutput
 from synthetic_checkpoint import noise, picture
 
 PICTURE = picture(75, 48)
@@ -129,7 +129,7 @@ def overflowing(head: nn.Module) -> Iterator[None]:
 def test_threads_do_not_take_each_others_states(open_sa2va: Callable[[str], Sa2VA], case: str):
     """What feeds the mask prompt is caught in passing; another thread passes by in the middle."""
     sa2va = open_sa2va(case)
-    vlm, family = sa2va.model.vlm, sa2va.model.config.family
+    vlm, family = sa2va.model.vlm, sa2va.configuration_sa2va.family
     ids = [torch.tensor([[5, 6, 7]]), torch.tensor([[9, 8, 7]])]
 
     @torch.inference_mode()

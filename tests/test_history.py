@@ -11,9 +11,8 @@ import pytest
 
 from sa2va import Sa2VA
 from sa2va.cli import main
-from sa2va.history import turns_of
 from sa2va.model.generation import GenerationOptions
-from sa2va.results import Turn
+from sa2va.results.history import Turn, turns_of
 from synthetic_checkpoint import picture
 
 PICTURE = picture(64, 48)

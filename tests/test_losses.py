@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sa2va.data.encode import resize_masks
-from sa2va.model.grounding import MaskPrediction
+from sa2va.model.mask_decoder import MaskPrediction
 from sa2va.train.losses import (
     LossOptions,
     LossWeights,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sa2va import mask_ops
-from sa2va.mask_ops import Cleanup
+from sa2va.masks import mask_ops
+from sa2va.masks.mask_ops import Cleanup
 
 bool_masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 radii = st.sampled_from([1, 1.5, 2, 3, 4.3])

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sa2va.processing.camera import Camera
-from sa2va.processing.media import (
+from sa2va.media.camera import Camera
+from sa2va.media.open import (
     DecodedFrame,
     FrameSource,
     first_indices,

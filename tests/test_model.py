@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA
-from sa2va.model.batch import Batch, Sa2VAOutput
+from sa2va.media.frames import first_indices
 from sa2va.model.generation import GenerationOptions
-from sa2va.model.grounding import decode_masks, language_tokens, point_tokens, upsample_logits
+from sa2va.model.mask_decoder import decode_masks, language_tokens, point_tokens, upsample_logits
 from sa2va.model.memory import propagate
-from sa2va.processing.frames import first_indices
-from sa2va.processing.pixels import squashed_frames
-from sa2va.results import Turn
+from sa2va.model.types import Batch, Sa2VAOutput
+from sa2va.processing.image_transforms import squashed_frames
+from sa2va.results.history import Turn
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "q25", "q3"]
@@ -321,7 +321,7 @@ def test_eager_and_sdpa_attention_agree(
     sa2va = open_sa2va(case)
     eager = Sa2VA.from_pretrained(checkpoint(case), attn_implementation="eager")
     assert eager.model.config.vlm_config.get_text_config()._attn_implementation == "eager"
-    assert sa2va.model.config.vlm_config.get_text_config()._attn_implementation == "sdpa"
+    assert sa2va.configuration_sa2va.vlm_config.get_text_config()._attn_implementation == "sdpa"
     found, expected = (run(each, [CLIP, WORDS], prompted=first(2)) for each in (eager, sa2va))
     assert_close(found.logits[0], expected.logits[0])
     assert_close(found.masks.logits, expected.masks.logits, 2e-3)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from sa2va import Sa2VA
-from sa2va.processing.media import is_video, load_image, open_media
+from sa2va.media.open import is_video, load_image, open_media
 from synthetic_checkpoint import picture
 
 PAGES = [picture(75, 48, seed) for seed in range(5)]

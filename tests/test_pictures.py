@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sa2va.processing.download import _is_public
-from sa2va.processing.media import load_image
+from sa2va.media.download import _is_public
+from sa2va.media.open import load_image
 
 
 def drawn(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -270,7 +270,7 @@ def test_urls(web: str) -> None:
 @pytest.mark.parametrize("path", ["/slow-headers", "/slow-body", "/slow-redirect"])
 def test_a_server_that_drips_meets_one_deadline(web: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No single wait is long; together they would never end."""
-    monkeypatch.setattr("sa2va.processing.download._MAX_SECONDS", 0.4)
+    monkeypatch.setattr("sa2va.media.download._MAX_SECONDS", 0.4)
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"cannot fetch .*longer than 0 s"):
         load_image(web + path)
@@ -285,7 +285,7 @@ def test_a_redirect_does_not_lead_inside(web: str, monkeypatch: pytest.MonkeyPat
     """From a public address to this machine; between private ones it may."""
     load_image(web + "/there")
     public = iter([True])
-    monkeypatch.setattr("sa2va.processing.download._is_public", lambda _: next(public, False))
+    monkeypatch.setattr("sa2va.media.download._is_public", lambda _: next(public, False))
     with pytest.raises(ValueError, match=r"cannot fetch .*redirects to 127\.0\.0\.1, a private address"):
         load_image(web + "/there")
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from sa2va import Answer, Sa2VA, Segment
-from sa2va.mask_ops import Cleanup
-from sa2va.results import Turn
+from sa2va.masks.mask_ops import Cleanup
+from sa2va.results.history import Turn
 from synthetic_checkpoint import picture
 
 PHRASES = ["the dog", "the cat on the left", "what barks?"]
@@ -193,7 +193,7 @@ def test_an_empty_mask_is_no_segment(sa2va: Sa2VA, media):
 
 def test_the_drop_in_returns_empty_masks_all_the_same(sa2va: Sa2VA, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "sa2va.segments.upsample_logits", lambda logits, side, size: torch.full((len(logits), *size), -1.0)
+        "sa2va.inference.postprocess.upsample_logits", lambda logits, side, size: torch.full((len(logits), *size), -1.0)
     )
     with writing(sa2va, "[SEG]<|end|>"):
         result = sa2va.predict_forward(image=Image.fromarray(PICTURE), text="<image>dog", **TOKENS)

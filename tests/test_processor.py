@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from sa2va.model.config import Sa2VAConfig
+from sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va.processing.chat_templates import TEMPLATES, template_of
 from sa2va.processing.processor import IGNORE, Sa2VAProcessor
 from sa2va.processing.regions import region_cells, region_prompt
-from sa2va.processing.templates import TEMPLATES, template_of
 from sa2va.processing.tokenizer import InternLM2Tokenizer, load_tokenizer
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 GOLDEN = Path(__file__).parent / "golden"
 CHATML = (
@@ -464,7 +464,7 @@ def test_a_tokenizer_that_lacks_something_is_refused():
 
 def test_light_modules_stay_light():
     code = (
-        "import sys, sa2va.processing.answers, sa2va.processing.regions, sa2va.processing.templates\n"
+        "import sys, sa2va.processing.response_parser, sa2va.processing.regions, sa2va.processing.chat_templates\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

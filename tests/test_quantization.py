@@ -117,7 +117,7 @@ def test_settings_of_transformers_get_the_list_of_what_stays(
 
 def test_training_and_inference_quantise_the_same_layers(checkpoint: Callable[[str], Path], tmp_path: Path):
     from sa2va.train.config import SourceOptions, TrainConfig
-    from sa2va.train.start import load_start
+    from sa2va.train.initial_model import load_start
 
     data = (SourceOptions("rectangles:Rectangles", {"count": 8}),)
     config = TrainConfig(model=str(checkpoint("q3")), output=str(tmp_path), data=data, quantization="nf4")

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from sa2va import Sa2VA, Sa2VAModel, Sa2VAProcessor
-from sa2va.processing.media import open_media
+from sa2va.media.open import open_media
 from sa2va.processing.tokenizer import InternLM2Tokenizer
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 from synthetic_checkpoint import GOLDEN, picture
 
 PICTURE = Image.fromarray(picture(64, 48))

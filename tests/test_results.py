@@ -17,10 +17,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
+from sa2va.masks.segment import Segment
 
-from sa2va.mask_ops import components
-from sa2va.results import Answer, Frame, Mask, Segment, Turn
-from sa2va.track import Track
+from sa2va.inference.video_result import Track
+from sa2va.masks.mask import Mask
+from sa2va.masks.mask_ops import components
+from sa2va.results.answer import Answer, Frame
+from sa2va.results.history import Turn
 
 # pycocotools' own decoder, which these tests compare with, is not quite up to NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

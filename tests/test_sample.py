@@ -16,7 +16,7 @@ from sa2va.data.sample import LazyFrame, Mention, Sample
 from sa2va.data.synthetic import (
     SyntheticWorld,
 )
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 GREY = np.full((4, 6, 3), 128, dtype=np.uint8)
 MASK = np.zeros((1, 4, 6), dtype=bool)

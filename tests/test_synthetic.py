@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa2va import asking, predictor
+from sa2va import predictor
 from sa2va.data.sample import SEG, Sample
 from sa2va.data.synthetic import (
     CAPTION_REQUEST,
@@ -35,6 +35,7 @@ from sa2va.data.synthetic import (
 from sa2va.data.synthetic.lexicon import KIND_NOUNS, SIZE_WORDS
 from sa2va.data.synthetic.paint import COLORS, TEXTURES, Sprite
 from sa2va.data.synthetic.splits import LOOKS, SPLITS, Look, Split
+from sa2va.inference import vlm
 
 SIZES = {word for words in SIZE_WORDS.values() for word in words}
 KIND_OF = {noun.one: kind for kind, noun in KIND_NOUNS.items()}
@@ -168,9 +169,9 @@ def test_answer_pools() -> None:
 
 
 def test_half_of_all_requests_are_worded_as_inference_words_them() -> None:
-    picture_word, video_word = asking.PICTURE_REQUEST, asking.VIDEO_REQUEST
+    picture_word, video_word = vlm.PICTURE_REQUEST, vlm.VIDEO_REQUEST
     assert picture_word.format(phrase="{}") == IMAGE_REQUEST and video_word.format(phrase="{}") == VIDEO_REQUEST
-    assert asking.QUESTION_REQUEST.format(phrase="{}") == QUESTION_REQUEST
+    assert vlm.QUESTION_REQUEST.format(phrase="{}") == QUESTION_REQUEST
     assert predictor.CAPTION_REQUEST == CAPTION_REQUEST
     assert predictor.REGION_REQUEST.format(number=1) == REGION_REQUEST.format("region1")
     for task, start in (("refer", "Please segment"), ("region", REGION_REQUEST[:30]), ("caption", CAPTION_REQUEST)):

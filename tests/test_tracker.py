@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
-from sa2va.clip import follow, key_frame_indices
-from sa2va.mask_ops import Cleanup
-from sa2va.model.grounding import decode_masks, language_tokens
+from sa2va.inference.postprocess import MaskOutput
+from sa2va.inference.propagation import follow, key_frame_indices
+from sa2va.masks.mask_ops import Cleanup
+from sa2va.media.open import open_media
+from sa2va.model.mask_decoder import decode_masks, language_tokens
 from sa2va.model.memory import FrameMemory, MemoryBank, encode_memory, remember, track_frame
-from sa2va.processing.media import open_media
-from sa2va.results import Frame
-from sa2va.segments import MaskOutput
+from sa2va.results.answer import Frame
 from synthetic_checkpoint import noise, picture
 
 SIZE = (48, 75)
@@ -610,7 +610,7 @@ def test_a_step_that_fails_late_changes_no_memory(model: Sa2VAModel, monkeypatch
         each.step(CLIP[0])
     with monkeypatch.context() as broken:
         calls = iter([remember])
-        broken.setattr("sa2va.tracker.remember", lambda *given: next(calls)(*given))
+        broken.setattr("sa2va.inference.tracker.remember", lambda *given: next(calls)(*given))
         with pytest.raises(StopIteration):
             tracker.step(CLIP[7])
     frames, expected = ([each.step(frame) for frame in CLIP[1:3]] for each in (tracker, undisturbed))

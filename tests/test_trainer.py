@@ -32,15 +32,15 @@ from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.mixture import EncodedDataset
 from sa2va.data.sample import Sample
-from sa2va.model.batch import Batch
+from sa2va.model.types import Batch
 from sa2va.train.checkpoints import changed_settings, last_checkpoint
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.losses import LossOptions, LossWeights
-from sa2va.train.overview import overview
 from sa2va.train.parsing import plain
 from sa2va.train.presets import finetune, preset
 from sa2va.train.run import Run, encoder, prepare, train
+from sa2va.train.summary import overview
 from sa2va.train.trainable import (
     PARTS,
     LoraOptions,

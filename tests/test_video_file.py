@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from sa2va.processing.media import open_media
+from sa2va.media.open import open_media
 from sa2va.writers import VideoFile
 
 SIZE = (96, 128)

@@ -14,14 +14,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Sa2VA": "sa2va.predictor",
-    "VideoTracker": "sa2va.tracker",
-    "Answer": "sa2va.results",
-    "Frame": "sa2va.results",
-    "Mask": "sa2va.results",
-    "Segment": "sa2va.results",
-    "Track": "sa2va.track",
-    "Sa2VAConfig": "sa2va.model.config",
-    "Sa2VAModel": "sa2va.model.sa2va",
+    "VideoTracker": "sa2va.inference.tracker",
+    "Answer": "sa2va.results.answer",
+    "Frame": "sa2va.results.answer",
+    "Mask": "sa2va.results.answer",
+    "Segment": "sa2va.results.answer",
+    "Track": "sa2va.inference.video_result",
+    "Sa2VAConfig": "sa2va.configuration_sa2va",
+    "Sa2VAModel": "sa2va.modeling_sa2va",
     "Sa2VAProcessor": "sa2va.processing.processor",
 }
 __all__ = [
@@ -38,13 +38,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sa2va.model.config import Sa2VAConfig
-    from sa2va.model.sa2va import Sa2VAModel
+    from sa2va.configuration_sa2va import Sa2VAConfig
+    from sa2va.inference.tracker import VideoTracker
+    from sa2va.inference.video_result import Track
+    from sa2va.masks.mask import Mask
+    from sa2va.masks.segment import Segment
+    from sa2va.modeling_sa2va import Sa2VAModel
     from sa2va.predictor import Sa2VA
     from sa2va.processing.processor import Sa2VAProcessor
-    from sa2va.results import Answer, Frame, Mask, Segment
-    from sa2va.track import Track
-    from sa2va.tracker import VideoTracker
+    from sa2va.results.answer import Answer, Frame
 
 _auto.install()
 

@@ -28,7 +28,7 @@ class _OnDemand(dict):
 
     def __contains__(self, key: object) -> bool:
         if key in _MODEL_TYPES and not super().__contains__(key):
-            importlib.import_module("sa2va.model.sa2va")  # registers itself
+            importlib.import_module("sa2va.modeling_sa2va")  # registers itself
         return super().__contains__(key)
 
 

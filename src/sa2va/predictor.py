@@ -14,27 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va import compressed, zoo
-from sa2va.answering import Answerer, MaskSettings, Media, Region
-from sa2va.asking import Asker, segmentation_request, unfound
+from sa2va import zoo
 from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adapter
-from sa2va.clip import KeyFrames, follow, frame_count, key_frame_indices
-from sa2va.compressed import Selection
-from sa2va.dropin import predict_forward
-from sa2va.history import History
-from sa2va.mask_ops import Cleanup
+from sa2va.inference import sasasa2va
+from sa2va.inference.pipeline import Answerer, MaskSettings, Media, Region
+from sa2va.inference.postprocess import MaskOutput
+from sa2va.inference.predict_forward import predict_forward
+from sa2va.inference.propagation import KeyFrames, follow, frame_count, key_frame_indices
+from sa2va.inference.sasasa2va import Selection
+from sa2va.inference.tracker import Mode, VideoTracker
+from sa2va.inference.video_result import Track
+from sa2va.inference.vlm import Asker, segmentation_request, unfound
+from sa2va.masks.mask_ops import Cleanup
+from sa2va.media.open import ImageSource, MediaSource, is_video, load_image, open_media
 from sa2va.model.generation import GenerationOptions
 from sa2va.model.quantization import Quantization
-from sa2va.model.sa2va import Sa2VAModel
-from sa2va.processing.media import ImageSource, MediaSource, is_video, load_image, open_media
+from sa2va.modeling_sa2va import Sa2VAModel
+from sa2va.processing.conversation import check_text
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.processing.prompts import check_text
 from sa2va.processing.regions import as_regions
-from sa2va.results import Answer
+from sa2va.results.answer import Answer
+from sa2va.results.history import History
 from sa2va.runtime import default_device, default_dtype, present_device
-from sa2va.segments import MaskOutput
-from sa2va.track import Track
-from sa2va.tracker import Mode, VideoTracker
 
 #: Fixed requests of the released models' training and evaluation.
 CAPTION_REQUEST = (
@@ -293,7 +294,7 @@ class Sa2VA:
                 ``"first"`` (the reference), frame indices (one, or a list or array of them), or ``"compressed"``
                 (SaSaSa2VA checkpoints).
             num_key_frames: how many.
-            mode: ``"released"`` or ``"consistent"``, see [`sa2va.tracker`]; None takes what the checkpoint was made
+            mode: ``"released"`` or ``"consistent"``, see [`sa2va.inference.tracker`]; None takes what the checkpoint was made
                 for.
             selections: with ``"compressed"``, how its hundred frames are chosen; several are averaged.
             threshold, probabilities, cleanup, generation: as in [`segment`].
@@ -308,7 +309,7 @@ class Sa2VA:
         source = open_media(media, **(sampling or {}))
         tracker = VideoTracker(self.model, mode=mode, output=output)
         if isinstance(key_frames, str) and key_frames == "compressed":
-            return compressed.track(self._asker, source, wanted, selections, options, output)
+            return sasasa2va.track(self._asker, source, wanted, selections, options, output)
         keys = key_frame_indices(key_frames, num_key_frames, frame_count(source))
         requests = [segmentation_request(phrase, video=True) for phrase in wanted]
         replies = self._asker.ask(self._asker.look_at_frames(source, keys), requests, options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sa2va.clip import FRAMES_PER_ENCODING
+from sa2va.inference.propagation import FRAMES_PER_ENCODING
 
 Numbers = Literal["float32", "bfloat16", "int8", "nf4"]
 #: Bytes of a number outside the quantised layers; those work in half precision here.

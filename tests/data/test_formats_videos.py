@@ -22,9 +22,9 @@ from miniatures.videos import (
     write_ref_youtube_vos,
     write_revos,
 )
-from sa2va.data.formats.layout import MissingData
-from sa2va.data.formats.rvos import RunLengths, RvosVideo, read_rvos
-from sa2va.data.formats.sav import read_ref_sav
+from sa2va.data.annotations.layout import MissingData
+from sa2va.data.annotations.referring_video import RunLengths, RvosVideo, read_rvos
+from sa2va.data.annotations.sav import read_ref_sav
 
 
 def _mevis(root: Path, split: str = "train") -> list[RvosVideo]:

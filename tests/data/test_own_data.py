@@ -14,14 +14,14 @@ from PIL import Image
 from miniatures import images as mini
 from sa2va.cli import main
 from sa2va.data.check import check_set, present_sets
+from sa2va.data.datasets.chat import Chat, write_chat
+from sa2va.data.datasets.coco_instances import Coco
+from sa2va.data.datasets.llava import Llava
+from sa2va.data.datasets.mask_folders import MaskFolder
+from sa2va.data.datasets.phrase_polygons import Annotations
+from sa2va.data.datasets.refer import Refer
 from sa2va.data.sample import Sample
-from sa2va.data.sources.annotations import Annotations
-from sa2va.data.sources.chat import Chat, write_chat
-from sa2va.data.sources.coco import Coco
-from sa2va.data.sources.llava import Llava
-from sa2va.data.sources.masks import MaskFolder
-from sa2va.data.sources.refer import Refer
-from sa2va.processing.media import load_image
+from sa2va.media.open import load_image
 
 #: Of an upright picture, (height, width): what it shows in red.
 UPRIGHT = (64, 48)

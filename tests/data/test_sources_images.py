@@ -20,22 +20,22 @@ from hypothesis import strategies as st
 from miniatures import images as mini
 from rectangles import Rectangles
 from sa2va import Sa2VA
+from sa2va.data.annotations.layout import MissingData
+from sa2va.data.datasets.chat import Chat, write_chat
+from sa2va.data.datasets.coco_instances import Coco
+from sa2va.data.datasets.conversation_sampling import Draws
+from sa2va.data.datasets.gcg import Gcg
+from sa2va.data.datasets.llava import Llava
+from sa2va.data.datasets.mask_folders import MaskFolder
+from sa2va.data.datasets.osprey import OSPREY_FILES, Osprey
+from sa2va.data.datasets.reasonseg import ReasonSeg
+from sa2va.data.datasets.refer import Refer
+from sa2va.data.datasets.wording import ANSWERS, NO_TARGET_ANSWERS, REGION_DETAIL_REQUESTS, REQUESTS, phrase_of
 from sa2va.data.encode import Encoded, encode_sample, resize_masks
-from sa2va.data.formats.layout import MissingData
 from sa2va.data.sample import SEG, Sample
-from sa2va.data.sources.chat import Chat, write_chat
-from sa2va.data.sources.coco import Coco
-from sa2va.data.sources.gcg import Gcg
-from sa2va.data.sources.llava import Llava
-from sa2va.data.sources.masks import MaskFolder
-from sa2va.data.sources.osprey import OSPREY_FILES, Osprey
-from sa2va.data.sources.reasonseg import ReasonSeg
-from sa2va.data.sources.refer import Refer
-from sa2va.data.sources.requests import Draws
-from sa2va.data.sources.wording import ANSWERS, NO_TARGET_ANSWERS, REGION_DETAIL_REQUESTS, REQUESTS, phrase_of
 from sa2va.processing.processor import IGNORE, Sa2VAProcessor
 from sa2va.processing.regions import region_cells
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 
 @pytest.fixture(scope="module")

@@ -28,15 +28,15 @@ from miniatures.videos import (
     write_video_qa,
 )
 from sa2va import Sa2VA
+from sa2va.data.annotations.layout import MissingData
+from sa2va.data.datasets.frame_sampling import deal, draw_frames, draw_from_segments
+from sa2va.data.datasets.ref_sav import RefSAV
+from sa2va.data.datasets.rvos import MeViS, OwnVideos, RefDavis17, ReferredVideos, RefYouTubeVOS, ReVOS
+from sa2va.data.datasets.video_qa import VideoQuestions
 from sa2va.data.encode import EncodeOptions, encode_sample, resize_masks
-from sa2va.data.formats.layout import MissingData
 from sa2va.data.sample import SEG, Sample
-from sa2va.data.sources.clips import deal, draw_frames, draw_from_segments
-from sa2va.data.sources.ref_sav import RefSAV
-from sa2va.data.sources.rvos import MeViS, OwnVideos, RefDavis17, ReferredVideos, RefYouTubeVOS, ReVOS
-from sa2va.data.sources.video_qa import VideoQuestions
+from sa2va.media.video_file import VideoFile
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.processing.video import VideoFile
 
 
 @pytest.fixture(scope="module")

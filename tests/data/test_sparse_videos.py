@@ -18,11 +18,11 @@ from miniatures.videos import FRAMES, write_own_videos
 from sa2va import Sa2VA
 from sa2va.data.check import check_set
 from sa2va.data.collate import Collator
+from sa2va.data.datasets.chat import Chat, write_chat
+from sa2va.data.datasets.rvos import OwnVideos
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.preview import as_trained, preview
 from sa2va.data.sample import Sample
-from sa2va.data.sources.chat import Chat, write_chat
-from sa2va.data.sources.rvos import OwnVideos
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions, frame_shares, low_resolution_targets, mask_losses
 from sa2va.train.run import prepare, train

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa2va.data.formats.unpickle import load_plain
+from sa2va.data.annotations.unpickle import load_plain
 
 
 def doubled(levels: int, start: bytes = b"(K\x01t\x94") -> bytes:

@@ -24,7 +24,7 @@ from miniatures.images import (
     write_reasonseg,
     write_refer,
 )
-from sa2va.data.formats.layout import MissingData
+from sa2va.data.annotations.layout import MissingData
 from sa2va.eval.benchmark import Prediction
 from sa2va.eval.benchmarks import BENCHMARKS
 from sa2va.zoo import ZOO
@@ -280,7 +280,7 @@ def test_a_text_encoder_beside_the_data_gives_recall(tmp_path, no_java, monkeypa
             assert {one, other} <= self.known
             return float(one.lower() == other.lower())
 
-    monkeypatch.setattr("sa2va.eval.benchmarks.gcg.EncoderSimilarity", Equal)
+    monkeypatch.setattr("sa2va.eval.benchmarks.grandf.EncoderSimilarity", Equal)
     scores = BENCHMARKS["gcg/val"].open(tmp_path).score(gcg_answers())
     assert scores.values["recall"] == 1.0 and "recall_words" not in scores.values
     assert not any("recall" in notice for notice in scores.notices)

@@ -13,7 +13,7 @@ from PIL import Image
 from miniatures.benchmarks import prediction, silent
 from miniatures.videos import EXPRESSIONS, FRAMES, film, write_mevis, write_ref_youtube_vos
 from sa2va.eval.benchmarks import BENCHMARKS
-from sa2va.eval.benchmarks.submission import check_submission
+from sa2va.eval.benchmarks.server_scored import check_submission
 
 #: How each set is written, its videos, and what its zip's paths begin with.
 SETS = {

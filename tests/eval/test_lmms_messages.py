@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sa2va.eval.lmms_messages import Sampling, read_messages
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 PICTURE = Image.fromarray(np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3))
 

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from sa2va.eval.captions import word_f1
 from sa2va.eval.grounded import Grounded, average_precision, found_phrases, greedy_miou, iou_matrix, phrase_recall
 from sa2va.eval.similarity import EncoderSimilarity
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 
 SHAPE = (10, 12)
 several = st.lists(arrays(np.bool_, SHAPE), max_size=4)

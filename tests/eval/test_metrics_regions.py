@@ -20,7 +20,7 @@ from sa2va.eval.metrics import (
     pixel_agreement,
     robustness,
 )
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 
 SHAPE = (13, 17)
 masks = arrays(np.bool_, SHAPE)

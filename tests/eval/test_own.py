@@ -13,11 +13,11 @@ from PIL import Image
 
 from sa2va import Mask
 from sa2va.cli import main
+from sa2va.data.datasets.mask_folders import MaskFolder
 from sa2va.data.holdout import HoldOut, is_held_out
-from sa2va.data.sources.masks import MaskFolder
 from sa2va.eval.benchmark import Prediction
 from sa2va.eval.compare import compare
-from sa2va.eval.selection import known_row, select
+from sa2va.eval.registry import known_row, select
 from synthetic_checkpoint import picture
 
 COUNT, SIZE = 10, (48, 64)

@@ -11,7 +11,7 @@ import pytest
 from test_qa_files import encoded, pixels, row, write_tsv
 
 from sa2va import Sa2VA
-from sa2va.data.formats.layout import MissingData
+from sa2va.data.annotations.layout import MissingData
 from sa2va.eval.asking import Settings, evaluate
 from sa2va.eval.benchmark import Benchmark, Prediction, Scores
 from sa2va.eval.qa import QA_ROWS

@@ -18,12 +18,12 @@ from sa2va.cli import main
 from sa2va.eval import benchmarks as table
 from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import Prediction, Row, Scores
-from sa2va.eval.header import RunHeader
 from sa2va.eval.predict import BenchmarkRecord
+from sa2va.eval.prediction_files import ShardWriter, shard_path
 from sa2va.eval.report import report, written
+from sa2va.eval.run_metadata import RunHeader
+from sa2va.eval.sample_images import extremes
 from sa2va.eval.score import score_all
-from sa2va.eval.shards import ShardWriter, shard_path
-from sa2va.eval.showing import extremes
 from sa2va.eval.synthetic import SyntheticBenchmark, synthetic_benchmark
 
 EVIL = "<script>alert('x')</script> | [a](javascript:b) `c` **d** <img src=x> &amp; \x1b[31m"

@@ -22,18 +22,18 @@ import torch
 
 from sa2va import Mask, Sa2VA
 from sa2va.cli import main
-from sa2va.data.formats.layout import MissingData
+from sa2va.data.annotations.layout import MissingData
 from sa2va.eval import benchmarks as table
 from sa2va.eval.asking import Settings, answer_item, evaluate
 from sa2va.eval.benchmark import Item, Prediction, Query, Row, Scores, require_all
-from sa2va.eval.header import RunHeader, fingerprint
-from sa2va.eval.pack import pack_all
 from sa2va.eval.predict import BenchmarkRecord, Progress, Shard, predict, rehearse
+from sa2va.eval.prediction_files import ShardWriter, read_predictions, shard_path
+from sa2va.eval.registry import select
+from sa2va.eval.run_metadata import RunHeader, fingerprint
 from sa2va.eval.score import score_all
-from sa2va.eval.selection import select
-from sa2va.eval.shards import ShardWriter, read_predictions, shard_path
+from sa2va.eval.submission import pack_all
 from sa2va.eval.synthetic import synthetic_benchmark
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 from synthetic_checkpoint import picture
 
 SHORT = Settings(max_new_tokens=6)
@@ -167,7 +167,7 @@ def test_a_mask_stands_for_every_seg_even_an_empty_one(sa2va: Sa2VA, monkeypatch
     (item,) = Stub(count=1, texts=REQUESTS[:1]).items()
     (found,) = answer_item(sa2va, "segment", item, SHORT)
     assert len(found.masks) >= 1
-    monkeypatch.setattr("sa2va.segments.MaskOutput.cut", 1e9)
+    monkeypatch.setattr("sa2va.inference.postprocess.MaskOutput.cut", 1e9)
     (blank,) = answer_item(sa2va, "segment", item, SHORT)
     assert len(blank.masks) == len(blank.phrases) == len(found.masks)
     assert all(mask.area == 0 for masks in blank.masks for mask in masks)

@@ -19,7 +19,7 @@ from sa2va.eval.grounded import best_pairs
 from sa2va.eval.synthetic import SYNTHETIC_ROWS, SyntheticBenchmark
 from sa2va.eval.synthetic import synthetic_benchmark as benchmark
 from sa2va.eval.synthetic_measures import Case, attributes, plain_words
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 TASKS = [name.partition("/")[2] for name in SYNTHETIC_ROWS if name.startswith("synthetic/")]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from miniatures.images import CROWD, LEFT, MIDDLE, RED, SIZE, area, painted, polygon, save, write_json
 from miniatures.videos import FRAMES, Film, film
 from sa2va.eval.benchmark import Benchmark, Explains, Prediction
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 
 # -- predictions -------------------------------------------------------------------------------------------------------
 

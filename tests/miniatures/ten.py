@@ -19,12 +19,12 @@ import torch.nn.functional as F
 
 from miniatures.images import rle, save, write_json
 from miniatures.videos import write_mp4
-from sa2va.data.formats.coco import decode_segmentation
+from sa2va.data.annotations.coco import decode_segmentation
+from sa2va.data.datasets.chat import write_chat
 from sa2va.data.sample import Sample
-from sa2va.data.sources.chat import write_chat
 from sa2va.data.synthetic import SyntheticWorld
-from sa2va.mask import Mask
-from sa2va.results import Turn
+from sa2va.masks.mask import Mask
+from sa2va.results.history import Turn
 
 COUNT, FRAMES = 10, 4
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA
-from sa2va.model import grounding
+from sa2va.model import mask_decoder
 from synthetic_checkpoint import GOLDEN, picture
 
 TEXTS = json.loads((GOLDEN / "mllm_tiny_configs.json").read_text())["text"]
@@ -34,10 +34,10 @@ def test_text_masks_and_everything_between(sa2va: Sa2VA, kind: str, monkeypatch:
     ]
 
     def to_picture(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-        upsampled.append(grounding.upsample_logits(logits, side, (side, side)))
-        return grounding.upsample_logits(logits, side, size)
+        upsampled.append(mask_decoder.upsample_logits(logits, side, (side, side)))
+        return mask_decoder.upsample_logits(logits, side, size)
 
-    monkeypatch.setattr("sa2va.segments.upsample_logits", to_picture)
+    monkeypatch.setattr("sa2va.inference.postprocess.upsample_logits", to_picture)
     result = sa2va.predict_forward(text=TEXTS[kind], max_new_tokens=24, **MEDIA[kind])
     for hook in hooks:
         hook.remove()

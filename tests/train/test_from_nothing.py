@@ -17,18 +17,18 @@ from sa2va import Sa2VA
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.sample import Mention, Sample
-from sa2va.model.batch import Batch
+from sa2va.model.types import Batch
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 from sa2va.train.config import TrainConfig
 from sa2va.train.curriculum import tiny
+from sa2va.train.initial_model import load_start
 from sa2va.train.looking import Looking
 from sa2va.train.losses import LossWeights
 from sa2va.train.muon import MuonWithAdamW, is_matrix
 from sa2va.train.pretext import Pretext
 from sa2va.train.recall import Recall
 from sa2va.train.run import finished, prepare, train
-from sa2va.train.start import load_start
 from sa2va.train.tiny import RANDOM_TINY
 from sa2va.train.trainable import compile_layers
 

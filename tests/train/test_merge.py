@@ -21,7 +21,7 @@ from sa2va.cli.convert import convert as convert_command
 from sa2va.cli.merge import merge as merge_command
 from sa2va.data.collate import Collator
 from sa2va.data.encode import encode_sample
-from sa2va.model.batch import Batch
+from sa2va.model.types import Batch
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions
 from sa2va.train.run import prepare, train

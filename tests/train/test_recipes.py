@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from rectangles import Rectangles
 from sa2va import Sa2VAModel
+from sa2va.train.autodetect import family_of_model, is_base_model, kind_of_data
 from sa2va.train.config import SOURCES, SourceOptions, TrainConfig
-from sa2va.train.detect import family_of_model, is_base_model, kind_of_data
-from sa2va.train.overview import changes
+from sa2va.train.initial_model import load_start
 from sa2va.train.presets import PRESETS, preset, recipes_and_overrides
 from sa2va.train.recipes import RECIPES, pretraining
 from sa2va.train.run import prepare
-from sa2va.train.start import load_start
+from sa2va.train.summary import changes
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 from sa2va.zoo import RELEASED
 

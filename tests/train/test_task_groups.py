@@ -14,7 +14,7 @@ from miniatures import images, videos
 from sa2va import Sa2VA
 from sa2va.checkpoint.convert import convert
 from sa2va.data.sample import Sample
-from sa2va.results import Answer
+from sa2va.results.answer import Answer
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions
 from sa2va.train.run import Run, prepare, train

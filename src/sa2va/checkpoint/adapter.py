@@ -25,7 +25,7 @@ from sa2va.checkpoint.files import LazyTensor, open_shard, resolve_folder, write
 from sa2va.runtime import require_extra
 
 if TYPE_CHECKING:
-    from sa2va.model.sa2va import Sa2VAModel
+    from sa2va.modeling_sa2va import Sa2VAModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa2va.checkpoint import rules
+from sa2va.checkpoint import weight_map
 from sa2va.checkpoint.boundary import named_dtype, reading
 from sa2va.checkpoint.configs import build_config, check_counts
 from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config, resolve_folder
-from sa2va.checkpoint.released import config_from_released, is_released, read_token_ids, says_tied, set_token_ids
-from sa2va.model.config import Sa2VAConfig
+from sa2va.checkpoint.released_config import config_from_released, is_released, read_token_ids, says_tied, set_token_ids
+from sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va.model.families import INTERNVL
 
 TWO_DECODERS = "sam_mask_decoder_modified."
@@ -67,7 +67,7 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
         config.original_mask_decoder = any(TWO_DECODERS in name for name in tensors)
         table = released_rules(config)
         if config.family is not INTERNVL:
-            tensors = {rules.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
+            tensors = {weight_map.modern_qwen_name(name): tensor for name, tensor in tensors.items()}
         if says_tied(content):
             tensors = with_tied_head(tensors, table)
         check_tensors(tensors, _released_shapes(config, table), where=str(folder))
@@ -90,13 +90,13 @@ def layers_in(tensors: Mapping[str, LazyTensor]) -> int:
     return max(_FEWEST_LAYERS, min(max(numbers, default=0) + 1, len(tensors)))
 
 
-def with_tied_head(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) -> dict[str, LazyTensor]:
+def with_tied_head(tensors: Mapping[str, LazyTensor], table: Sequence[weight_map.Rule]) -> dict[str, LazyTensor]:
     """The tensors with a head, where transformers left it out because it is the embeddings."""
-    head, embeddings = (rules.plan_to_released(table, [name])[0][0].released[0] for name in (_HEAD, _EMBEDDINGS))
+    head, embeddings = (weight_map.plan_to_released(table, [name])[0][0].released[0] for name in (_HEAD, _EMBEDDINGS))
     return {head: tensors[embeddings], **tensors} if embeddings in tensors else dict(tensors)
 
 
-def _released_shapes(config: Sa2VAConfig, table: Sequence[rules.Rule]) -> dict[str, tuple[int, ...]]:
+def _released_shapes(config: Sa2VAConfig, table: Sequence[weight_map.Rule]) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a released checkpoint of this config."""
     native = {
         name: LazyTensor(shape, torch.float32, partial(torch.empty, shape, device="meta"))
@@ -105,26 +105,26 @@ def _released_shapes(config: Sa2VAConfig, table: Sequence[rules.Rule]) -> dict[s
     return {name: tensor.shape for name, tensor in to_released(native, table).items()}
 
 
-def released_rules(config: Sa2VAConfig) -> list[rules.Rule]:
+def released_rules(config: Sa2VAConfig) -> list[weight_map.Rule]:
     """The name tables of one released checkpoint."""
     text = config.vlm_config.get_text_config()
     if config.family is INTERNVL:
         heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-        vlm = rules.internvl_rules(text.model_type, heads, kv_heads, head_dim)
+        vlm = weight_map.internvl_rules(text.model_type, heads, kv_heads, head_dim)
     else:
-        vlm = rules.QWEN_RULES
-    sam2 = rules.sam2_rules(two_decoders=config.original_mask_decoder)
-    return [*sam2, *rules.PROJECTION_RULES, *vlm]
+        vlm = weight_map.QWEN_RULES
+    sam2 = weight_map.sam2_rules(two_decoders=config.original_mask_decoder)
+    return [*sam2, *weight_map.PROJECTION_RULES, *vlm]
 
 
-def to_native(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) -> dict[str, LazyTensor]:
+def to_native(tensors: Mapping[str, LazyTensor], table: Sequence[weight_map.Rule]) -> dict[str, LazyTensor]:
     """Released tensors under native names, still unread.
 
     Raises:
         ValueError: a name no rule knows, or a group of which one is missing.
     """
-    moves, unknown = rules.plan_to_native(table, tensors)
+    moves, unknown = weight_map.plan_to_native(table, tensors)
     if unknown:
         raise ValueError(
             f"unexpected tensor {unknown[0]!r}{_more(unknown)}; this is not a tensor of a Sa2VA checkpoint"
@@ -132,9 +132,9 @@ def to_native(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) ->
     return _moved(tensors, ((move.released, move.native, move.op.to_native) for move in moves))
 
 
-def to_released(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) -> dict[str, LazyTensor]:
+def to_released(tensors: Mapping[str, LazyTensor], table: Sequence[weight_map.Rule]) -> dict[str, LazyTensor]:
     """Native tensors under released names, still unread; the inverse of [`to_native`]."""
-    moves, unknown = rules.plan_to_released(table, tensors)
+    moves, unknown = weight_map.plan_to_released(table, tensors)
     if unknown:
         raise ValueError(f"tensor {unknown[0]!r}{_more(unknown)} has no place in the released layout")
     return _moved(tensors, ((move.native, move.released, move.op.to_released) for move in moves))
@@ -142,7 +142,7 @@ def to_released(tensors: Mapping[str, LazyTensor], table: Sequence[rules.Rule]) 
 
 def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor a model of this config holds, without allocating it."""
-    from sa2va.model.sa2va import Sa2VAModel
+    from sa2va.modeling_sa2va import Sa2VAModel
 
     with reading("config.json"), torch.device("meta"):
         model = Sa2VAModel(config)

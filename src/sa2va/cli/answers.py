@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from sa2va.cli.screen import Screen, printable
-from sa2va.colors import color as default_color
-from sa2va.results import DOUBTFUL
+from sa2va.cli.console import Screen, printable
+from sa2va.masks.segment import DOUBTFUL
+from sa2va.visualization.colors import color as default_color
 
 if TYPE_CHECKING:
-    from sa2va.results import Answer, Segment
+    from sa2va.masks.segment import Segment
+    from sa2va.results.answer import Answer
 
 
 def answer_record(request: str, answer: Answer) -> dict[str, Any]:

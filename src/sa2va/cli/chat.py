@@ -13,15 +13,15 @@ import typer
 
 from sa2va.cli import options
 from sa2va.cli.command import command
+from sa2va.cli.console import Screen, explanation
 from sa2va.cli.options import Dtype
-from sa2va.cli.screen import Screen, explanation
-from sa2va.processing.prompts import check_text
+from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
     from sa2va.cli.outputs import Plan
     from sa2va.cli.report import Reporter
     from sa2va.predictor import Sa2VA
-    from sa2va.results import Answer
+    from sa2va.results.answer import Answer
 
 _PROMPT = "you> "
 _HELP = "/save FOLDER writes the last answer's files, /new forgets what was said, /quit leaves"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from sa2va.cli.screen import Screen
+from sa2va.cli.console import Screen
 
 _PANEL = "Output"
 _SHARED = {

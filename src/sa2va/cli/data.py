@@ -15,7 +15,7 @@ from rich.table import Table
 
 from sa2va.atomic import check_target
 from sa2va.cli.command import command
-from sa2va.cli.screen import LogProgress, Screen
+from sa2va.cli.console import LogProgress, Screen
 
 if TYPE_CHECKING:
     from sa2va.data.check import SetReport
@@ -62,8 +62,8 @@ def check(
     that a sample shows. The exit code is 1 when anything is wrong. What a reader had to decide
     by itself is told, too: look at it with [cyan]sa2va data preview[/cyan].
     """
+    from sa2va.data.annotations.images import checked_orientation
     from sa2va.data.check import KNOWN_SETS, OWN_FORMS, check_set
-    from sa2va.data.formats.pictures import checked_orientation
 
     reports = []
     for name in _wanted(root, sets):
@@ -154,9 +154,9 @@ def _some(
     screen: Screen, root: Path, name: str, most: int, show: Callable[[Sample], Sample], orientation: str | None
 ) -> Iterator[Sample]:
     """A few samples of a set; broken ones are left out with a warning."""
+    from sa2va.data.annotations.images import checked_orientation
     from sa2va.data.check import open_set
-    from sa2va.data.formats.pictures import checked_orientation
-    from sa2va.processing.frames import uniform_indices
+    from sa2va.media.frames import uniform_indices
 
     source, problems = open_set(root, name, checked_orientation(orientation))
     if source is None:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sa2va.cli.command import command
-from sa2va.cli.screen import Screen
+from sa2va.cli.console import Screen
 
 
 @command

@@ -13,8 +13,8 @@ from typer.core import TyperGroup
 
 from sa2va.cli import options
 from sa2va.cli.command import command
+from sa2va.cli.console import Screen
 from sa2va.cli.options import Dtype
-from sa2va.cli.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,7 +152,7 @@ def score(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = 
 @command
 def pack(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = None) -> None:
     """Write the archives that servers take, checked for completeness."""
-    from sa2va.eval.pack import pack_all
+    from sa2va.eval.submission import pack_all
 
     archives = {}
     for name, path in pack_all(out, benchmarks or (), data):
@@ -218,7 +218,7 @@ def compare(
 def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
     """List the benchmarks and which have their files under --data."""
     from sa2va.eval.benchmarks import BENCHMARKS
-    from sa2va.eval.selection import absent_files
+    from sa2va.eval.registry import absent_files
 
     rows = [(row, absent_files(row, data)) for row in BENCHMARKS.values()]
     if screen.json:

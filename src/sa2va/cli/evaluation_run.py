@@ -14,18 +14,18 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from sa2va.atomic import check_target
+from sa2va.cli.console import LogProgress, Screen
 from sa2va.cli.evaluation import show_scores
 from sa2va.cli.loading import load_model, model_name, quiet_libraries
 from sa2va.cli.options import Loading
-from sa2va.cli.screen import LogProgress, Screen
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import Row
-from sa2va.eval.header import HEADER, RunHeader
 from sa2va.eval.predict import BenchmarkRecord, Progress, Shard
+from sa2va.eval.prediction_files import read_predictions
+from sa2va.eval.registry import absent_files, select
+from sa2va.eval.run_metadata import HEADER, RunHeader
 from sa2va.eval.score import Answered, score
-from sa2va.eval.selection import absent_files, select
-from sa2va.eval.shards import read_predictions
 from sa2va.predictor import Sa2VA
 
 

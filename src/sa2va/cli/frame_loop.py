@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sa2va.cli.interrupts import Interrupts
-from sa2va.cli.screen import LogProgress, Screen
-from sa2va.results import Frame
-from sa2va.track import Track
+from sa2va.cli.console import LogProgress, Screen
+from sa2va.cli.signals import Interrupts
+from sa2va.inference.video_result import Track
+from sa2va.results.answer import Frame
 from sa2va.writers import FrameWriter
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from PIL import Image
 
 from sa2va.cli.outputs import Plan
-from sa2va.cli.picture_files import write_json, write_picture
-from sa2va.processing.frames import DecodedFrame, FrameSource
-from sa2va.processing.media import is_video, load_image, open_media
-from sa2va.results import Frame, Segment
-from sa2va.track import Track
+from sa2va.inference.video_result import Track
+from sa2va.masks.segment import Segment
+from sa2va.media.frames import DecodedFrame, FrameSource
+from sa2va.media.open import is_video, load_image, open_media
+from sa2va.results.answer import Frame
 from sa2va.writers import WRITERS, write_track
+from sa2va.writers.images import write_json, write_picture
 
 Media = Image.Image | FrameSource
 

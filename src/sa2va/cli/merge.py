@@ -9,9 +9,9 @@ import typer
 
 from sa2va import zoo
 from sa2va.cli.command import command
+from sa2va.cli.console import Screen
 from sa2va.cli.convert import Target
 from sa2va.cli.loading import quiet_libraries
-from sa2va.cli.screen import Screen
 
 
 @command

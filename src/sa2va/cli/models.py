@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sa2va import zoo
 from sa2va.cli.command import command
-from sa2va.cli.screen import Screen
+from sa2va.cli.console import Screen
 
 
 @command

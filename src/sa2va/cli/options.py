@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sa2va.processing.prompts import check_text
+from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
-    from sa2va.mask_ops import Cleanup
+    from sa2va.masks.mask_ops import Cleanup
 
 _MODEL, _MASKS, _VIDEO = "Model", "Masks", "Video"
 
@@ -228,7 +228,7 @@ def bound(name: str, text: str | None) -> int | float | None:
 
 def cleanup(text: str | None) -> Cleanup:
     """``--cleanup``. Raises ValueError for a step that is not one, or a size that is no number."""
-    from sa2va.mask_ops import Cleanup
+    from sa2va.masks.mask_ops import Cleanup
 
     kinds = {field.name: type(field.default) for field in fields(Cleanup)}
     steps: dict[str, Any] = {}

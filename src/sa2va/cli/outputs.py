@@ -59,7 +59,7 @@ def plan_pictures(source: str, out: Path | None, save: str | None, *, overwrite:
 
 def plan_answers(media: Media, source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
     """The plan for answers about a picture or a clip: as above, with ``json`` the answers. Raises ValueError."""
-    from sa2va.processing.frames import FrameSource
+    from sa2va.media.frames import FrameSource
 
     if not isinstance(media, FrameSource):
         return plan_pictures(source, out, save, overwrite=overwrite)

@@ -10,13 +10,13 @@ import typer
 
 from sa2va.cli import options
 from sa2va.cli.command import command
+from sa2va.cli.console import Screen
 from sa2va.cli.options import Dtype
-from sa2va.cli.screen import Screen
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sa2va.results import Answer
+    from sa2va.results.answer import Answer
 
 
 @command
@@ -44,7 +44,7 @@ def segment(
     """
     from sa2va.cli.media import open_source
     from sa2va.cli.report import Reporter
-    from sa2va.processing.frames import FrameSource
+    from sa2va.media.frames import FrameSource
 
     options.check_phrases(phrases)
     loading = options.Loading(device, dtype, quantize, device_map)
@@ -128,7 +128,7 @@ def describe(
     """
     from sa2va.cli.answers import labelled
     from sa2va.cli.loading import load_model, model_name
-    from sa2va.processing.media import load_image
+    from sa2va.media.open import load_image
 
     name, loading = model_name(model), options.Loading(device, dtype, quantize, device_map)
     named = [(f"box {text}", options.box(text)) for text in box or ()]
@@ -156,7 +156,7 @@ def read_mask(path: Path) -> np.ndarray:
     """
     import numpy as np
 
-    from sa2va.processing.pictures import MAX_PIXELS, open_picture
+    from sa2va.media.image import MAX_PIXELS, open_picture
 
     if not path.is_file():
         raise ValueError(f"--mask {path}: no such file")

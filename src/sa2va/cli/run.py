@@ -11,14 +11,14 @@ import typer
 
 from sa2va.atomic import RUN_RECORD
 from sa2va.cli.answers import named, nothing, scored
+from sa2va.cli.console import Screen
 from sa2va.cli.frame_loop import Tally, write_frames
-from sa2va.cli.interrupts import Interrupts
 from sa2va.cli.outputs import Plan
 from sa2va.cli.report import summary
 from sa2va.cli.run_record import RunRecord
-from sa2va.cli.screen import Screen
-from sa2va.processing.frames import FrameSource
-from sa2va.track import Track
+from sa2va.cli.signals import Interrupts
+from sa2va.inference.video_result import Track
+from sa2va.media.frames import FrameSource
 from sa2va.writers import WRITERS, FrameWriter
 
 

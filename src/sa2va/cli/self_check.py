@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from sa2va.model.sa2va import Sa2VAModel
+    from sa2va.modeling_sa2va import Sa2VAModel
 
 _VOCABULARY, _IMAGE_TOKEN, _SEG_TOKEN = 64, 60, 61
 _SIDE, _GROUNDING_SIDE, _FRAME = 28, 64, (48, 64)
@@ -49,8 +49,8 @@ def _model() -> Sa2VAModel:
     import torch
     from transformers import InternVLConfig
 
-    from sa2va.model.config import Sa2VAConfig, sam2_config
-    from sa2va.model.sa2va import Sa2VAModel
+    from sa2va.configuration_sa2va import Sa2VAConfig, sam2_config
+    from sa2va.modeling_sa2va import Sa2VAModel
 
     vlm = InternVLConfig(
         vision_config={
@@ -92,7 +92,7 @@ def _forward() -> None:
     """Text logits and mask logits of one sample."""
     import torch
 
-    from sa2va.model.batch import Batch
+    from sa2va.model.types import Batch
 
     ids = torch.tensor([[1, _IMAGE_TOKEN, 2, _SEG_TOKEN, 3]])
     batch = Batch(
@@ -118,7 +118,7 @@ def _generate() -> None:
 
 def _track() -> None:
     """A mask from a box, carried to a second frame by the memory."""
-    from sa2va.tracker import VideoTracker
+    from sa2va.inference.tracker import VideoTracker
 
     tracker = VideoTracker(_model())
     tracker.add(box=(8, 8, 40, 40))
@@ -131,7 +131,7 @@ def _track() -> None:
 
 def _save_and_load() -> None:
     """Weights written as safetensors and read back, equal."""
-    from sa2va.model.sa2va import Sa2VAModel
+    from sa2va.modeling_sa2va import Sa2VAModel
 
     model = _model()
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,7 @@ def _save_and_load() -> None:
 
 def _video() -> None:
     """A playable file written and decoded again."""
-    from sa2va.processing.media import open_media
+    from sa2va.media.open import open_media
     from sa2va.writers import VideoFile
 
     with tempfile.TemporaryDirectory() as folder:

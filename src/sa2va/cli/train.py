@@ -12,8 +12,8 @@ import typer
 
 from sa2va import zoo
 from sa2va.cli.command import command
+from sa2va.cli.console import Screen
 from sa2va.cli.loading import quiet_libraries
-from sa2va.cli.screen import Screen
 
 if TYPE_CHECKING:
     from sa2va.data.sample import Sample
@@ -80,10 +80,10 @@ def _train(
     screen: Screen, recipe: str, original: TrainConfig, config: TrainConfig, *, dry_run: bool, first: bool
 ) -> None:
     """One run."""
-    from sa2va.train.overview import changes, overview
     from sa2va.train.parsing import plain
     from sa2va.train.run import prepare
     from sa2va.train.run import train as run_training
+    from sa2va.train.summary import changes, overview
 
     config = replace(config, model=zoo.resolve(config.model))
     with quiet_libraries(screen):
@@ -132,7 +132,7 @@ def _how_to_try(run: Run, folder: Path) -> str:
 
 def _medium_of(sample: Sample) -> str:
     """The picture, or the folder of frames, that a sample was read from; a placeholder where that is not known."""
-    from sa2va.data.formats.pictures import file_of
+    from sa2va.data.annotations.images import file_of
 
     file = file_of(sample.frames[0])
     if file is None:

@@ -10,12 +10,12 @@ import typer
 
 from sa2va.cli import options
 from sa2va.cli.command import command
+from sa2va.cli.console import Screen
 from sa2va.cli.options import Dtype, PropagationMode
-from sa2va.cli.screen import Screen
 
 if TYPE_CHECKING:
     from sa2va.cli.run_record import RunRecord
-    from sa2va.processing.frames import FrameSource
+    from sa2va.media.frames import FrameSource
 
 
 @command
@@ -115,7 +115,7 @@ class Task:
         Raises:
             ValueError, FileNotFoundError: there is none, it has no end, or a key frame lies outside it.
         """
-        from sa2va.processing.media import open_media
+        from sa2va.media.open import open_media
 
         video = open_media(self.source, **self.sampling)
         if video.frame_count is None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sa2va.data.formats.layout import Doubt, Doubts, text_encoding
-from sa2va.data.formats.pictures import Orientation
+from sa2va.data.annotations.images import Orientation
+from sa2va.data.annotations.layout import Doubt, Doubts, text_encoding
 from sa2va.data.mixture import Source
 from sa2va.data.sample import SEG, Sample
-from sa2va.processing.frames import uniform_indices
+from sa2va.media.frames import uniform_indices
 
 #: Broken samples that a report names.
 _NAMED = 10
@@ -57,12 +57,12 @@ def _imported(place: str) -> Callable[..., Any]:
 
 def _labelled(name: str, *places: str, look: str = "") -> KnownSet:
     """A set of pictures that a labelling tool exported."""
-    looking = f"sa2va.data.formats.{look}" if look else ""
-    return KnownSet(f"sa2va.data.sources.labelled:{name}", places, look=looking)
+    looking = f"sa2va.data.annotations.{look}" if look else ""
+    return KnownSet(f"sa2va.data.datasets.labelling_tools:{name}", places, look=looking)
 
 
 def _sources(module: str, name: str, sets: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, KnownSet]:
-    factory = f"sa2va.data.sources.{module}:{name}"
+    factory = f"sa2va.data.datasets.{module}:{name}"
     return {key: KnownSet(factory, (place,), options) for key, (place, options) in sets.items()}
 
 
@@ -86,7 +86,7 @@ _OSPREY = (
 #: All sets by short name: the published ones under one folder, then forms of own data.
 KNOWN_SETS: dict[str, KnownSet] = {
     **_sources("refer", "Refer", {name: (f"ref_seg/{name}", {"dataset": name}) for name in _REFER}),
-    "reasonseg": KnownSet("sa2va.data.sources.reasonseg:ReasonSeg", ("lisa_reasoning", "ReasonSeg", "reason_seg")),
+    "reasonseg": KnownSet("sa2va.data.datasets.reasonseg:ReasonSeg", ("lisa_reasoning", "ReasonSeg", "reason_seg")),
     **_sources("llava", "Llava", {"llava": ("llava_data", {})}),
     **_sources("rvos", "ReVOS", {"revos": ("video_datas/revos", {})}),
     **_sources("rvos", "MeViS", {"mevis": ("video_datas/mevis", {})}),
@@ -98,12 +98,12 @@ KNOWN_SETS: dict[str, KnownSet] = {
     **_sources(
         "osprey", "Osprey", {n: (f"osprey-724k/Osprey-724K/{file}", {"kind": kind}) for n, kind, file in _OSPREY}
     ),
-    "annotations": KnownSet("sa2va.data.sources.annotations:Annotations", ("annotations.json",), starts="["),
-    "coco": KnownSet("sa2va.data.sources.coco:Coco", ("annotations.json",), starts="{"),
+    "annotations": KnownSet("sa2va.data.datasets.phrase_polygons:Annotations", ("annotations.json",), starts="["),
+    "coco": KnownSet("sa2va.data.datasets.coco_instances:Coco", ("annotations.json",), starts="{"),
     "coco-published": KnownSet(
-        "sa2va.data.sources.coco_published:PublishedCoco",
+        "sa2va.data.datasets.coco_published:PublishedCoco",
         ("annotations/instances_*.json",),
-        look="sa2va.data.sources.coco_published:is_published_coco",
+        look="sa2va.data.datasets.coco_published:is_published_coco",
     ),
     **_sources("masks", "MaskFolder", {"mask-folder": ("phrases.json", {})}),
     **_sources("rvos", "OwnVideos", {"video-json": ("meta_expressions.json", {})}),

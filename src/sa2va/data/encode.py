@@ -18,11 +18,11 @@ from torch import Tensor
 
 from sa2va.data.clicks import random_clicks
 from sa2va.data.sample import SEG, Mention, Sample
-from sa2va.processing.frames import first_indices, uniform_indices
-from sa2va.processing.pixels import squashed_frames
+from sa2va.media.frames import first_indices, uniform_indices
+from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.processor import EncodedTurns, Sa2VAProcessor, VisionInputs
 from sa2va.processing.regions import region_cells
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 
 @dataclass(frozen=True)

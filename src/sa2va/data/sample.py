@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 SEG = "[SEG]"
 _REGION = re.compile(r"\bregion(\d+)\b")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sa2va.eval.benchmark import Benchmark, Item, Kind, Prediction, Query, Scores
-from sa2va.results import Answer
+from sa2va.results.answer import Answer
 
 if TYPE_CHECKING:
     from sa2va.predictor import Sa2VA
@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         key_frames: which frames of a clip the language model sees: ``"uniform"``, ``"first"``, or indices.
         num_key_frames: how many, for the two named ways.
-        mode: how masks are carried through a clip, see [`sa2va.tracker`]; None for what the checkpoint was made for.
+        mode: how masks are carried through a clip, see [`sa2va.inference.tracker`]; None for what the checkpoint was made for.
         threshold: probability above which a pixel belongs to an object.
         max_new_tokens: longest answer.
         at_once: queries that are answered together; fewer need less memory.

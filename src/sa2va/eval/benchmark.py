@@ -14,9 +14,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 from sa2va.reading import STUMBLES, parse_json, stumbled
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 Kind = Literal["segment", "caption", "region", "question", "chat"]
 #: A picture: a path or uint8 RGB (H, W, 3). A clip: a sequence of those. Or a callable that makes either when asked.

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 
 #: How alike two phrases are, 0..1.
 Similarity = Callable[[str, str], float]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 
 BoolArray = NDArray[np.bool_]
 #: Width of the band in which boundaries match, as a share of the picture's diagonal (DAVIS).

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sa2va.eval.header import RunHeader, read_header
-from sa2va.eval.pages import Block, Bullets, Gallery, Heading, Paragraph, Table, write_html, write_markdown
+from sa2va.eval.report_pages import Block, Bullets, Gallery, Heading, Paragraph, Table, write_html, write_markdown
+from sa2va.eval.run_metadata import RunHeader, read_header
+from sa2va.eval.sample_images import extremes, show
 from sa2va.eval.score import Answered, benchmark_folders, open_answered, read_scores
-from sa2va.eval.showing import extremes, show
 
 #: Names of values, or their beginnings, as papers write them.
 _WRITTEN = {

@@ -11,8 +11,8 @@ from typing import Any
 from sa2va.atomic import replacing
 from sa2va.eval.benchmark import Benchmark, Prediction, Row, Scores
 from sa2va.eval.predict import RECORD, limited, query_ids, read_record
-from sa2va.eval.selection import is_of, known_row, place
-from sa2va.eval.shards import read_predictions
+from sa2va.eval.prediction_files import read_predictions
+from sa2va.eval.registry import is_of, known_row, place
 from sa2va.reading import STUMBLES, parse_json, stumbled
 
 SCORES = "scores.json"

@@ -28,8 +28,8 @@ from sa2va.eval.synthetic_measures import (
     Measure,
     kind_of_turn,
 )
-from sa2va.mask import Mask
-from sa2va.processing.answers import clean_answer
+from sa2va.masks.mask import Mask
+from sa2va.processing.response_parser import clean_answer
 
 #: Seed of the benchmarks' worlds; training and its validation use others.
 SEED = 2024

@@ -19,8 +19,8 @@ from sa2va.data.synthetic.wording import COLOR_QUESTIONS, PRONOUN
 from sa2va.eval.benchmark import Prediction, Query, Scores
 from sa2va.eval.grounded import best_pairs
 from sa2va.eval.metrics import Overlap, ciou, generalized_scores, giou, jf_sequence, overlap, precision_at
-from sa2va.mask import Mask
-from sa2va.results import Turn
+from sa2va.masks.mask import Mask
+from sa2va.results.history import Turn
 
 _PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _MATCH = 0.5  # IoU from which a mask is that of an object, in captions and conversations

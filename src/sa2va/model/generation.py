@@ -29,9 +29,9 @@ from transformers import (
 )
 
 from sa2va.model import language
-from sa2va.model.batch import Generated, VisualTokens
 from sa2va.model.families import Family
 from sa2va.model.finite import not_finite
+from sa2va.model.types import Generated, VisualTokens
 
 
 @dataclass(frozen=True)

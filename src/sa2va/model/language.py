@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from sa2va.model.batch import VisualTokens
 from sa2va.model.families import Family
-from sa2va.model.pixels import normalized_tiles
+from sa2va.model.normalization import normalized_tiles
+from sa2va.model.types import VisualTokens
 
 _ONE_TEXT = threading.RLock()
 

@@ -21,8 +21,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder, get_1d_sine_pe
 
-from sa2va.model.attention import read_memory
-from sa2va.model.grounding import (
+from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
     decode_masks,
@@ -30,6 +29,7 @@ from sa2va.model.grounding import (
     language_tokens,
     no_prompt_tokens,
 )
+from sa2va.model.memory_attention import read_memory
 
 #: Memory attention of one chunk of objects reads at most this many (query, key) pairs, which bounds its activations.
 #: One object at full size is 4096 x 45,000 pairs; small models run all objects at once.

@@ -22,11 +22,10 @@ from sa2va.checkpoint.boundary import reading
 from sa2va.checkpoint.extras import OWN_KEY, overlaid
 from sa2va.checkpoint.files import resolve_folder
 from sa2va.checkpoint.hub import TEXT_PATTERNS
-from sa2va.model.config import Sa2VAConfig
+from sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
-from sa2va.processing.answers import Phrase, clean_answer
-from sa2va.processing.pixels import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
-from sa2va.processing.prompts import (
+from sa2va.processing.chat_templates import template_of
+from sa2va.processing.conversation import (
     Piece,
     bare_answer,
     check_text,
@@ -34,14 +33,15 @@ from sa2va.processing.prompts import (
     rendered_pieces,
     template_pieces,
 )
+from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
 from sa2va.processing.regions import region_prompt
-from sa2va.processing.templates import template_of
+from sa2va.processing.response_parser import Phrase, clean_answer
 from sa2va.processing.tokenizer import load_tokenizer, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sa2va.results import Turn
+    from sa2va.results.history import Turn
 
 IMAGE_MARK = "<image>"
 #: How a prompt of the Qwen families begins.

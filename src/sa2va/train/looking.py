@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from sa2va.model import language
-from sa2va.model.batch import Batch
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.model.types import Batch
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.losses import LossWeights, Term
 

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va.data.encode import resize_masks
-from sa2va.model.batch import IGNORED_LABEL
-from sa2va.model.grounding import MaskPrediction
+from sa2va.model.mask_decoder import MaskPrediction
+from sa2va.model.types import IGNORED_LABEL
 
 #: What the reference adds to the number of masks or points it divides by: 1e-4, and the smallest step of a float32.
 AVERAGE_EPSILON = 1e-4 + torch.finfo(torch.float32).eps

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa2va.model.batch import Batch
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.model.types import Batch
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.losses import Term
 

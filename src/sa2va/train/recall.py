@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa2va.model.batch import Batch, EqualClips, equal_clips, object_frame_pairs
-from sa2va.model.grounding import MASK_LOGIT, FrameFeatures, MaskPrediction, decode_masks, point_tokens
+from sa2va.model.mask_decoder import MASK_LOGIT, FrameFeatures, MaskPrediction, decode_masks, point_tokens
 from sa2va.model.memory import MemoryBank, attend, encode_memory, remember
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.model.types import Batch, EqualClips, equal_clips, object_frame_pairs
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.losses import Term, bce_per_mask, dice_per_mask
 

@@ -3,7 +3,7 @@
 Source: the released training configurations (InternVL3, Qwen2.5-VL, Qwen3-VL) and, for the four older checkpoints, the
 configurations of the first release; Sa2VA-26B had none of its own and is given those of its neighbours. What all rows
 share (AdamW at 4e-5, two losses, LoRA dropout, ...) are the defaults of [`TrainConfig`], the encoding those of its
-[`EncodeOptions`]. The wordings of requests and answers are our own (``sa2va.data.sources``), not the reference's.
+[`EncodeOptions`]. The wordings of requests and answers are our own (``sa2va.data.datasets``), not the reference's.
 """
 
 from __future__ import annotations

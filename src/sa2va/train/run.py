@@ -17,14 +17,14 @@ from sa2va.data.holdout import HoldOut, OneView
 from sa2va.data.mixture import EncodedDataset, Part
 from sa2va.data.sample import Sample
 from sa2va.model.quantization import check_quantization
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
 from sa2va.train.checkpoints import changed_settings, last_checkpoint, other_processes
 from sa2va.train.config import SourceOptions, TrainConfig
+from sa2va.train.initial_model import load_start
 from sa2va.train.pretext import Pretext
 from sa2va.train.recall import Recall
-from sa2va.train.start import load_start
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compile_layers, make_trainable
 
 #: Samples of each source that are encoded before the first step, to find what is wrong with them.

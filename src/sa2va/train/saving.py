@@ -11,7 +11,7 @@ from torch import Tensor
 from sa2va.atomic import filling
 from sa2va.checkpoint.adapter import write_adapter
 from sa2va.checkpoint.files import write_tensors_file
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.train.checkpoints import TRAINED_FILE
 from sa2va.train.config import TrainConfig

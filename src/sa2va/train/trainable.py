@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sa2va.checkpoint.adapter import add_lora
 from sa2va.model.families import INTERNVL, Family
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.runtime import require_extra
 
 Part = Literal[

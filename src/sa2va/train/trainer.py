@@ -25,13 +25,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from sa2va.data.collate import Collator
 from sa2va.data.encode import key_frames
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Visit, epochs_to_samples
-from sa2va.model.batch import IGNORED_LABEL, Batch, Sa2VAOutput
-from sa2va.model.sa2va import Sa2VAModel
+from sa2va.model.types import IGNORED_LABEL, Batch, Sa2VAOutput
+from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device
 from sa2va.train.checkpoints import TRAINED_FILE
-from sa2va.train.companion import CompanionCollator, has_companion
 from sa2va.train.config import TrainConfig
+from sa2va.train.dummy_sample import CompanionCollator, has_companion
 from sa2va.train.looking import Looking
 from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.muon import MuonWithAdamW, is_matrix

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from sa2va.results import Frame
-from sa2va.track import Track
+from sa2va.inference.video_result import Track
+from sa2va.results.answer import Frame
 from sa2va.writers.base import FrameWriter
 from sa2va.writers.coco import CocoWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import check_target, naming
-from sa2va.colors import ObjectColors
-from sa2va.mask import Size
-from sa2va.results import Frame
+from sa2va.masks.mask import Size
+from sa2va.results.answer import Frame
+from sa2va.visualization.colors import ObjectColors
 
 Pixels = NDArray[np.uint8]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sa2va import exports
 from sa2va.atomic import check_target, naming, replacing
-from sa2va.processing.media import is_video, load_image, open_media
-from sa2va.results import Answer, Frame, Segment
-from sa2va.track import Track
+from sa2va.inference.video_result import Track
+from sa2va.masks.segment import Segment
+from sa2va.media.open import is_video, load_image, open_media
+from sa2va.results.answer import Answer, Frame, exports
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 _UPRIGHT = 1

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sa2va.draw import ClipOverlay, cutout
-from sa2va.results import Frame
+from sa2va.results.answer import Frame
+from sa2va.visualization.overlay import ClipOverlay, cutout
 from sa2va.writers.base import FrameWriter, Pixels
 from sa2va.writers.video_file import VideoFile
 

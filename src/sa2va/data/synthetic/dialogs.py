@@ -23,7 +23,7 @@ from sa2va.data.synthetic.motion import (
 from sa2va.data.synthetic.phrases import PICTURE_FAMILIES, PICTURE_LESSON, Family, Phrase, riddle, with_article
 from sa2va.data.synthetic.questions import PICTURE_ASKERS, PICTURE_QUIZ, Question, ask_riddle, name_of
 from sa2va.data.synthetic.scene import box_of
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 Answers = Literal["fixed", "pool"]
 _EXACT_SHARE = 0.5  # of requests in the exact wording of inference; the others paraphrase it

@@ -13,7 +13,7 @@ from sa2va.data.sample import Mention
 from sa2va.data.synthetic.facts import Description, Facts
 from sa2va.data.synthetic.lexicon import GROUP_NOUNS, KIND_NOUNS, SIZE_WORDS
 from sa2va.data.synthetic.paint import COLORS, TEXTURES
-from sa2va.results import Turn
+from sa2va.results.history import Turn
 
 _NOUNS = {
     form: noun for noun in (*KIND_NOUNS.values(), *GROUP_NOUNS.values()) for form in (noun.one, noun.many) if form

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sa2va.data.formats.rvos import RvosVideo
+from sa2va.data.annotations.referring_video import RvosVideo
 from sa2va.eval.benchmark import Prediction, Scores
 from sa2va.eval.benchmarks.base import means
 from sa2va.eval.benchmarks.videos import ASKED, ReferringVideos, chunks
 from sa2va.eval.metrics import BoolArray, jf_sequence
-from sa2va.processing.pictures import MAX_PIXELS, open_picture
+from sa2va.media.image import MAX_PIXELS, open_picture
 from sa2va.runtime import require_extra
 
 VOID = 255

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sa2va.data.formats.coco import AnnotationId, CocoInstances
-from sa2va.data.formats.layout import first_existing, read_json
+from sa2va.data.annotations.coco import AnnotationId, CocoInstances
+from sa2va.data.annotations.layout import first_existing, read_json
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
 from sa2va.eval.benchmarks.base import FileBenchmark, picture, row
 from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
-from sa2va.mask import Mask, Size
+from sa2va.masks.mask import Mask, Size
 from sa2va.reading import STUMBLES
 
 REQUEST = "Please give me a short description of the region in the picture marked by region1."

@@ -8,15 +8,15 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
-from sa2va.data.formats.layout import first_existing, read_json
-from sa2va.data.formats.rvos import RvosVideo, read_rvos
+from sa2va.data.annotations.layout import first_existing, read_json
+from sa2va.data.annotations.referring_video import RvosVideo, read_rvos
 from sa2va.eval.benchmark import Row
 from sa2va.eval.benchmarks import published
 from sa2va.eval.benchmarks.base import row
 from sa2va.eval.benchmarks.davis import OfficialDavis
-from sa2va.eval.benchmarks.submission import ServerVideos
+from sa2va.eval.benchmarks.server_scored import ServerVideos
 from sa2va.eval.benchmarks.videos import ASKED, JF, MEAN, GroupedVideos, ReferringVideos, Revos
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 from sa2va.reading import STUMBLES
 
 _MEVIS = "MeViS, github.com/henghuiding/MeViS"

@@ -8,11 +8,11 @@ from os import cpu_count
 
 import numpy as np
 
-from sa2va.data.formats.rvos import RvosExpression, RvosVideo
+from sa2va.data.annotations.referring_video import RvosExpression, RvosVideo
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.base import FileBenchmark, by_tag, empty_mask, first_mask, means
 from sa2va.eval.metrics import BoolArray, jf_sequence, pixel_agreement, robustness
-from sa2va.mask import Mask
+from sa2va.masks.mask import Mask
 
 REQUEST = "Please segment {}."
 #: The blank before it is part of the request the published numbers were made with.

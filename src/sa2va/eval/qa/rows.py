@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from sa2va.data.formats.layout import first_existing, require_files
+from sa2va.data.annotations.layout import first_existing, require_files
 from sa2va.eval.benchmark import Benchmark, Row
 from sa2va.eval.qa import counting
 from sa2va.eval.qa.matching import chosen_option, yes_or_no

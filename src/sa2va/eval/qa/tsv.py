@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va.eval.qa.records import Record, RecordFile
-from sa2va.processing.pictures import MAX_PIXELS, load_image, open_picture
+from sa2va.media.image import MAX_PIXELS, load_image, open_picture
 
 #: A cell of at most so many characters is no picture but the index of the row that has it.
 REFERENCE_LENGTH = 64

@@ -1,0 +1,146 @@
+"""Own pictures annotated in COCO's format, with phrases, captions, or nothing but categories."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sa2va.data.annotations.coco import AnnotationId, CocoInstances, is_segmentation, unite
+from sa2va.data.annotations.images import Orientation, UprightPicture, checked_orientation, upright_picture
+from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, first_existing, require_files
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
+from sa2va.data.datasets.wording import CAPTION_REQUESTS, phrase_of
+from sa2va.data.sample import Sample
+from sa2va.masks.mask import Mask
+
+_KEYS = ("phrase", "caption")
+#: Phrases with their annotations, and captions, which have none.
+_Said = list[tuple[str, tuple[AnnotationId, ...]]]
+
+
+class Coco:
+    """Pictures with a turn per phrase, the mask of which is the union of all annotations that carry it.
+
+    What an annotation is called is in its ``phrase`` (or ``caption``): text, or a list of texts that all mean it. Where
+    there is none, its category's name is taken. A ``caption`` of an image, or of an annotation without
+    ``segmentation``, as in COCO's caption files, answers a request for a description. Entries of one picture are one
+    sample.
+
+    Args:
+        root: a folder. annotations, images: the JSON and the folder of pictures, relative to it.
+        seed, phrases, views: see [`Draws`].
+        orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
+            takes the one that has the height and width of the file; where both have, upright, with a warning.
+        skip_broken: leave out pictures that are missing or wrongly annotated, with a warning, instead of refusing.
+
+    Attributes:
+        doubts: what was decided without being told.
+
+    Raises:
+        MissingData: files are missing; the message names them. ValueError: annotations are malformed, or two pictures
+            have one id.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        annotations: str = "annotations.json",
+        images: str = "images",
+        seed: int = 0,
+        phrases: int = MOST_PHRASES,
+        views: int = 1,
+        orientation: Orientation | None = None,
+        skip_broken: bool = False,
+    ):
+        self.draws = Draws(seed, phrases, views)
+        self.orientation: Orientation | None = checked_orientation(orientation)
+        # labelme's script calls the folder of pictures as Pascal VOC does.
+        path, folder = Path(root) / annotations, first_existing([Path(root) / images, Path(root) / "JPEGImages"])
+        require_files("COCO annotations", {path: "your annotation tool", folder: "your pictures"})
+        self.instances, self.doubts = self.read(path), Doubts(str(path))
+        for number in sorted(self.instances.repeated, key=str):
+            self.doubts.note("annotations share an id; all are kept", f"id {number}")
+        problems, folders = Problems(str(path)), PictureFolders((folder,))
+        pictures: dict[Path, tuple[int, dict[tuple[str, bool], tuple[AnnotationId, ...]]]] = {}
+        for number, said in self._said(problems).items():
+            if image := problems.found(folders, self.instances.images[number].file_name, "your pictures"):
+                _, known = pictures.setdefault(image, (number, {}))
+                for text, targets in said:
+                    drawn = (text, bool(targets))  # a caption may say what a phrase says
+                    known[drawn] = (*known.get(drawn, ()), *targets)
+        self.entries = [
+            (image, number, [(text, targets) for (text, _), targets in said.items()])
+            for image, (number, said) in pictures.items()
+        ]
+        problems.settle(len(self.entries), skip=skip_broken)
+
+    def read(self, path: Path) -> CocoInstances:
+        """The annotations."""
+        return CocoInstances(path)
+
+    def __len__(self) -> int:
+        return len(self.entries) * self.draws.views
+
+    def key(self, index: int) -> str:
+        """The file name of a sample's picture."""
+        _, number, _ = self.entries[self.draws.view(index, len(self.entries)).place]
+        return self.instances.images[number].file_name
+
+    def __getitem__(self, index: int) -> Sample:
+        view = self.draws.view(index, len(self.entries))
+        path, number, said = self.entries[view.place]
+        image, rng = self.instances.images[number], self.draws.wording(index)
+        picture = upright_picture(path, image.size, self.orientation, self.doubts, claimed=True)
+        requests = [
+            Request(text, partial(self._union, picture, targets))
+            if targets
+            else Request(text, None, question=rng.choice(CAPTION_REQUESTS), answer=text)
+            for text, targets in self.draws.choose(said, view)
+        ]
+        name = f"coco/{image.file_name}{view.suffix}"
+        return requests_sample(requests, rng, name=name, frame=picture.frame, source="coco")
+
+    def _union(self, picture: UprightPicture, targets: tuple[AnnotationId, ...]) -> Mask:
+        masks = {target: self.instances.mask(target, picture.canvas) for target in targets}
+        for target in (target for target, mask in masks.items() if not mask.area):
+            self.doubts.note("annotations enclose no pixel of their picture", f"annotation {target}")
+        return picture.turned_mask(unite(masks.values(), picture.canvas))
+
+    def _said(self, problems: Problems) -> dict[int, _Said]:
+        """By id of each picture that has any: phrases and captions."""
+        phrases: dict[int, dict[str, tuple[AnnotationId, ...]]] = {}
+        captions = {number: [caption] for number, caption in self.instances.captions.items()}
+        broken: set[int] = set()
+        for number, annotation in self.instances.annotations.items():
+            picture = annotation.get("image_id", -1)
+            texts, trouble = self._texts(annotation)
+            if trouble or picture not in self.instances.images:
+                problems.malformed(trouble or "an annotation belongs to no picture", f"annotation {number}")
+                broken.add(picture)
+            elif "segmentation" in annotation:
+                named = phrases.setdefault(picture, {})
+                for text in map(phrase_of, texts):
+                    named[text] = (*named.get(text, ()), number)
+            else:
+                captions.setdefault(picture, []).extend(texts)
+        return {
+            number: [*phrases.get(number, {}).items(), *((text, ()) for text in captions.get(number, []))]
+            for number in self.instances.images
+            if number not in broken and (phrases.get(number) or captions.get(number))
+        }
+
+    def _texts(self, annotation: dict[str, Any]) -> tuple[list[str], str | None]:
+        """What an annotation says, and what is wrong with it, if anything."""
+        given = next((annotation[key] for key in _KEYS if annotation.get(key)), None)
+        if given is None and "segmentation" not in annotation:
+            return [], "an annotation has neither a segmentation nor a caption (a bbox is no mask)"
+        if given is None:
+            given = self.instances.categories.get(annotation.get("category_id"))
+        texts: list[Any] = given if isinstance(given, list) else [given]
+        if not texts or not all(isinstance(text, str) and text.strip(" .") for text in texts):
+            return [], "an annotation has neither a phrase nor a category with a name"
+        if "segmentation" in annotation and not is_segmentation(annotation["segmentation"]):
+            return [], "an annotation has no polygon of three points and no RLE (a bbox is no mask)"
+        return texts, None

@@ -1,0 +1,123 @@
+"""Requests for masks in one picture, as samples: what all sources of pictures have in common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from sa2va.data.datasets.frame_sampling import check_counts, deal
+from sa2va.data.datasets.wording import ANSWERS, NO_TARGET_ANSWERS, phrase_of, request_for
+from sa2va.data.sample import LazyFrame, Sample
+from sa2va.masks.mask import Mask
+from sa2va.results.history import Turn
+
+#: Most turns of a sample unless a source is told otherwise: few pictures have more phrases.
+MOST_PHRASES = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something to ask for.
+
+    Attributes:
+        text: a phrase, or a question. mask: makes what it means; None when nothing in the picture is meant.
+        question, answer: the whole of them, where the wording is not to be drawn.
+    """
+
+    text: str
+    mask: Callable[[], Mask] | None
+    question: str | None = None
+    answer: str | None = None
+
+    def turn(self, rng: random.Random) -> Turn:
+        """Question and answer; their wordings are drawn by ``rng``."""
+        answer = self.answer or rng.choice(ANSWERS if self.mask else NO_TARGET_ANSWERS)
+        return Turn(self.question or request_for(self.text, rng), answer)
+
+
+class View(NamedTuple):
+    """One look at an entry: which entry, which look, and what tells its sample's id from those of other looks."""
+
+    place: int
+    number: int
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a source draws at random, the same whenever a sample is asked for.
+
+    Attributes:
+        seed: another seed draws others. phrases: most turns of a sample.
+        views: samples per entry, with wordings of their own; where an entry has more than ``phrases``, its views show
+            all of them equally often, give or take one.
+    """
+
+    seed: int
+    phrases: int = MOST_PHRASES
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        check_counts(phrases=self.phrases, views=self.views)
+
+    def view(self, index: int, entries: int) -> View:
+        """Which view of which entry sample ``index`` is. IndexError outside of the source."""
+        if not 0 <= index < entries * self.views:
+            raise IndexError(f"index {index} is outside of 0..{entries * self.views - 1}")
+        number, place = divmod(index, entries)
+        return View(place, number, f"#{number}" if self.views > 1 else "")
+
+    def choose(self, items: Sequence[T], view: View) -> list[T]:
+        """At most ``phrases`` of an entry's items, in random order, none of them twice."""
+        return deal(items, self.phrases, view.number, random.Random(f"{self.seed}/{view.place}"))
+
+    def clip(self, index: int) -> random.Random:
+        """Draws the frames, and then the wordings, of sample ``index`` of a video."""
+        return random.Random(f"{self.seed}/{index}")
+
+    def wording(self, index: int) -> random.Random:
+        """Draws the wordings of sample ``index``."""
+        return random.Random(f"{self.seed}/{index}/wording")
+
+
+def requests_sample(
+    requests: Sequence[Request], rng: random.Random, *, name: str, frame: LazyFrame, source: str
+) -> Sample:
+    """A turn for each request, tagged with its phrase; what has a question of its own asks for no mask and has no tag.
+
+    Args:
+        requests: at least one. rng: draws wordings. name: id of the sample. frame: the picture. source: its source.
+
+    Raises:
+        ValueError: a request is for something whose mask is empty: nothing would be learnt but that it is not there.
+    """
+    turns = tuple(one.turn(rng) for one in requests)
+    masks = tuple(_shown(one, name) for one in requests if one.mask)
+    tags = tuple("" if one.question else one.text for one in requests)
+    return Sample(name, (frame,), turns, masks, source=source, tags=tags)
+
+
+def united(said: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """What each phrase means, all of it: two turns that ask for one phrase would contradict each other."""
+    found: dict[str, tuple[str, list[T]]] = {}
+    for text, meant in said:
+        found.setdefault(phrase_of(text), (text, []))[1].append(meant)
+    return dict(found.values())
+
+
+def _shown(request: Request, name: str) -> np.ndarray:
+    """bool (1, H, W)."""
+    assert request.mask is not None
+    mask = request.mask()
+    if not mask.area:
+        raise ValueError(
+            f"sample {name!r}: the mask of {request.text!r} is empty; its outline encloses no pixel of the picture, or "
+            "its run lengths or pixels are all 0: mend the annotation, or take it out"
+        )
+    return mask.array[None]

@@ -1,0 +1,416 @@
+"""Objects through a video, one frame at a time: a camera is a loop over ``step``, and so is a file.
+
+Objects that were prompted together are one group: they share a memory bank and are one batch through decoder, memory
+attention and memory encoder. A frame passes SAM 2's image encoder once, whatever the number of objects and groups.
+
+Two ways to carry masks (``mode``):
+
+* ``"released"`` is what the reference does: a prompted frame is decoded from the language prompt without memory, its
+  prediction goes into memory, and the fine-tuned decoder follows the object through the other frames.
+* ``"consistent"`` is Sa2VA-i's (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
+  to SAM 2 as if a user had drawn it, and SAM 2's original decoder follows it. The fine-tuned decoder only ever does
+  what it was trained for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from sa2va.masks.segment import Segment
+from torch import Tensor
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
+
+from sa2va.inference.postprocess import MaskOutput, frame_segments
+from sa2va.masks.mask import Size
+from sa2va.media.image import load_pixels
+from sa2va.model.mask_decoder import (
+    FrameFeatures,
+    MaskPrediction,
+    decode_masks,
+    grounding_side,
+    language_tokens,
+    mask_as_prediction,
+    point_tokens,
+    upsample_logits,
+)
+from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
+from sa2va.modeling_sa2va import Sa2VAModel
+from sa2va.processing.conversation import check_text
+from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.regions import box_inside, checked_box
+from sa2va.results.answer import Frame
+from sa2va.runtime import logger
+from sa2va.visualization.colors import ObjectColors
+
+Mode = Literal["released", "consistent"]
+Pixels = np.ndarray  # uint8 (H, W, 3) RGB
+
+
+@dataclass
+class _Group:
+    """Objects that were prompted together."""
+
+    ids: list[int]
+    phrases: list[str]
+    prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
+    frames_to_prompt: int
+    bank: MemoryBank = field(default_factory=MemoryBank)
+
+
+class VideoTracker:
+    """Follows objects through frames that arrive one by one.
+
+    Objects may be added before any frame exists and in the middle; memory use does not grow with the number of
+    frames. A step that raises leaves everything as it was: mend the cause, or ``remove`` the object it names, and give
+    the frame again. One tracker is for one thread.
+
+    Args:
+        model: a loaded [`Sa2VAModel`].
+        mode: see the module; None takes ``"consistent"`` where the checkpoint has SAM 2's original decoder, else
+            ``"released"``.
+        output: how logits become masks.
+        ask: turns phrases and the frame they are about into mask prompts; given by [`Sa2VA.stream`].
+    """
+
+    def __init__(
+        self,
+        model: Sa2VAModel,
+        *,
+        mode: Mode | None = None,
+        output: MaskOutput = MaskOutput(),  # noqa: B008 -- frozen
+        ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
+    ):
+        original = model.original_mask_decoder
+        if mode not in (None, "released", "consistent"):
+            raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
+        self.mode: Mode = mode or ("consistent" if original is not None else "released")
+        if self.mode == "consistent" and original is None:
+            logger.warning(
+                "this checkpoint has no original SAM 2 decoder; mode='consistent' carries masks with the fine-tuned one"
+            )
+        self._model = model
+        self._sam2 = model.sam2
+        self._side = grounding_side(model.sam2)
+        self._tracking_decoder: Sam2VideoMaskDecoder = (
+            original if self.mode == "consistent" and original is not None else self._sam2.mask_decoder
+        )
+        self._output = output
+        self._ask = ask
+        self._groups: list[_Group] = []
+        self._phrases_to_ask: list[tuple[int, str]] = []
+        self._ready: dict[int, tuple[Segment, ...]] = {}
+        self._colors = ObjectColors()
+        self._next_id = 1
+        self._next_index = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the objects being followed."""
+        return [number for group in self._groups for number in group.ids]
+
+    def add(
+        self,
+        phrase: str = "",
+        *,
+        mask: np.ndarray | None = None,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> int:
+        """Follow one more object, starting with the next frame.
+
+        Args:
+            phrase: names the object; alone, the model looks for it in the next frame.
+            mask: bool (H, W), the object in the next frame.
+            box: x0, y0, x1, y1 in pixels of the next frame; what lies outside the frame is cut off.
+            points: (x, y) in pixels of the next frame; ``labels`` says 1 (inside, the default) or 0 (outside) for
+                each.
+
+        Returns:
+            the object's id in [`Frame.segments`]. A phrase the model does not find gives no segment.
+
+        Raises:
+            ValueError: not exactly one way to name the object, a blank phrase, or malformed coordinates. Whether they
+                fit the frame is seen at the next step, which raises then.
+        """
+        given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
+        if len(given) > 1 or (not given and not phrase):
+            raise ValueError(
+                f"an object is named by a phrase, or by one of mask, box, points; got {given or 'nothing'}"
+            )
+        if not isinstance(phrase, str) or (not given and not phrase.strip()):
+            raise ValueError(f"a phrase is a non-empty text; got {phrase!r}")
+        check_text(phrase, "the phrase")
+        if not given:
+            if self._ask is None:
+                raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")
+            self._phrases_to_ask.append((self._next_id, phrase))
+        elif mask is not None:
+            self._start([self._next_id], [phrase], self._mask_prompt(np.asarray(mask)), frames=1)
+        else:
+            prompt = self._box_prompt(box) if box is not None else self._point_prompt(*_clicks(points, labels))
+            self._start([self._next_id], [phrase], prompt, frames=1)
+        self._next_id += 1
+        return self._next_id - 1
+
+    def add_prompts(self, prompts_KC: Tensor, phrases: Sequence[str], *, frames: int = 1) -> list[int]:
+        """Follow K objects given by mask prompts of the model, which are decoded anew on each of the next ``frames``
+        frames.
+
+        Returns:
+            their ids.
+        """
+        ids = list(range(self._next_id, self._next_id + len(prompts_KC)))
+        self._next_id += len(ids)
+        if ids:
+            self._start(ids, list(phrases), self._language_prompt(prompts_KC), frames)
+        return ids
+
+    def remove(self, number: int) -> None:
+        """Stop following an object.
+
+        Raises:
+            ValueError: no object has this id.
+        """
+        if any(number == waiting for waiting, _ in self._phrases_to_ask):
+            self._phrases_to_ask = [(other, phrase) for other, phrase in self._phrases_to_ask if other != number]
+            return
+        for group in self._groups:
+            if number in group.ids:
+                rows = [row for row, other in enumerate(group.ids) if other != number]
+                if not rows:
+                    self._groups.remove(group)
+                    return
+                if group.frames_to_prompt:
+                    raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
+                group.bank = group.bank.select(torch.tensor(rows, device=self._sam2.device))
+                group.ids, group.phrases = [group.ids[row] for row in rows], [group.phrases[row] for row in rows]
+                return
+        raise ValueError(f"no object has the id {number}; there are {self.ids}")
+
+    @torch.inference_mode()
+    def step(self, picture: Pixels | Image.Image, *, time: float | None = None) -> Frame:
+        """Take the next frame and say where every object is.
+
+        Args:
+            picture: uint8 (H, W, 3) RGB, or whatever else is a picture. time: seconds, passed on to the result.
+
+        Raises:
+            ValueError: no picture, or an object added since the last frame does not fit this one.
+            FloatingPointError: the model computed NaN or infinity.
+        """
+        pixels = load_pixels(picture)
+        with self._undone_on_failure():
+            self._ask_phrases(pixels)
+            frame = self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+            return replace(frame, segments=self._colors.apply(pixels, frame.segments))
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Everything as it was before, when the block raises. Banks and prompts are never changed in place."""
+        groups = [replace(group) for group in self._groups]
+        waiting, number, index = list(self._phrases_to_ask), self._next_id, self._next_index
+        try:
+            yield
+        except BaseException:
+            self._groups, self._phrases_to_ask, self._next_id, self._next_index = groups, waiting, number, index
+            raise
+
+    def _ask_phrases(self, pixels: Pixels) -> None:
+        """Look for the phrases that wait in a frame, and start to follow what is found."""
+        if not self._phrases_to_ask or self._ask is None:
+            return
+        numbers, phrases = zip(*self._phrases_to_ask, strict=True)
+        try:
+            found = self._ask(phrases, pixels)
+        except ValueError as error:
+            waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
+            raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
+        for number, phrase, prompts in zip(numbers, phrases, found, strict=True):
+            if len(prompts):  # several [SEG] for one phrase are one object more each
+                ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
+                self._next_id += len(prompts) - 1
+                self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
+        self._phrases_to_ask = []
+
+    @torch.inference_mode()
+    def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
+        """SAM 2's image features of frames: the one time each passes the image encoder."""
+        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+        return self._model.encode_frames(squashed_frames(images, self._side))
+
+    @torch.inference_mode()
+    def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
+        """[`step`] over a frame that is encoded already: ``features`` of exactly one frame, ``size`` its height,
+        width."""
+        segments: list[Segment] = []
+        with self._undone_on_failure():
+            index, self._next_index = self._next_index, self._next_index + 1
+            for group in self._groups:
+                if group.frames_to_prompt:
+                    prediction = group.prompt(features, size)
+                    group.frames_to_prompt -= 1
+                    group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+                else:
+                    prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index)
+                    group.bank = remember(self._sam2, group.bank, features, prediction, index)
+                segments += self._segments(group, prediction, size)
+        return Frame(index, time, size, tuple(segments))
+
+    @torch.inference_mode()
+    def look_ahead(self, features: FrameFeatures, size: Size, index: int) -> None:
+        """Prompt all groups on a frame that comes later (or earlier); its result is kept until its turn comes.
+
+        Args:
+            features: of exactly one frame. index: its place in the video.
+        """
+        segments: list[Segment] = []
+        for group in self._groups:
+            prediction = group.prompt(features, size)
+            group.frames_to_prompt = 0
+            group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+            segments += self._segments(group, prediction, size)
+        self._ready[index] = tuple(segments)
+
+    @torch.inference_mode()
+    def step_backward(self, features: FrameFeatures, size: Size, index: int) -> None:
+        """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
+        segments: list[Segment] = []
+        for group in self._groups:
+            prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index, backward=True)
+            group.bank = remember(self._sam2, group.bank, features, prediction, index)
+            segments += self._segments(group, prediction, size)
+        self._ready[index] = tuple(segments)
+        if index == 0:
+            self._turn_forward()
+
+    def _turn_forward(self) -> None:
+        """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
+        for group in self._groups:
+            group.bank = group.bank.without_tracked()
+
+    def is_ready(self, index: int) -> bool:
+        """Whether the result of a frame is known already, so that it need not be encoded again."""
+        return index in self._ready
+
+    def take_ready(self, size: Size, *, time: float | None = None) -> Frame:
+        """[`step`] over a frame whose result is known already."""
+        index, self._next_index = self._next_index, self._next_index + 1
+        return Frame(index, time, size, self._ready.pop(index))
+
+    def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
+        self._groups.append(_Group(ids, phrases, prompt, frames))
+
+    def _language_prompt(self, prompts_KC: Tensor) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        tokens = language_tokens(self._sam2, prompts_KC)
+
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            prediction = decode_masks(self._sam2, self._sam2.mask_decoder, features, tokens)
+            if self.mode == "released":
+                return prediction
+            inside = upsample_logits(prediction.logits, None, size) > 0  # one step, as in Sa2VA-i
+            return self._drawn(features, inside, prediction)
+
+        return decode
+
+    def _mask_prompt(self, mask: np.ndarray) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        if mask.dtype != np.bool_ or mask.ndim != 2:
+            raise ValueError(f"a mask is a bool array (H, W); got {mask.dtype} {mask.shape}")
+        inside = torch.from_numpy(mask)[None].to(self._sam2.device)
+
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            if mask.shape != tuple(size):
+                raise ValueError(f"the mask is {mask.shape} but the frame is {tuple(size)} (height, width)")
+            return self._drawn(features, inside)
+
+        return decode
+
+    def _box_prompt(self, box: Sequence[float]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        corners = checked_box(box)
+
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            inside = np.array(box_inside(corners, size), np.float32).reshape(2, 2)
+            return self._decode_clicks(features, size, inside, _BOX_CORNERS)
+
+        return decode
+
+    def _point_prompt(self, points: np.ndarray, labels: list[int]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            _check_points(points, size)
+            return self._decode_clicks(features, size, points, labels)
+
+        return decode
+
+    def _decode_clicks(
+        self, features: FrameFeatures, size: Size, points: np.ndarray, labels: list[int]
+    ) -> MaskPrediction:
+        """One object from clicks (P, 2) in pixels of the frame."""
+        scale = self._side / np.array([size[1], size[0]], np.float32)
+        device = self._sam2.device
+        scaled = torch.from_numpy(points * scale)[None].to(device)
+        tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
+        return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
+
+    def _drawn(
+        self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
+    ) -> MaskPrediction:
+        """Masks given to SAM 2 as if drawn; scores stay those of the decoder that made them."""
+        side = self._side
+        resized = torch.nn.functional.interpolate(
+            inside_KHW[:, None].float(), size=(side, side), mode="bilinear", antialias=True
+        )[:, 0]
+        drawn = mask_as_prediction(self._sam2, self._tracking_decoder, features, (resized >= 0.5).float())
+        if decoded is None:
+            return drawn
+        return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
+
+    def _segments(self, group: _Group, prediction: MaskPrediction, size: Size) -> list[Segment]:
+        return frame_segments(
+            prediction,
+            group.ids,
+            group.phrases,
+            side=self._side,
+            size=(size[0], size[1]),
+            output=self._output,
+        )
+
+
+#: How SAM 2 marks clicks: outside, inside, and the two corners of a box.
+_OUTSIDE, _INSIDE, _BOX_CORNERS = 0, 1, [2, 3]
+
+
+def _clicks(points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
+    clicks: np.ndarray
+    try:
+        clicks = np.asarray(points, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        clicks = np.empty(0)
+    if clicks.ndim != 2 or clicks.shape[1] != 2 or not len(clicks) or not np.isfinite(clicks).all():
+        raise ValueError(f"points are one or more pairs (x, y) of numbers; got {points}")
+    marks = [_INSIDE] * len(clicks) if labels is None else list(labels)
+    if len(marks) != len(clicks):
+        raise ValueError(f"{len(clicks)} points need as many labels; got {len(marks)}")
+    if not all(mark in (_OUTSIDE, _INSIDE) for mark in marks):
+        raise ValueError(f"labels are 1 (inside) or 0 (outside); got {marks}")
+    return clicks, [int(mark) for mark in marks]
+
+
+def _check_points(points: np.ndarray, size: Size) -> None:
+    """Refuse points that are not pixels of a frame."""
+    height, width = size
+    shown = [(float(x), float(y)) for x, y in points]
+    if points.min() >= 0 and points.max() <= 1 and (points % 1).any():
+        raise ValueError(
+            f"the points {shown} look like shares of the frame; points are (x, y) in pixels: "
+            f"multiply x by {width} and y by {height}"
+        )
+    if points.min() < 0 or (points >= (width, height)).any():
+        raise ValueError(
+            f"the points {shown} are not all inside the frame of {height} x {width} pixels (height x width)"
+        )

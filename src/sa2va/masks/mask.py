@@ -1,0 +1,194 @@
+"""A binary mask kept as COCO run-length text, and the checks that text needs before pycocotools, which trusts it.
+
+COCO's runs alternate background, foreground, ... down the columns. Each is written in base 32, least significant digit
+first, as characters from "0" on, bit 5 meaning "more follows"; from the fourth run on, as the difference to two before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from sa2va.reading import STUMBLES
+
+Size = tuple[int, int]
+
+# A few bytes can claim any size; this is far above any picture and keeps a hostile file from filling the memory.
+MAX_PIXELS = 2**28
+
+
+class Rle(TypedDict):
+    """COCO's compressed RLE: ``size`` is [height, width], ``counts`` its text."""
+
+    size: list[int]
+    counts: str
+
+
+@dataclass(frozen=True, repr=False)
+class Mask:
+    """One binary mask, stored as canonical RLE: equal pixels are equal objects with equal hashes.
+
+    Attributes:
+        size: (height, width) in pixels.
+        counts: COCO compressed run lengths. Build masks with ``from_array`` or ``from_rle``, which check them.
+    """
+
+    size: Size
+    counts: str
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.bool_]) -> Mask:
+        """From a bool array (H, W). Raises ValueError for another dtype or shape, or an empty array."""
+        if array.dtype != np.bool_ or array.ndim != 2 or array.size == 0:
+            raise ValueError(
+                f"expected a non-empty bool array (H, W), got {array.dtype} {array.shape}; "
+                "threshold probabilities first, e.g. Mask.from_array(probabilities > 0.5)"
+            )
+        height, width = array.shape
+        return cls((height, width), _encode(array))
+
+    @classmethod
+    def from_rle(cls, record: Mapping[str, Any]) -> Mask:
+        """From ``{"size": [h, w], "counts": text or list of runs}``. Raises ValueError when the two do not agree."""
+        try:
+            height, width = (int(n) for n in record["size"])
+            counts = record["counts"]
+        except STUMBLES as error:
+            raise ValueError(f'expected {{"size": [h, w], "counts": ...}}, got {_shown(record)}') from error
+        return cls((height, width), _canonical((height, width), counts))
+
+    @property
+    def rle(self) -> Rle:
+        """COCO compressed RLE, ready for JSON and for pycocotools."""
+        return {"size": list(self.size), "counts": self.counts}
+
+    @property
+    def array(self) -> NDArray[np.bool_]:
+        """The pixels: a fresh bool array (H, W)."""
+        return _decode(self.size, self.counts)
+
+    def crop(self, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+        """The pixels inside a box (x0, y0, x1, y1) of whole numbers in the picture: bool (y1 - y0, x1 - x0).
+
+        Costs by the columns of the box, not by the picture.
+        """
+        x0, y0, x1, y1 = box
+        height = self.size[0]
+        ends = np.clip(np.cumsum(_parse(self.counts)), x0 * height, x1 * height)
+        return _paint((height, x1 - x0), np.diff(ends, prepend=x0 * height))[y0:y1]
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(coco.area(cast(Any, self.rle)))
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """The tight (x0, y0, x1, y1), ends exclusive; None for an empty mask."""
+        x, y, width, height = (float(n) for n in coco.toBbox(cast(Any, self.rle)))
+        return (x, y, x + width, y + height) if width and height else None
+
+    def polygons(self) -> list[NDArray[np.float32]]:
+        """The outer outlines, float32 (P, 2) arrays of x, y in pixel-corner coordinates.
+
+        Exact, but polygons cannot tell holes: those are filled.
+        """
+        from sa2va.masks.mask_ops import outlines
+
+        return outlines(self.array)
+
+    def iou(self, other: Mask) -> float:
+        """Intersection over union, 0..1; 1 when both are empty. Raises ValueError for another size."""
+        self._check_size(other)
+        if self.area == 0 and other.area == 0:
+            return 1.0
+        return float(coco.iou([cast(Any, self.rle)], [cast(Any, other.rle)], [False])[0][0])
+
+    def __or__(self, other: Mask) -> Mask:
+        """The union. Raises ValueError for another size."""
+        self._check_size(other)
+        merged = coco.merge([cast(Any, self.rle), cast(Any, other.rle)])
+        return Mask(self.size, cast(bytes, merged["counts"]).decode("ascii"))
+
+    def _check_size(self, other: Mask) -> None:
+        if self.size != other.size:
+            raise ValueError(f"expected two masks of one picture, got sizes (h, w) {self.size} and {other.size}")
+
+    def __repr__(self) -> str:
+        return f"Mask({self.size[0]}x{self.size[1]}, area={self.area})"
+
+
+def _encode(mask: NDArray[np.bool_]) -> str:
+    """Compressed runs of a bool (H, W) mask."""
+    return cast(bytes, coco.encode(np.asfortranarray(mask).view(np.uint8))["counts"]).decode("ascii")
+
+
+def _decode(size: tuple[int, int], counts: str) -> NDArray[np.bool_]:
+    """The bool (H, W) mask, C-contiguous, of runs that are known to be sound."""
+    # Not pycocotools: its decoder warns under NumPy 2, and is no faster.
+    return np.ascontiguousarray(_paint(size, _parse(counts)))
+
+
+def _paint(size: tuple[int, int], runs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    height, width = size
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _canonical(size: tuple[int, int], counts: str | bytes | list[int]) -> str:
+    """The one spelling of these runs that ``_encode`` would give, so that equal masks have equal text.
+
+    Args:
+        size: (height, width) in pixels.
+        counts: compressed text, or the plain list of runs.
+
+    Raises:
+        ValueError: a size that no picture has, malformed text, or runs that do not add up to the size.
+    """
+    height, width = size
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"expected a mask size of 1 to {MAX_PIXELS} pixels, got {height} x {width}")
+    pixels = height * width
+    runs = _plain(counts) if isinstance(counts, list) else _parse(counts)
+    # Each run is bounded before they are summed: a sum of hostile numbers could wrap round to the right one.
+    if ((runs < 0) | (runs > pixels)).any() or runs.sum() != pixels:
+        raise ValueError(f"expected RLE runs that add up to {height} x {width} = {pixels} pixels, got {_shown(counts)}")
+    return _encode(_paint(size, runs))
+
+
+def _shown(value: object) -> str:
+    """A value for an error message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _plain(counts: list[int]) -> NDArray[np.int64]:
+    runs = np.asarray(counts)
+    if runs.ndim != 1 or not (np.issubdtype(runs.dtype, np.integer) or len(runs) == 0):
+        raise ValueError(f"expected a list of whole run lengths, got {_shown(counts)}")
+    return runs.astype(np.int64)
+
+
+def _parse(counts: str | bytes) -> NDArray[np.int64]:
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f"expected COCO RLE text or a list of runs, got {_shown(counts)}")
+    raw = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    digits = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    if ((digits < 0) | (digits > 63)).any() or (len(digits) and digits[-1] & 32):
+        raise ValueError(f"expected COCO compressed RLE text, got {_shown(counts)}")
+    last = np.flatnonzero(digits & 32 == 0)
+    first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
+    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    if len(place) and place.max() > 6:
+        raise ValueError(f"expected COCO compressed RLE text, got a run of more than 35 bits in {_shown(counts)}")
+    if len(first) == 0:
+        return np.zeros(0, np.int64)
+    values = np.add.reduceat((digits & 31) << (5 * place), first)
+    values -= np.where(digits[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values

@@ -1,0 +1,182 @@
+"""Any picture a user hands over, as one upright RGB picture: paths, URLs, bytes, PIL images of every mode, arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from typing import IO, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sa2va.media.download import download
+from sa2va.media.sample_depth import SampleDepth, brighten, grey_as_bytes, has_deep_colours, stated_bits
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+
+MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+"""The largest picture decoded by default: 89 megapixels, where Pillow begins to warn of decompression bombs."""
+
+# Pillow knows more formats; those left out run other programs (EPS) or have no signature to be recognised by.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(//|[^\\/])", re.IGNORECASE)
+
+
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: SampleDepth | None = None) -> Image.Image:
+    """Read a picture as an upright RGB PIL image.
+
+    EXIF orientation is applied, also to PIL images. Transparency is pasted on white, as the vision-language models were
+    trained. Of an animation, or a TIFF of several pages, the first frame is taken: as a video they give all.
+
+    More than 8 bits a sample are scaled to 8: by the depth the file states (sBIT, BitsPerSample, MaxSampleValue), else
+    by the smallest of 8, 10, 12, 14 and 16 bits that holds its largest value. Float images hold 0 to 255.
+
+    Args:
+        source: a path, an http(s) URL, the bytes of a picture file, a PIL image of any mode, or a uint8 array (H, W),
+            (H, W, 3) or (H, W, 4) in RGB(A) order. A URL is fetched from wherever it points: a server must check
+            its clients' URLs before they come here.
+        max_pixels: refuse to decode larger pictures (height * width). Above twice Pillow's own limit Pillow refuses.
+        depth: shared by the frames of a video, so that they are scaled alike.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a picture, damaged, empty, too large, or an array of the wrong shape or type.
+    """
+    depth = depth or SampleDepth()
+    if isinstance(source, np.ndarray):
+        return to_rgb(Image.fromarray(_checked_array(source)))
+    if isinstance(source, Image.Image):
+        return upright_rgb(source, f"the {source.mode} image", max_pixels, depth)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, depth)
+    if isinstance(source, str) and is_url(source):
+        return _decode(io.BytesIO(download(source)), source, max_pixels, depth)
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(
+            f"a picture is a path, an http(s) URL, bytes, a PIL image or a uint8 array (H, W, 3), "
+            f"not {type(source).__module__}.{type(source).__qualname__}"
+            + ("; convert a tensor with .cpu().numpy(), channels last" if hasattr(source, "numpy") else "")
+        )
+    path = os.fspath(source)
+    if os.path.isdir(path):
+        raise ValueError(f"{path!r} is a folder, a picture was expected: a folder of frames is a video")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path!r} is not a regular file")
+    with open(path, "rb") as file:
+        return _decode(file, repr(path), max_pixels, depth)
+
+
+def load_pixels(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: SampleDepth | None = None) -> np.ndarray:
+    """Like ``load_image``, as a uint8 array (H, W, 3). An RGB array comes back as it is, not copied."""
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 3:
+        return np.ascontiguousarray(_checked_array(source))
+    return np.array(load_image(source, max_pixels=max_pixels, depth=depth))
+
+
+def is_url(source: str) -> bool:
+    """Whether a string names a location rather than a file. One letter before the colon is a Windows drive."""
+    match = _URL.match(source)
+    return match is not None and (match[2] == "//" or match[1].lower() in ("data", "file", "http", "https"))
+
+
+def open_picture(file: IO[bytes] | str, name: str, max_pixels: int) -> Image.Image:
+    """Read a picture file's header: Pillow's lazy image, its size already checked.
+
+    Raises:
+        ValueError: not a picture in a supported format, or too large.
+    """
+    Image.init()
+    try:
+        image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name} is too large to decode: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not a picture in a format that can be read: {', '.join(_FORMATS)}") from error
+    except Exception as error:
+        # Pillow's plugins fail on damaged files with whatever the parser stumbles over.
+        raise ValueError(f"{name} is a damaged picture: {error}") from error
+    _check_size(image, name, max_pixels)
+    return image
+
+
+def to_rgb(image: Image.Image, depth: SampleDepth | None = None, stated: int | None = None) -> Image.Image:
+    """A loaded PIL image of any mode as RGB, transparency pasted on white.
+
+    Args:
+        depth, stated: of deep grey, see ``sa2va.media.sample_depth``.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(grey_as_bytes(np.asarray(image), image.mode, depth or SampleDepth(), stated))
+    # Pillow converts premultiplied alpha only to its plain counterpart.
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    paper = Image.new("RGB", layer.size, (255, 255, 255))
+    paper.paste(layer, mask=layer.getchannel("A"))
+    return paper
+
+
+def _decode(file: IO[bytes], name: str, max_pixels: int, depth: SampleDepth) -> Image.Image:
+    with open_picture(file, name, max_pixels) as image:
+        return upright_rgb(image, name, max_pixels, depth, file)
+
+
+def upright_rgb(
+    image: Image.Image, name: str, max_pixels: int, depth: SampleDepth, file: IO[bytes] | None = None
+) -> Image.Image:
+    """A PIL image as ``load_image`` gives it.
+
+    Args:
+        file: what it was opened from, if that is at hand.
+    """
+    _check_size(image, name, max_pixels)
+    stated, deep = stated_bits(image), file is not None and has_deep_colours(image)
+    try:
+        image.load()
+    except Exception as error:
+        # As in open_picture: a damaged file may raise anything.
+        raise ValueError(f"{name} is damaged or cut short: {error}") from error
+    if file is not None and deep:
+        file.seek(0)
+        brighten(image, file.read(), depth, stated)
+    # EXIF data that cannot be parsed says nothing about orientation, and the pixels are fine.
+    with contextlib.suppress(Exception):
+        image = ImageOps.exif_transpose(image)
+    try:
+        return to_rgb(image, depth, stated)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name} is damaged: {str(error) or type(error).__name__}") from error
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if not width or not height:
+        raise ValueError(f"{name} is empty: its size is {width}x{height}")
+    if width * height > max_pixels:
+        raise ValueError(f"{name} has {width}x{height} pixels, more than max_pixels={max_pixels}")
+
+
+def _checked_array(array: np.ndarray) -> np.ndarray:
+    expected = "a picture array is uint8 with shape (H, W, 3), (H, W, 4) or (H, W)"
+    if array.dtype != np.uint8:
+        cure = {
+            "f": "values 0 to 1 become pixels by (array * 255).round().astype(np.uint8)",
+            "b": "a mask becomes a picture by array.astype(np.uint8) * 255",
+        }.get(array.dtype.kind, "scale it to 0 to 255 and use .astype(np.uint8)")
+        raise ValueError(f"{expected}, not {array.dtype}: {cure}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        cure = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            cure = ": put the channels last with array.transpose(1, 2, 0)"
+        elif array.ndim == 4:
+            cure = ": four axes are a video"
+        raise ValueError(f"{expected}, not shape {array.shape}{cure}")
+    if not array.size:
+        raise ValueError(f"{expected}, not an empty one of shape {array.shape}")
+    return array

@@ -1,0 +1,256 @@
+"""Whatever a user hands over as a video, as a ``FrameSource``; and the way in to this package's media functions.
+
+``load_image`` reads one picture, ``open_media`` opens a video lazily, ``is_video`` tells which of them a source needs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import islice
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import numpy as np
+
+from sa2va.media.animation import AnimatedPicture, PictureStack, full_pages
+from sa2va.media.camera import CAMERA_PREFIX, Camera
+from sa2va.media.container import HEAD_BYTES, container_format
+from sa2va.media.frames import (
+    DecodedFrame,
+    FrameSource,
+    SampledFrames,
+    Sampling,
+    first_indices,
+    prefetch,
+    uniform_indices,
+)
+from sa2va.media.image import (
+    MAX_PIXELS,
+    ImageSource,
+    is_url,
+    load_image,
+    load_pixels,
+    open_picture,
+)
+from sa2va.media.sample_depth import SampleDepth
+from sa2va.media.video_file import VideoFile
+
+__all__ = [
+    "MAX_PIXELS",
+    "AnimatedPicture",
+    "Camera",
+    "DecodedFrame",
+    "FrameFolder",
+    "FrameList",
+    "FrameSource",
+    "ImageSource",
+    "MediaSource",
+    "PictureStack",
+    "VideoFile",
+    "first_indices",
+    "is_video",
+    "load_image",
+    "open_media",
+    "prefetch",
+    "uniform_indices",
+]
+
+MediaSource: TypeAlias = "ImageSource | Sequence[ImageSource] | FrameSource"
+
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+_MAYBE_ANIMATED = (b"GIF8", b"\x89PNG", b"RIFF")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class FrameList(FrameSource):
+    """Pictures as the frames of a video: a list of what ``load_image`` takes, or a uint8 array (T, H, W, 3).
+
+    Files are read one at a time when their turn comes.
+
+    Raises:
+        ValueError: no pictures, or (when its turn comes) one that cannot be read or whose size differs.
+    """
+
+    def __init__(self, pictures: Sequence[ImageSource] | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> None:
+        if not len(pictures):
+            raise ValueError("a video needs at least one frame; the list is empty")
+        self._pictures = pictures
+        self._max_pixels = max_pixels
+        self._depth = SampleDepth()
+        height, width = self._load(0).shape[:2]
+        self._size = height, width
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size
+
+    @property
+    def frame_count(self) -> int:
+        return len(self._pictures)
+
+    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
+        for index in indices:
+            if index >= len(self._pictures):
+                return
+            pixels = self._load(index)
+            if pixels.shape[:2] != self._size:
+                raise ValueError(
+                    f"all frames must have one size: {self._name(index)} is {pixels.shape[1]}x{pixels.shape[0]}, "
+                    f"the first is {self._size[1]}x{self._size[0]}; resize them"
+                )
+            yield DecodedFrame(index, None, pixels, index)
+
+    def _load(self, index: int) -> np.ndarray:
+        try:
+            return load_pixels(self._pictures[index], max_pixels=self._max_pixels, depth=self._depth)
+        except ValueError as error:
+            raise ValueError(f"{self._name(index)}: {error}") from error
+
+    def _name(self, index: int) -> str:
+        return f"frame {index}"
+
+
+class FrameFolder(FrameList):
+    """A folder of picture files as a video, in natural order of their names: 2.jpg comes before 10.jpg."""
+
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+        self._path = Path(path)
+        names = [entry.name for entry in os.scandir(self._path) if entry.is_file() and not entry.name.startswith(".")]
+        self._names = sorted((name for name in names if Path(name).suffix.lower() in _PICTURE_SUFFIXES), key=_natural)
+        if not self._names:
+            raise ValueError(f"{self._path} holds no pictures (jpg, png, webp, ...) among its {len(names)} files")
+        super().__init__([self._path / name for name in self._names], max_pixels=max_pixels)
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def _name(self, index: int) -> str:
+        return str(self._path / self._names[index])
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts], name
+
+
+def is_video(source: MediaSource) -> bool:
+    """Whether a source is a video (several frames, or a camera) rather than one picture; files are told by content.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(source, str) and source.startswith(CAMERA_PREFIX):
+        return True
+    if isinstance(source, np.ndarray):
+        return source.ndim == 4
+    if isinstance(source, FrameSource | list | tuple):
+        return True
+    if not isinstance(source, str | os.PathLike) or (isinstance(source, str) and is_url(source)):
+        return False
+    return os.path.isdir(source) or _file_kind(Path(source)) != "picture"
+
+
+def open_media(
+    source: MediaSource,
+    *,
+    stride: int = 1,
+    fps: float | Fraction | None = None,
+    start: int | float | None = None,
+    end: int | float | None = None,
+    max_frames: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> FrameSource:
+    """Open a video for lazy decoding; a picture counts as a video of one frame.
+
+    Args:
+        source: a local video file (mp4, mov, webm, mkv, avi, gif and animated png or webp; mpeg, flv, ogg and wmv
+            too), a TIFF of several pages, a folder of picture files, a list of pictures, a uint8 array (T, H, W, 3),
+            ``"camera:0"``, or a ``FrameSource``.
+        stride: keep every stride-th frame.
+        fps: keep the first frame of every 1/fps seconds, by timestamps; never repeats frames. Not with ``stride``.
+        start, end: the range, end exclusive: an int is a frame index, a float seconds since the first frame.
+        max_frames: keep at most this many.
+        max_pixels: refuse larger frames (height * width).
+
+    Returns:
+        A source whose frames are numbered 0, 1, ...; ``source_index`` and ``time`` are those of the original video.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: nothing to decode in it, a range without frames, or contradictory sampling.
+    """
+    sampling = Sampling(stride, _rate(fps), _plain(start), _plain(end), max_frames)
+    media = source if isinstance(source, FrameSource) else _open(source, max_pixels)
+    return media if sampling == Sampling() else SampledFrames(media, sampling)
+
+
+def _open(source: ImageSource | Sequence[ImageSource], max_pixels: int) -> FrameSource:
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        return FrameList(source, max_pixels=max_pixels)
+    if isinstance(source, list | tuple):
+        return FrameList(source, max_pixels=max_pixels)
+    if isinstance(source, str) and source.startswith(CAMERA_PREFIX):
+        return Camera(source.removeprefix(CAMERA_PREFIX))
+    if isinstance(source, str) and is_url(source):
+        raise ValueError(f"a video is read from a local file; download it first: {source}")
+    if isinstance(source, str | os.PathLike) and os.fspath(source):
+        return _open_path(Path(source), max_pixels)
+    return FrameList([cast("ImageSource", source)], max_pixels=max_pixels)
+
+
+def _open_path(path: Path, max_pixels: int) -> FrameSource:
+    if path.is_dir():
+        return FrameFolder(path, max_pixels=max_pixels)
+    kind = _file_kind(path)
+    if kind == "video":
+        return VideoFile(path, max_pixels=max_pixels)
+    if kind == "animation":
+        return AnimatedPicture(path, max_pixels=max_pixels)
+    if kind == "stack":
+        return PictureStack(path, max_pixels=max_pixels)
+    try:
+        return FrameList([path], max_pixels=max_pixels)
+    except ValueError as error:
+        raise ValueError(f"{path} is neither a video (mp4, mov, webm, mkv, avi, gif) nor a picture: {error}") from error
+
+
+def _file_kind(path: Path) -> Literal["video", "animation", "stack", "picture"]:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if container_format(head) is not None:
+        return "video"
+    if not head.startswith(_MAYBE_ANIMATED + _TIFF) and head[4:12] != b"ftypavis":
+        return "picture"
+    try:
+        with open_picture(str(path), str(path), MAX_PIXELS) as image:
+            if not getattr(image, "is_animated", False):
+                return "picture"
+            if head.startswith(_TIFF):
+                return "stack" if len(list(islice(full_pages(image, str(path)), 2))) > 1 else "picture"
+            return "animation"
+    except Exception:
+        # Whoever opens it as a picture says what is wrong with it.
+        return "picture"
+
+
+def _rate(fps: float | Fraction | None) -> Fraction | None:
+    if fps is None:
+        return None
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps < math.inf:
+        raise ValueError(f"fps must be a number of frames per second above 0, not {fps!r}")
+    return Fraction(fps).limit_denominator(100_000)
+
+
+def _plain(bound: int | float | None) -> int | float | None:
+    """numpy numbers as Python's, so that int and float tell frames from seconds."""
+    if isinstance(bound, Real) and not isinstance(bound, bool):
+        return int(bound) if isinstance(bound, Integral) else float(bound)
+    return bound

@@ -1,0 +1,59 @@
+"""What a name or a folder is, found out by looking, so that a preset needs not be told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from sa2va import zoo
+from sa2va.checkpoint.hub import is_hub_id
+from sa2va.checkpoint.released_config import is_released
+from sa2va.data.check import OWN_FORMS, places_of, present_sets
+from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
+from sa2va.processing.tokenizer import read_json
+
+FamilyName = Literal["internvl", "qwen"]
+#: ``model_type`` of base vision-language models: InternVL's own, and transformers'.
+_BASES = ("internvl_chat", INTERNVL.name, QWEN2_5_VL.name, QWEN3_VL.name)
+
+
+def family_of_model(model: str) -> FamilyName:
+    """The family of a folder, a model of the zoo, or another hub id, whose ``config.json`` is downloaded.
+
+    A name that is none of these counts as InternVL; loading it will say what is wrong with it.
+    """
+    known = {entry.hub_id: entry for entry in zoo.ZOO}.get(zoo.resolve(model))
+    if known:
+        return "qwen" if "Qwen" in known.name else "internvl"
+    text = json.dumps(_config(model))
+    return "qwen" if '"qwen2_5_vl' in text or '"qwen3_vl' in text else "internvl"
+
+
+def is_base_model(model: str) -> bool:
+    """Whether a folder or hub id is a vision-language model that has not become a Sa2VA yet."""
+    content = _config(model)
+    return not is_released(content) and content.get("model_type") in _BASES
+
+
+def _config(model: str) -> dict[str, Any]:
+    exists = Path(model).is_dir() or is_hub_id(model)
+    return read_json(model, "config.json") if exists else {}
+
+
+def kind_of_data(root: str) -> str:
+    """The source that reads a folder of own data, a key of ``sa2va.train.config.SOURCES``.
+
+    A folder that is not there counts as ``"annotations"``; opening it will say so.
+
+    Raises:
+        ValueError: nothing in the folder is recognised as own data.
+    """
+    if not Path(root).is_dir():
+        return "annotations"
+    present = present_sets(root)
+    own = next((name for name in present if name in OWN_FORMS), None)
+    if own is None:
+        published = f"; of published sets it holds {', '.join(present)}: take one with kind=NAME" if present else ""
+        raise ValueError(f"{root} holds no data of one's own: expected one of {places_of(OWN_FORMS)} in it{published}")
+    return own

@@ -1,0 +1,60 @@
+"""What a run starts from: a Sa2VA checkpoint, a base model joined with SAM 2, or a base in four bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sa2va.checkpoint.files import resolve_folder
+from sa2va.checkpoint.hub import TEXT_PATTERNS
+from sa2va.configuration_sa2va import Sa2VAConfig, set_grounding_side
+from sa2va.modeling_sa2va import Sa2VAModel
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.tokenizer import load_tokenizer
+from sa2va.runtime import default_device
+from sa2va.train.autodetect import is_base_model
+from sa2va.train.config import TrainConfig
+from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY, tiny_model, tiny_tokenizer
+
+
+def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
+    """The model and processor of a run, nothing frozen yet.
+
+    Raises:
+        ValueError: ``model`` is a base model without ``sam2``, or no base model with it. ImportError: bitsandbytes is
+            missing.
+    """
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    if config.model == RANDOM_TINY:
+        tokenizer = tiny_tokenizer()
+        model = tiny_model(tokenizer, config.seed, config.grounding_side or GROUNDING_SIDE)
+        return model.to(dtype), Sa2VAProcessor(tokenizer, model.config)  # type: ignore[arg-type]
+    base = is_base_model(config.model)
+    if base != bool(config.sam2):
+        raise ValueError(
+            f"model {config.model} is "
+            + (
+                "a vision-language model without SAM 2; set sam2=facebook/sam2-hiera-large (or a folder) to join them"
+                if base
+                else f"no base vision-language model that sam2={config.sam2} could be joined with; set sam2=null"
+            )
+        )
+    if config.sam2:
+        tokenizer = load_tokenizer(config.model)
+        torch.manual_seed(config.seed)  # the projection starts from random numbers
+        model = Sa2VAModel.from_parts(config.model, config.sam2, tokenizer=tokenizer, template=config.template)
+        return model.to(dtype), Sa2VAProcessor(tokenizer, model.config)  # type: ignore[arg-type]
+    options: dict[str, Any] = {}
+    if config.quantization:
+        options |= {"quantization": config.quantization, "device_map": {"": default_device()}}
+    if config.grounding_side:
+        options["config"] = Sa2VAConfig.from_pretrained(resolve_folder(config.model, TEXT_PATTERNS))
+        set_grounding_side(options["config"].sam2_config, config.grounding_side)
+    model = Sa2VAModel.from_pretrained(config.model, dtype=dtype, **options)
+    processor = Sa2VAProcessor.from_pretrained(config.model, model.config)
+    if config.grounding_side:
+        settings = replace(processor.settings, grounding_side=config.grounding_side)
+        processor = Sa2VAProcessor(processor.tokenizer, settings)
+    return model, processor

@@ -1,0 +1,358 @@
+"""Pictures of results: overlays with labels, DAVIS palette masks, cut-outs and contact sheets.
+
+An overlay leaves every pixel outside the masks as it was (labels aside), keeps one colour per object, and mixes colours
+evenly where masks overlap, so that the order of the objects does not matter. Work is done inside the objects' boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from sa2va.masks.segment import Segment
+
+from sa2va.masks.mask import Mask
+from sa2va.masks.mask_ops import components
+from sa2va.media.image import load_image
+from sa2va.visualization.colors import FILL, Color, ObjectColors
+from sa2va.visualization.colors import color as color
+from sa2va.visualization.labels import Label, LabelLayout, fitting_font, shortened
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]  # all that load_image takes
+Bools = NDArray[np.bool_]
+
+#: Outside of every contour: it stands out where the scene is light, and the colour inside it where the scene is dark.
+_DARK = (16, 16, 16)
+#: Pixels along the longer side of a box in which the largest part of an object is looked for.
+_COARSE = 48
+#: A label stays where its object is at least so thick, as a share of its greatest thickness.
+_THICK = 0.7
+
+
+def overlay(
+    image: Picture,
+    segments: Sequence[Segment],
+    *,
+    alpha: float = FILL,
+    contour: bool = True,
+    labels: bool = True,
+) -> Image.Image:
+    """The picture with its segments drawn over it. For the frames of a clip see [`ClipOverlay`].
+
+    Args:
+        image: PIL image or RGB uint8 array (H, W, 3); not changed.
+        segments: each with one mask of the picture's size. Empty masks are not drawn. One that has no colour yet gets
+            one that stands out from it and from what is around it.
+        alpha: opacity of the fill, 0..1. Pixels outside the masks keep their values.
+        contour: draw a dark line along the inside of each outline and a coloured one inside that, their widths fitted
+            to the picture; where an object is too thin for both, the coloured one.
+        labels: write each phrase (the id where there is none) on a plate beside the largest part of its object, clear
+            of other plates where there is room. A "?" marks objects whose score is under 0.2.
+
+    Returns:
+        RGB image of the same size.
+
+    Raises:
+        ValueError: a mask of another size, several masks in one segment, or an alpha outside 0..1.
+    """
+    return ClipOverlay(alpha=alpha, contour=contour, labels=labels).draw(image, segments)
+
+
+class ClipOverlay:
+    """Overlays of the frames of one clip: objects keep their colours, and labels stand still where they can.
+
+    Args:
+        alpha, contour, labels: see [`overlay`].
+
+    Raises:
+        ValueError: an alpha outside 0..1.
+    """
+
+    def __init__(self, *, alpha: float = FILL, contour: bool = True, labels: bool = True):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"expected an alpha from 0 to 1, got {alpha}")
+        self._alpha, self._contour = alpha, contour
+        self._colors = ObjectColors()
+        self._labels = LabelLayout() if labels else None
+
+    def draw(self, image: Picture, segments: Sequence[Segment]) -> Image.Image:
+        """The next frame with its segments drawn over it; see [`overlay`]."""
+        canvas = load_image(image).copy()
+        _check_sizes(segments, canvas.size)
+        colored = self._colors.apply(np.asarray(canvas), segments)
+        layers = [layer for segment in colored if (layer := _layer(segment)) is not None]
+        for group in _overlapping(layers):
+            _fill(canvas, group, self._alpha)
+        if self._contour:
+            for layer in layers:
+                _outline(canvas, layer)
+        if self._labels is not None:
+            self._labels.draw(canvas, [layer.label(self._labels.anchor(layer.id)) for layer in layers])
+        return canvas
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One object, cut to its box: ``pixels`` is bool (h, w) with its corner at (x, y)."""
+
+    id: int
+    text: str
+    color: Color
+    x: int
+    y: int
+    pixels: Bools
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        height, width = self.pixels.shape
+        return self.x, self.y, self.x + width, self.y + height
+
+    def label(self, anchor: tuple[float, float] | None) -> Label:
+        """Its label, at its largest part; at the one nearest to an earlier place where that is not much smaller."""
+        step = -(-max(self.pixels.shape) // _COARSE)
+        near = None if anchor is None else ((anchor[0] - self.x) / step, (anchor[1] - self.y) / step)
+        part = _main_part(self.pixels[::step, ::step], near)
+        x, y, radius = _thick_place(part, near)
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        x0, y0, x1, y1 = (int(n) * step + corner for n, corner in zip(box, (self.x, self.y) * 2, strict=True))
+        middle = (self.x + (x + 0.5) * step, self.y + (y + 0.5) * step)
+        return Label(self.text, f"#{self.id}", self.color, (x0, y0, x1, y1), self.id, middle, radius * step)
+
+
+def _check_sizes(segments: Sequence[Segment], size: tuple[int, int]) -> None:
+    for segment in segments:
+        if segment.mask.size != (size[1], size[0]):
+            raise ValueError(
+                f"expected masks of the picture's size (h, w) {(size[1], size[0])}, got {segment.mask.size}"
+            )
+
+
+def _layer(segment: Segment) -> _Layer | None:
+    mask = segment.mask
+    if mask.box is None or segment.color is None:
+        return None
+    x0, y0, x1, y1 = (int(n) for n in mask.box)
+    # A margin of one pixel lets the contour see the background around the object.
+    left, top = max(x0 - 1, 0), max(y0 - 1, 0)
+    pixels = np.ascontiguousarray(mask.crop((left, top, min(x1 + 1, mask.size[1]), min(y1 + 1, mask.size[0]))))
+    text = (segment.phrase or f"#{segment.id}") + (" ?" if segment.doubtful else "")
+    return _Layer(segment.id, text, segment.color, left, top, pixels)
+
+
+def _overlapping(layers: Sequence[_Layer]) -> list[list[_Layer]]:
+    """Layers in groups, so that boxes of different groups have no pixel in common."""
+    groups: list[list[_Layer]] = []
+    for layer in layers:
+        near = [group for group in groups if any(_meet(layer.box, other.box) for other in group)]
+        groups = [group for group in groups if group not in near]
+        groups.append([*(other for group in near for other in group), layer])
+    return groups
+
+
+def _meet(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _fill(canvas: Image.Image, layers: Sequence[_Layer], alpha: float) -> None:
+    """Mix the colours of layers into one sheet, evenly where they overlap, and lay it on once."""
+    opacity = round(alpha * 255)
+    if len(layers) == 1:
+        (layer,) = layers
+        canvas.paste(layer.color, (layer.x, layer.y), _stencil(layer.pixels, opacity))
+        return
+    boxes = np.array([layer.box for layer in layers])
+    (left, top), (right, bottom) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+    sheet = Image.new("RGB", (right - left, bottom - top))
+    depth = np.zeros((bottom - top, right - left), np.uint8)
+    # The k-th colour on a pixel enters with weight 1/k, which leaves the plain mean of all.
+    weights = np.array([0] + [round(255 / k) for k in range(1, 256)], np.uint8)
+    for layer in layers:
+        x, y = layer.x - left, layer.y - top
+        height, width = layer.pixels.shape
+        part = depth[y : y + height, x : x + width]
+        np.add(part, 1, out=part, where=layer.pixels & (part < 255))
+        share = weights[part]
+        share *= layer.pixels
+        sheet.paste(layer.color, (x, y), Image.fromarray(share))
+    canvas.paste(sheet, (left, top), _stencil(depth > 0, opacity))
+
+
+def _outline(canvas: Image.Image, layer: _Layer) -> None:
+    """Two lines along the inside of a layer's outline: a dark one, and its colour inside that."""
+    unit = min(canvas.size) / 300
+    core = _shrunk(layer.pixels, max(1, round(unit * 0.5)))
+    thin = layer.pixels & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
+    bright = (core & ~_shrunk(core, max(1, round(unit * 0.75)))) | thin
+    canvas.paste(_DARK, (layer.x, layer.y), _stencil(layer.pixels & ~core & ~thin, 255))
+    canvas.paste(layer.color, (layer.x, layer.y), _stencil(bright, 255))
+
+
+def _stencil(pixels: Bools, opacity: int) -> Image.Image:
+    return Image.fromarray(pixels.view(np.uint8) * np.uint8(opacity))
+
+
+def _shrunk(pixels: Bools, steps: int) -> Bools:
+    """Without its outermost pixels, so many deep; what is beyond the array counts as inside."""
+    for step in range(steps):
+        pixels = ~_neighbours(~pixels, corners=step % 2 == 1)
+    return pixels
+
+
+def _grown(pixels: Bools, steps: int) -> Bools:
+    for step in range(steps):
+        pixels = _neighbours(pixels, corners=step % 2 == 1)
+    return pixels
+
+
+def _neighbours(pixels: Bools, *, corners: bool) -> Bools:
+    """One pixel more on every side. Taking corners in every other step makes octagons, which look round."""
+    grown = pixels.copy()
+    grown[1:] |= pixels[:-1]
+    grown[:-1] |= pixels[1:]
+    rows = grown.copy() if corners else pixels
+    grown[:, 1:] |= rows[:, :-1]
+    grown[:, :-1] |= rows[:, 1:]
+    return grown
+
+
+def _main_part(pixels: Bools, near: tuple[float, float] | None) -> Bools:
+    """The largest connected part; the one nearest to a point (x, y) among those at least half as large."""
+    labels, count = components(pixels, connectivity=8)
+    if count == 0:  # finer than the grid
+        return np.ones_like(pixels)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    chosen = int(areas.argmax())
+    if near is not None and count > 1:
+        large = np.flatnonzero(areas >= areas.max() / 2)
+        chosen = min(large.tolist(), key=lambda number: _distances(labels == number + 1, near).min())
+    return labels == chosen + 1
+
+
+def _thick_place(part: Bools, near: tuple[float, float] | None) -> tuple[int, int, int]:
+    """Where a part is thickest: x, y, and how many steps it is from there to the outside.
+
+    Of the places that are nearly as thick, the nearest to a point (x, y), or to the middle of the part.
+    """
+    depth = np.zeros(part.shape, np.int64)
+    inner = np.pad(part, 1)
+    while inner.any():
+        depth += inner[1:-1, 1:-1]
+        inner = _shrunk(inner, 1)
+    rows, columns = np.nonzero(part)
+    target = near or (float(columns.mean()), float(rows.mean()))
+    thick = depth >= max(1, _THICK * depth.max())
+    rows, columns = np.nonzero(thick)
+    best = int(_distances(thick, target).argmin())
+    return int(columns[best]), int(rows[best]), int(depth[rows[best], columns[best]])
+
+
+def _distances(pixels: Bools, point: tuple[float, float]) -> NDArray[np.float64]:
+    """Squared distances of the pixels to a point (x, y), in reading order."""
+    rows, columns = np.nonzero(pixels)
+    return (columns - point[0]) ** 2 + (rows - point[1]) ** 2
+
+
+def davis_palette() -> list[int]:
+    """The 256 colours of DAVIS and PASCAL VOC, flat RGB: the bits of the index, dealt to the channels from the top."""
+    index = np.arange(256)
+    palette = np.zeros((256, 3), np.int64)
+    for level in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((index >> (3 * level + channel)) & 1) << (7 - level)
+    return palette.ravel().tolist()
+
+
+def palette_png(
+    masks: NDArray[np.bool_] | Sequence[NDArray[np.bool_]],
+    indices: Sequence[int] | None = None,
+    colors: Sequence[Color | None] | None = None,
+) -> Image.Image:
+    """A mode-P picture of object indices; 0 is background.
+
+    Args:
+        masks: bool (N, H, W), N at least 1. Where they overlap the later one is kept.
+        indices: the index of each mask, 1..255; 1, 2, ... N when left out.
+        colors: the palette's entry for each mask, RGB 0..255, so that it looks as in overlays. Entries without one
+            are those of DAVIS.
+
+    Raises:
+        ValueError: no mask, masks that are not bool, an index outside 1..255, or colours of another number.
+    """
+    if len(masks) == 0 or any(mask.dtype != np.bool_ or mask.ndim != 2 for mask in masks):
+        raise ValueError("expected one or more bool masks (H, W)")
+    indices = range(1, len(masks) + 1) if indices is None else indices
+    if len(indices) != len(masks) or not all(0 < index < 256 for index in indices):
+        raise ValueError(f"expected one index from 1 to 255 for each of {len(masks)} masks, got {list(indices)[:10]}")
+    index_map = np.zeros(masks[0].shape, np.uint8)
+    for mask, index in zip(masks, indices, strict=True):
+        index_map[mask] = index
+    palette = davis_palette()
+    for index, own in zip(indices, colors or [None] * len(indices), strict=True):
+        if own is not None:
+            palette[3 * index : 3 * index + 3] = own
+    picture = Image.fromarray(index_map)
+    picture.putpalette(palette)
+    return picture
+
+
+def cutout(image: Picture, mask: Mask | NDArray[np.bool_] | NDArray[np.floating]) -> Image.Image:
+    """The object alone: RGBA, transparent (and black) outside the mask.
+
+    Args:
+        image: PIL image or RGB uint8 array (H, W, 3).
+        mask: a Mask, a bool array, or float opacity 0..1 (H, W), e.g. from ``mask_ops.feather``.
+
+    Raises:
+        ValueError: another size than the picture's.
+    """
+    picture = load_image(image)
+    opacity = mask.array if isinstance(mask, Mask) else mask
+    if opacity.shape != (picture.height, picture.width):
+        raise ValueError(f"expected a mask (h, w) {(picture.height, picture.width)}, got {opacity.shape}")
+    alpha = np.round(np.clip(opacity, 0, 1) * np.float32(255)).astype(np.uint8)
+    pixels = np.dstack([np.asarray(picture), alpha])
+    pixels[alpha == 0] = 0
+    return Image.fromarray(pixels)
+
+
+def contact_sheet(
+    images: Sequence[Image.Image | NDArray[np.uint8]],
+    columns: int,
+    labels: Sequence[str] | None = None,
+) -> Image.Image:
+    """Pictures in a grid on white, row by row; each is shrunk to the size of the first, keeping its shape.
+
+    Args:
+        images: PIL images or RGB uint8 arrays (H, W, 3), at least one.
+        columns: pictures per row.
+        labels: one line of text under each picture.
+
+    Raises:
+        ValueError: no pictures, fewer than one column, or labels of another number.
+    """
+    if not images or columns < 1:
+        raise ValueError(f"expected at least one picture and one column, got {len(images)} and {columns}")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"expected one label per picture, got {len(labels)} for {len(images)}")
+    pictures = [load_image(image) for image in images]
+    width, height = pictures[0].size
+    gap, text_size = max(4, width // 40), max(10, width // 22)
+    line = round(text_size * 1.5) if labels is not None else 0
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + line + gap) + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, picture in enumerate(pictures):
+        x, y = gap + number % columns * (width + gap), gap + number // columns * (height + line + gap)
+        picture.thumbnail((width, height))
+        sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+        if labels is not None:
+            font = fitting_font(labels[number], text_size)
+            text = shortened(labels[number], font, width)
+            pen.text((x + width / 2, y + height + line / 2), text, fill=(40, 40, 40), font=font, anchor="mm")
+    return sheet
