@@ -36,12 +36,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import sa2va.inference.tracker as tracker_module
 import sa2va.model.memory as memory_module
 import sa2va.modeling_sa2va as sa2va_module
-from sa2va.configuration_sa2va import Sa2VAConfig, sam2_config
 from sa2va.inference.propagation import follow
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.media.frames import DecodedFrame, FrameSource
 from sa2va.media.open import open_media
+from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.mask_decoder import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.normalization import normalized_frames

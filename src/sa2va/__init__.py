@@ -20,7 +20,7 @@ _HOMES = {
     "Mask": "sa2va.results.answer",
     "Segment": "sa2va.results.answer",
     "Track": "sa2va.inference.video_result",
-    "Sa2VAConfig": "sa2va.configuration_sa2va",
+    "Sa2VAConfig": "sa2va.model.config",
     "Sa2VAModel": "sa2va.modeling_sa2va",
     "Sa2VAProcessor": "sa2va.processing.processor",
 }
@@ -38,11 +38,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sa2va.configuration_sa2va import Sa2VAConfig
     from sa2va.inference.tracker import VideoTracker
     from sa2va.inference.video_result import Track
     from sa2va.masks.mask import Mask
     from sa2va.masks.segment import Segment
+    from sa2va.model.config import Sa2VAConfig
     from sa2va.modeling_sa2va import Sa2VAModel
     from sa2va.predictor import Sa2VA
     from sa2va.processing.processor import Sa2VAProcessor

@@ -1,114 +1,47 @@
-"""The whole model: a vision-language model writes, and what it writes at ``[SEG]`` prompts SAM 2.
-
-One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out.
-
-Shape legend: B samples, L tokens, D hidden width, C width of SAM 2, K objects, F frames, N object-frame pairs.
-
-Source: Sa2VA (arXiv 2501.04001, section 3).
-"""
+"""The model as transformers' users meet it: loaded from and saved to folders, known to the auto classes, and with the
+released ``predict_forward``. What it computes is in [`sa2va.model.network`]."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     Sam2VideoModel,
 )
-from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.atomic import new_file_mode
-from sa2va.configuration_sa2va import ReleasedConfig, Sa2VAConfig, SaSaSa2VAConfig
-from sa2va.model import language
-from sa2va.model.generation import GenerationOptions, generate
-from sa2va.model.mask_decoder import (
-    FrameFeatures,
-    MaskPrediction,
-    decode_masks,
-    encode_frames,
-    language_tokens,
-    point_tokens,
-)
-from sa2va.model.memory import propagate
-from sa2va.model.normalization import normalized_frames
+from sa2va.checkpoint.build import build_from_parts
+from sa2va.checkpoint.loading import open_checkpoint
+from sa2va.checkpoint.released_config import config_from_released
+from sa2va.hub import HUB_OPTIONS
+from sa2va.inference.predict_forward import predict_forward
+from sa2va.inference.vlm import Asker
+from sa2va.media.open import ImageSource, MediaSource
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.network import Sa2VANetwork
 from sa2va.model.quantization import Quantization, check_widths, main_device, quantization_settings
-from sa2va.model.types import (
-    IGNORED_LABEL,
-    Batch,
-    Generated,
-    Sa2VAOutput,
-    VisualTokens,
-    equal_clips,
-    object_frame_pairs,
-)
+from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import no_weight_bar, require_extra
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
-    from sa2va.media.open import ImageSource, MediaSource
-
-
-class MaskProjection(nn.Module):
-    """Two layers from a ``[SEG]`` state (..., D) to a mask prompt (..., C)."""
-
-    def __init__(self, hidden_size: int, width: int):
-        super().__init__()
-        self.linear_1 = nn.Linear(hidden_size, hidden_size)
-        self.linear_2 = nn.Linear(hidden_size, width)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return self.linear_2(self.linear_1(states).relu())
-
-
-class Sa2VAModel(PreTrainedModel):
-    """A vision-language model, SAM 2, and the projection between them.
+class Sa2VAModel(Sa2VANetwork):
+    """A [`Sa2VANetwork`] with its files.
 
     Attributes:
-        vlm: the transformers vision-language model. sam2: a ``Sam2VideoModel`` whose parts are used, never its
-            forward.
-        projection: ``[SEG]`` state to mask prompt.
-        original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder``
-            is the fine-tuned one.
         folder: where the weights were loaded from; None for a model made otherwise. processor: read from there when
             [`predict_forward`] first needs it.
     """
 
     folder: Path | None = None
     processor: Any = None  # a Sa2VAProcessor; transformers evaluates these annotations
-
-    config_class = Sa2VAConfig
-    config: Sa2VAConfig
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-
-    def __init__(self, config: Sa2VAConfig):
-        super().__init__(config)
-        self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
-        self.sam2 = Sam2VideoModel(config.sam2_config)
-        hidden_size = config.vlm_config.get_text_config().hidden_size
-        self.projection = MaskProjection(hidden_size, config.sam2_config.mask_decoder_config.hidden_size)
-        self.original_mask_decoder = (
-            Sam2VideoMaskDecoder(config.sam2_config.mask_decoder_config) if config.original_mask_decoder else None
-        )
-        self._no_split_modules = [
-            *(self.vlm._no_split_modules or ()),
-            "Sam2MultiScaleBlock",
-            "Sam2VideoMemoryAttentionLayer",
-            "Sam2VideoMaskDecoder",
-        ]
-        self.post_init()
 
     @classmethod
     def from_pretrained(
@@ -140,9 +73,6 @@ class Sa2VAModel(PreTrainedModel):
                 hub does not give the checkpoint, or it cannot be quantised like this here.
             ImportError: ``quantization`` or ``device_map`` needs a package that is missing.
         """
-        from sa2va.checkpoint.hub import HUB_OPTIONS
-        from sa2va.checkpoint.loading import open_checkpoint
-
         if pretrained_model_name_or_path is None:  # transformers' own way to load a given state dict
             return super().from_pretrained(None, *model_args, config=config, dtype=dtype, **kwargs)
         device_map = kwargs.get("device_map")
@@ -195,8 +125,6 @@ class Sa2VAModel(PreTrainedModel):
                 folder or id.
             template: chat template of an InternVL model; None means ``"qwen_chat"`` there.
         """
-        from sa2va.checkpoint.build import build_from_parts
-
         return build_from_parts(cls, vlm, sam2, tokenizer=tokenizer, template=template)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -218,55 +146,6 @@ class Sa2VAModel(PreTrainedModel):
         for path in Path(save_directory).glob("*.safetensors"):
             path.chmod(new_file_mode(path.parent))  # safetensors makes every file it writes private
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vlm.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.vlm.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.vlm.get_output_embeddings()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        # The parts initialise themselves; the projection keeps torch's default, as in the reference.
-        if not isinstance(module, nn.Linear):
-            super()._init_weights(module)
-
-    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **layout: Any) -> VisualTokens:
-        """The vision tower over pictures, once for all prompts about them; see [`language.encode_images`]."""
-        device: Any = self.get_input_embeddings().weight.device
-        pixel_values = pixel_values.to(device)
-        if image_grid_thw is not None:
-            image_grid_thw = image_grid_thw.to(device)
-        return language.encode_images(self.vlm, pixel_values, image_grid_thw, **layout)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        visual: VisualTokens | None = None,
-        *,
-        options: GenerationOptions | None = None,
-        is_finished: Callable[[list[int]], bool],
-        on_token: Callable[[int, int], None] | None = None,
-    ) -> list[Generated]:
-        """Answer prompts that share their pictures; see [`sa2va.model.generation.generate`]."""
-        return generate(
-            self.vlm,
-            self.config.family,
-            self.config.seg_token_id,
-            prompts,
-            visual,
-            options=options or GenerationOptions(),
-            is_finished=is_finished,
-            on_token=on_token,
-        )
-
-    def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:
-        """SAM 2's image encoder over squashed frames, uint8 (F, S, S, 3), once for all prompts and objects."""
-        frames_FSS3 = frames_FSS3.to(self.sam2.no_memory_embedding.device)
-        return encode_frames(self.sam2, normalized_frames(frames_FSS3))
-
     def predict_forward(
         self,
         image: ImageSource | None = None,
@@ -283,11 +162,8 @@ class Sa2VAModel(PreTrainedModel):
         Args:
             tokenizer, processor: needed only where the model was not loaded from a folder, which has its own.
         """
-        from sa2va.inference.predict_forward import predict_forward, processor_of
-        from sa2va.inference.vlm import Asker
-
         return predict_forward(
-            Asker(self, processor_of(self, tokenizer, processor)),
+            Asker(self, self._processor_for(tokenizer, processor)),
             image=image,
             video=video,
             text=text,
@@ -296,118 +172,34 @@ class Sa2VAModel(PreTrainedModel):
             max_new_tokens=max_new_tokens,
         )
 
-    def forward(
-        self,
-        batch: Batch,
-        *,
-        prompted: Callable[[int], Sequence[int]] | None = None,
-        labelled_only: bool = False,
-    ) -> Sa2VAOutput:
-        """Text logits of every token and mask logits of every ``[SEG]``; or the masks of clicks, without any text.
-
-        Args:
-            batch: samples; see [`Batch`].
-            prompted: None decodes every frame from its prompt without memory (the released training recipe). Otherwise
-                says which frames of a clip of so many are prompted, the first among them; the masks are carried through
-                the rest by memory, as inference does.
-            labelled_only: compute logits only where the next token has a label, which is all that training reads.
-
-        Raises:
-            ValueError: image tokens and features, or ``[SEG]`` tokens and target masks, differ in number in a sample,
-                or a sample with ``[SEG]`` has no grounding frames.
-        """
-        if batch.points is not None and batch.point_labels is not None:
-            objects = tuple(0 if masks is None else len(masks) for masks in batch.masks or ())
-            tokens = point_tokens(self.sam2, batch.points, batch.point_labels)
-            return Sa2VAOutput(None, self._predict_masks(batch, tokens, objects, prompted), objects)
-        visual = None
-        if batch.pixel_values is not None:
-            visual = self.encode_images(
-                batch.pixel_values,
-                batch.image_grid_thw,
-                tiles_per_sample=batch.tiles_per_sample,
-                regions=batch.regions,
-            )
-        states = language.run_language_model(
-            self.vlm,
-            self.config.family,
-            language.embed_tokens(self.vlm, batch.input_ids, visual),
-            language.positions(self.vlm, batch.input_ids, batch.attention_mask, batch.image_grid_thw),
-            batch.attention_mask,
-            visual=visual,
-            is_image_BL=language.image_tokens(self.vlm, batch.input_ids),
-        )
-        is_seg = (batch.input_ids == self.config.seg_token_id) & batch.attention_mask
-        objects = tuple(is_seg.sum(dim=1).tolist())
-        _check_objects(batch, objects)
-        seg_states = states.seg[is_seg]
-        tokens = language_tokens(self.sam2, self.projection(seg_states))
-        pair_object, _ = object_frame_pairs(objects, _frames(batch, objects), tokens.device)
-        masks = self._predict_masks(batch, tokens[pair_object], objects, prompted)
-        normed = states.normed
-        if labelled_only and batch.labels is not None:
-            normed = normed[:, :-1][batch.labels[:, 1:] != IGNORED_LABEL]
-        return Sa2VAOutput(self.vlm.lm_head(normed), masks, objects, seg_states)
-
-    def _predict_masks(
-        self,
-        batch: Batch,
-        tokens_NPC: Tensor,
-        objects: tuple[int, ...],
-        prompted: Callable[[int], Sequence[int]] | None,
-    ) -> MaskPrediction | None:
-        """Masks of all object-frame pairs, ordered by sample, object, frame, from one set of prompt tokens each."""
-        if batch.grounding_pixels is None or not sum(objects):
-            return None
-        frames = _frames(batch, objects)
-        features = self.encode_frames(batch.grounding_pixels)
-        if prompted is None:
-            _, pair_frame = object_frame_pairs(objects, frames, tokens_NPC.device)
-            return decode_masks(self.sam2, self.sam2.mask_decoder, features, tokens_NPC, frame_of_prompt_N=pair_frame)
-        parts, order = [], []
-        for clips in equal_clips(objects, frames, tokens_NPC.device):
-            steps = propagate(
-                self.sam2,
-                self.sam2.mask_decoder,
-                [features[frames_B] for frames_B in clips.frames_TB],
-                tokens_NPC[clips.pairs_KT],
-                prompted(len(clips.frames_TB)),
-                clip_of_object_K=clips.clip_of_object_K,
-            )
-            parts.append(_concatenate(list(steps)))
-            order.append(clips.pairs_KT.T.flatten())
-        return _concatenate(parts)[torch.cat(order).argsort()]
+    def _processor_for(self, tokenizer: Any, processor: Any) -> Sa2VAProcessor:
+        """The processor given, else that of the folder the model came from, else one made of the given tokenizer."""
+        if isinstance(processor, Sa2VAProcessor):
+            return processor
+        if self.folder is not None:
+            if self.processor is None:
+                self.processor = Sa2VAProcessor.from_pretrained(self.folder, self.config)
+            return self.processor
+        tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
+        if tokenizer is None:
+            raise ValueError("this model was not loaded from a folder; pass predict_forward its tokenizer=")
+        return Sa2VAProcessor(tokenizer, self.config)
 
 
-def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
-    for sample, count in enumerate(objects):
-        if (
-            batch.grounding_pixels is not None
-            and batch.frames_per_sample
-            and count
-            and not batch.frames_per_sample[sample]
-        ):
-            raise ValueError(f"{batch.name(sample)} has {count} [SEG] tokens but no grounding frames")
-        if batch.masks is None:
-            continue
-        target = batch.masks[sample]
-        given = 0 if target is None else len(target)
-        if given != count:
-            raise ValueError(
-                f"{batch.name(sample)} has {count} [SEG] tokens but {given} masks; "
-                "each [SEG] of the answers needs exactly one mask"
-            )
+class ReleasedConfig(Sa2VAConfig):
+    """Lets transformers' ``AutoConfig`` read a released ``config.json``; what comes out is a [`Sa2VAConfig`]."""
+
+    model_type = "sa2va_chat"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        return Sa2VAConfig.from_dict(config_from_released(config_dict).to_dict(), **kwargs)
 
 
-def _frames(batch: Batch, objects: tuple[int, ...]) -> tuple[int, ...]:
-    """Grounding frames of each sample."""
-    return batch.frames_per_sample or (1 if batch.grounding_pixels is not None else 0,) * len(objects)
+class SaSaSa2VAConfig(ReleasedConfig):
+    """The same for SaSaSa2VA's exports."""
 
-
-def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:
-    return MaskPrediction(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in MaskPrediction.__dataclass_fields__)
-    )
+    model_type = "sasasa2va_chat"
 
 
 AutoConfig.register(Sa2VAConfig.model_type, Sa2VAConfig)

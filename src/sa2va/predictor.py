@@ -294,8 +294,8 @@ class Sa2VA:
                 ``"first"`` (the reference), frame indices (one, or a list or array of them), or ``"compressed"``
                 (SaSaSa2VA checkpoints).
             num_key_frames: how many.
-            mode: ``"released"`` or ``"consistent"``, see [`sa2va.inference.tracker`]; None takes what the checkpoint was made
-                for.
+            mode: ``"released"`` or ``"consistent"``, see [`sa2va.inference.tracker`]; None takes what the checkpoint
+                was made for.
             selections: with ``"compressed"``, how its hundred frames are chosen; several are averaged.
             threshold, probabilities, cleanup, generation: as in [`segment`].
             sampling: ``stride``, ``fps``, ``start``, ``end``, ``max_frames`` of [`open_media`].

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from sa2va.atomic import replacing
-from sa2va.checkpoint.boundary import read_json_object
-from sa2va.checkpoint.files import LazyTensor, open_shard, resolve_folder, write_tensors_file
+from sa2va.checkpoint.files import LazyTensor, open_shard, write_tensors_file
+from sa2va.hub import resolve_folder
 from sa2va.runtime import require_extra
+from sa2va.untrusted import read_json_object
 
 if TYPE_CHECKING:
-    from sa2va.modeling_sa2va import Sa2VAModel
+    from sa2va.model.network import Sa2VANetwork
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -166,7 +167,7 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
     return result
 
 
-def attach(model: Sa2VAModel, adapter: Adapter) -> None:
+def attach(model: Sa2VANetwork, adapter: Adapter) -> None:
     """Put an adapter on a loaded base model, beside its weights, not into them; they may be quantised.
 
     Raises:

@@ -20,18 +20,19 @@ from transformers import (
 )
 
 from sa2va.checkpoint import weight_map
-from sa2va.checkpoint.boundary import reading
 from sa2va.checkpoint.configs import build_config, check_counts
-from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config, resolve_folder
+from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config
 from sa2va.checkpoint.loading import check_tensors, layers_in, to_native, with_tied_head
 from sa2va.checkpoint.released_config import internvl_config, says_tied
-from sa2va.configuration_sa2va import Sa2VAConfig, sam2_config
+from sa2va.hub import resolve_folder
+from sa2va.model.config import Sa2VAConfig, sam2_config
 from sa2va.model.families import INTERNVL, family_of
+from sa2va.untrusted import reading
 
 if TYPE_CHECKING:
-    from sa2va.modeling_sa2va import Sa2VAModel
+    from sa2va.model.network import Sa2VANetwork
 
-Model = TypeVar("Model", bound="Sa2VAModel")
+Model = TypeVar("Model", bound="Sa2VANetwork")
 
 _FIRST_LAYER = "image_encoder.trunk.patch_embed.proj.weight"
 #: Meta's four encoders, by (channels of the first stage, number of blocks): Hiera T, S, B+ and L.

@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from sa2va.checkpoint.boundary import named_dtype, reading
+from sa2va.untrusted import reading
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 _SHARED = {"bos_token_id", "eos_token_id", "pad_token_id"}
 _DROPPED = {"model_type", "architectures", "transformers_version", "auto_map"}
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Fields that say how often something is built: each time makes tensors of its own.
 _COUNTS = re.compile(r"depth|num_hidden_layers|\w+_num_layers|blocks_per_stage|iou_head_depth|num_multimask_outputs")
 
@@ -41,6 +43,21 @@ def build_config(config_class: type[Config], values: Mapping[str, Any], where: s
                     part_class = spec.get_config_class(part.get("model_type", spec.model_type))
                 known[key] = build_config(part_class, part, f"{where}.{key}" if "." in where else f"{where}: {key}")
         return config_class(**known)
+
+
+def named_dtype(name: Any) -> torch.dtype | None:
+    """The torch dtype that a config names, with or without ``torch.``; None for None.
+
+    Raises:
+        ValueError: it is not the name of one that weights are held in.
+    """
+    if name is None or name in _FLOATS:
+        return name
+    dtype = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else None
+    if dtype not in _FLOATS:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FLOATS)
+        raise ValueError(f"dtype: expected one of {expected}, got {name!r}")
+    return dtype
 
 
 def rope_parameters(text: Mapping[str, Any], config_class: type[PreTrainedConfig]) -> dict[str, Any]:

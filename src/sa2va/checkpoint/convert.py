@@ -13,13 +13,13 @@ import torch
 
 from sa2va.atomic import check_target, naming
 from sa2va.checkpoint.adapter import adapter_base, is_adapter, merged, open_adapter
-from sa2va.checkpoint.extras import OWN_KEY, difference, paths_of
 from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor, write_tensors_file
-from sa2va.checkpoint.hub import HUB_OPTIONS
 from sa2va.checkpoint.loading import Checkpoint, open_checkpoint, released_rules, to_released
 from sa2va.checkpoint.released_config import config_to_released
 from sa2va.checkpoint.tokenizer_files import copy_companions
-from sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va.hub import HUB_OPTIONS
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.config_overlay import OWN_KEY, difference, paths_of
 from sa2va.model.families import INTERNVL
 from sa2va.processing.image_transforms import QwenPixels
 from sa2va.processing.processor import ProcessorSettings

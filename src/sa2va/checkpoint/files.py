@@ -4,7 +4,7 @@ touched."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sa2va.atomic import replacing
-from sa2va.checkpoint.boundary import read_json_object
-from sa2va.checkpoint.hub import DOWNLOAD_PATTERNS, download, is_hub_id
-from sa2va.zoo import did_you_mean
+from sa2va.untrusted import read_json_object
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -60,28 +58,6 @@ class LazyTensor:
 
     def is_floating_point(self) -> bool:
         return self.dtype.is_floating_point
-
-
-def resolve_folder(source: str | Path, patterns: Sequence[str] = DOWNLOAD_PATTERNS, **hub_kwargs: Any) -> Path:
-    """A local folder as it is, or a hub id downloaded (safetensors, configs and tokenizer files only).
-
-    Args:
-        patterns: which files are needed.
-
-    Raises:
-        ValueError: neither a folder nor something that looks like a hub id, or the hub does not give it.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise ValueError(f"expected a checkpoint folder or a hub id, got the file {folder}; pass its folder")
-    if not is_hub_id(str(source)):
-        raise ValueError(
-            f"no such checkpoint folder: {source} (and it is not a hub id of the form 'owner/name')"
-            f"{did_you_mean(str(source))}"
-        )
-    return download(str(source), patterns, **hub_kwargs)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

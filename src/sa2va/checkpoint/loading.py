@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from sa2va.checkpoint import weight_map
-from sa2va.checkpoint.boundary import named_dtype, reading
-from sa2va.checkpoint.configs import build_config, check_counts
-from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config, resolve_folder
+from sa2va.checkpoint.configs import build_config, check_counts, named_dtype
+from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config
 from sa2va.checkpoint.released_config import config_from_released, is_released, read_token_ids, says_tied, set_token_ids
-from sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va.hub import resolve_folder
+from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import INTERNVL
+from sa2va.untrusted import reading
 
 TWO_DECODERS = "sam_mask_decoder_modified."
 _HEAD, _EMBEDDINGS = "vlm.lm_head.weight", "vlm.model.language_model.embed_tokens.weight"
@@ -142,10 +143,10 @@ def to_released(tensors: Mapping[str, LazyTensor], table: Sequence[weight_map.Ru
 
 def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor a model of this config holds, without allocating it."""
-    from sa2va.modeling_sa2va import Sa2VAModel
+    from sa2va.model.network import Sa2VANetwork
 
     with reading("config.json"), torch.device("meta"):
-        model = Sa2VAModel(config)
+        model = Sa2VANetwork(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tables = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in shapes)
         if tables > _MAX_BUFFER_BYTES:

@@ -23,11 +23,11 @@ from transformers import (
 )
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
-from sa2va.checkpoint.boundary import named_dtype, read_json_object, reading
-from sa2va.checkpoint.configs import build_config, rope_parameters
-from sa2va.checkpoint.extras import OWN_KEY, difference, overlaid
-from sa2va.configuration_sa2va import Sa2VAConfig, hiera_large_config
+from sa2va.checkpoint.configs import build_config, named_dtype, rope_parameters
+from sa2va.model.config import Sa2VAConfig, hiera_large_config
+from sa2va.model.config_overlay import OWN_KEY, difference, overlaid
 from sa2va.model.families import ADDED_TOKENS, INTERNVL, QWEN2_5_VL, QWEN3_VL, SEG_TOKEN, Family
+from sa2va.untrusted import read_json_object, reading
 
 RELEASED_MODEL_TYPE = "sa2va_chat"
 #: SaSaSa2VA's exports: the same tensors as an InternVL-based Sa2VA, under a model type of their own.

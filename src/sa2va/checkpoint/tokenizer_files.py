@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from sa2va.checkpoint.boundary import read_json_object
-from sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va.model.config import Sa2VAConfig
 from sa2va.model.families import QWEN2_5_VL, QWEN3_VL
 from sa2va.processing.image_transforms import QwenPixels
 from sa2va.processing.processor import ProcessorSettings
+from sa2va.untrusted import read_json_object
 
 _PATTERNS = (
     "tokenizer*",

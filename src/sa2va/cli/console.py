@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from time import perf_counter
@@ -178,3 +178,13 @@ def _console(*, stderr: bool) -> Console:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
+
+
+def show_scores(
+    screen: Screen, name: str, headline: str, values: Mapping[str, float], notices: Sequence[str] = ()
+) -> None:
+    """One line of percentages, the headline first, and what a reader must know."""
+    order = [headline, *(one for one in values if one != headline)]
+    screen.rows([(Text(name, "bold"), *(f"{one} {100 * values[one]:.1f}" for one in order))])
+    for notice in notices:
+        screen.note(f"{name}: {notice}")

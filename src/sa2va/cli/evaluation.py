@@ -13,11 +13,11 @@ from typer.core import TyperGroup
 
 from sa2va.cli import options
 from sa2va.cli.command import command
-from sa2va.cli.console import Screen
+from sa2va.cli.console import Screen, show_scores
 from sa2va.cli.options import Dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sa2va.eval.asking import Settings
 
@@ -246,16 +246,6 @@ def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
     if OWN not in benchmarks:
         raise ValueError(f"--holdout is for own data: `sa2va eval MODEL {OWN} --data ROOT --holdout {holdout:g}`")
     return tuple(held_out_name(holdout) if name == OWN else name for name in benchmarks)
-
-
-def show_scores(
-    screen: Screen, name: str, headline: str, values: Mapping[str, float], notices: Sequence[str] = ()
-) -> None:
-    """One line of percentages, the headline first, and what a reader must know."""
-    order = [headline, *(one for one in values if one != headline)]
-    screen.rows([(Text(name, "bold"), *(f"{one} {100 * values[one]:.1f}" for one in order))])
-    for notice in notices:
-        screen.note(f"{name}: {notice}")
 
 
 def _settings(

@@ -14,8 +14,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from sa2va.atomic import check_target
-from sa2va.cli.console import LogProgress, Screen
-from sa2va.cli.evaluation import show_scores
+from sa2va.cli.console import LogProgress, Screen, show_scores
 from sa2va.cli.loading import load_model, model_name, quiet_libraries
 from sa2va.cli.options import Loading
 from sa2va.eval import predict

@@ -37,7 +37,7 @@ def media_size(media: Media) -> tuple[int, int]:
 def write_found(plan: Plan, media: Media, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
     """Write what was found in a picture or a clip; see [`write_picture`]."""
     if not isinstance(media, FrameSource):
-        return write_picture(plan, media, segments, record)
+        return write_picture(plan.files, media, segments, record, folder=plan.folder)
     about = {"size": media.size, "fps": media.fps, "source": media.path}
     writers = [WRITERS[kind](path, **about) for kind, path in plan.files.items() if kind != "json"]
     if writers:

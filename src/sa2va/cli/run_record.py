@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.atomic import RUN_RECORD
-from sa2va.reading import STUMBLES, parse_json
+from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.writers.images import write_json
 
 #: Entries that must agree for the old frames and the new ones to belong together.

@@ -49,7 +49,7 @@ def _model() -> Sa2VAModel:
     import torch
     from transformers import InternVLConfig
 
-    from sa2va.configuration_sa2va import Sa2VAConfig, sam2_config
+    from sa2va.model.config import Sa2VAConfig, sam2_config
     from sa2va.modeling_sa2va import Sa2VAModel
 
     vlm = InternVLConfig(

@@ -23,7 +23,8 @@ class Settings:
     Attributes:
         key_frames: which frames of a clip the language model sees: ``"uniform"``, ``"first"``, or indices.
         num_key_frames: how many, for the two named ways.
-        mode: how masks are carried through a clip, see [`sa2va.inference.tracker`]; None for what the checkpoint was made for.
+        mode: how masks are carried through a clip, see [`sa2va.inference.tracker`]; None for what the checkpoint was
+            made for.
         threshold: probability above which a pixel belongs to an object.
         max_new_tokens: longest answer.
         at_once: queries that are answered together; fewer need less memory.

@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from sa2va.masks.mask import Mask
-from sa2va.reading import STUMBLES, parse_json, stumbled
 from sa2va.results.history import Turn
+from sa2va.untrusted import STUMBLES, parse_json, stumbled
 
 Kind = Literal["segment", "caption", "region", "question", "chat"]
 #: A picture: a path or uint8 RGB (H, W, 3). A clip: a sequence of those. Or a callable that makes either when asked.

@@ -18,7 +18,7 @@ from sa2va.atomic import replacing
 from sa2va.eval.asking import Settings, answer_item
 from sa2va.eval.benchmark import Benchmark, Item, Prediction
 from sa2va.eval.prediction_files import ShardWriter, read_ids, shard_path
-from sa2va.reading import STUMBLES, parse_json
+from sa2va.untrusted import STUMBLES, parse_json
 
 if TYPE_CHECKING:
     from sa2va.predictor import Sa2VA

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from sa2va.atomic import naming
 from sa2va.eval.benchmark import Prediction
-from sa2va.reading import STUMBLES, parse_json
+from sa2va.untrusted import STUMBLES, parse_json
 
 _PATTERN = "predictions-*.jsonl"
 

@@ -17,7 +17,7 @@ import torch
 from sa2va.atomic import replacing
 from sa2va.eval.asking import Settings
 from sa2va.model.quantization import quantization_of
-from sa2va.reading import STUMBLES, parse_json
+from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.zoo import TINY
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 def _revision(model: str) -> str:
     """The commit of a hub id that is in the cache."""
-    from sa2va.checkpoint.files import resolve_folder
+    from sa2va.hub import resolve_folder
 
     if os.path.exists(model):
         return ""

@@ -13,7 +13,7 @@ from sa2va.eval.benchmark import Benchmark, Prediction, Row, Scores
 from sa2va.eval.predict import RECORD, limited, query_ids, read_record
 from sa2va.eval.prediction_files import read_predictions
 from sa2va.eval.registry import is_of, known_row, place
-from sa2va.reading import STUMBLES, parse_json, stumbled
+from sa2va.untrusted import STUMBLES, parse_json, stumbled
 
 SCORES = "scores.json"
 

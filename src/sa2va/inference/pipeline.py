@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from sa2va.masks.segment import Segment
 
 from sa2va.inference.postprocess import MaskOutput, clip_segments, frame_segments
 from sa2va.inference.propagation import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.inference.tracker import Mode, VideoTracker
 from sa2va.inference.vlm import Asker, Reply, View, why_nothing
+from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import is_video, load_image, open_media
 from sa2va.model.generation import GenerationOptions

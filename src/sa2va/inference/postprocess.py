@@ -9,11 +9,11 @@ from numbers import Real
 
 import numpy as np
 import torch
-from sa2va.masks.segment import Segment
 from torch import Tensor
 
 from sa2va.masks.mask import Mask, Size
 from sa2va.masks.mask_ops import Cleanup
+from sa2va.masks.segment import Segment
 from sa2va.model.finite import not_finite
 from sa2va.model.mask_decoder import MaskPrediction, upsample_logits
 from sa2va.results.answer import Frame

@@ -14,9 +14,8 @@ from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.vlm import Asker, View
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
 from sa2va.model.generation import GenerationOptions
-from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.conversation import check_text
-from sa2va.processing.processor import IMAGE_MARK, Sa2VAProcessor
+from sa2va.processing.processor import IMAGE_MARK
 from sa2va.processing.regions import sampled_cells
 from sa2va.runtime import logger
 
@@ -68,27 +67,6 @@ def predict_forward(
         "prediction_masks": predicted,
         "past_text": processor.released_past_text(prompt, prediction),
     }
-
-
-def processor_of(model: Sa2VAModel, tokenizer: Any, processor: Any) -> Sa2VAProcessor:
-    """The processor of a model that an auto class loaded: the one given, else that of the folder it came from.
-
-    Args:
-        tokenizer, processor: what the caller has; the tokenizer of either serves a model that came from no folder.
-
-    Raises:
-        ValueError: there is neither a folder nor a tokenizer.
-    """
-    if isinstance(processor, Sa2VAProcessor):
-        return processor
-    if model.folder is not None:
-        if model.processor is None:
-            model.processor = Sa2VAProcessor.from_pretrained(model.folder, model.config)
-        return model.processor
-    tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
-    if tokenizer is None:
-        raise ValueError("this model was not loaded from a folder; pass predict_forward its tokenizer=")
-    return Sa2VAProcessor(tokenizer, model.config)
 
 
 def _pictures(image: ImageSource | None, video: MediaSource | None) -> Iterator[Image.Image]:

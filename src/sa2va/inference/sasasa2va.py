@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from sa2va.masks.segment import Segment
 from torch import Tensor
 
 from sa2va.inference.postprocess import MaskOutput, finite_rows
@@ -27,6 +26,7 @@ from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import Asker, segmentation_request, unfound
 from sa2va.masks.mask import Size
+from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.model.finite import not_finite
 from sa2va.model.generation import GenerationOptions
@@ -39,7 +39,7 @@ from sa2va.model.mask_decoder import (
     upsample_logits,
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
-from sa2va.modeling_sa2va import Sa2VAModel
+from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.results.answer import Frame
 
@@ -162,7 +162,7 @@ def track(
 
 
 def follow_clips(
-    model: Sa2VAModel,
+    model: Sa2VANetwork,
     source: FrameSource,
     phrases: Sequence[str],
     prompts: Sequence[Tensor],
@@ -188,7 +188,7 @@ def follow_clips(
         yield Frame(decoded.index, decoded.time, size, segments), pixels
 
 
-def _predict(model: Sa2VAModel, view: _View, features: FrameFeatures, index: int) -> MaskPrediction:
+def _predict(model: Sa2VANetwork, view: _View, features: FrameFeatures, index: int) -> MaskPrediction:
     """The K objects on one frame under one selection mode."""
     sam2, decoder = model.sam2, model.sam2.mask_decoder
     if not view.clips[index]:
@@ -222,7 +222,7 @@ def _mean(predictions: Sequence[MaskPrediction]) -> MaskPrediction:
 
 
 def _averaged(
-    model: Sa2VAModel, predictions: Sequence[MaskPrediction], phrases: Sequence[str], size: Size, output: MaskOutput
+    model: Sa2VANetwork, predictions: Sequence[MaskPrediction], phrases: Sequence[str], size: Size, output: MaskOutput
 ) -> tuple[Segment, ...]:
     """Segments from the mean probability over the selection modes. FloatingPointError for NaN or infinity."""
     if not all(bool(finite_rows(prediction).all()) for prediction in predictions):

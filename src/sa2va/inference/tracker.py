@@ -22,12 +22,12 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from sa2va.masks.segment import Segment
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.inference.postprocess import MaskOutput, frame_segments
 from sa2va.masks.mask import Size
+from sa2va.masks.segment import Segment
 from sa2va.media.image import load_pixels
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -40,7 +40,7 @@ from sa2va.model.mask_decoder import (
     upsample_logits,
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
-from sa2va.modeling_sa2va import Sa2VAModel
+from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.regions import box_inside, checked_box
@@ -80,7 +80,7 @@ class VideoTracker:
 
     def __init__(
         self,
-        model: Sa2VAModel,
+        model: Sa2VANetwork,
         *,
         mode: Mode | None = None,
         output: MaskOutput = MaskOutput(),  # noqa: B008 -- frozen

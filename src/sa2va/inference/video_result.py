@@ -6,23 +6,23 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sa2va.atomic import naming
 from sa2va.masks.mask import Size
 from sa2va.media.frames import first_indices, uniform_indices
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
-
-if TYPE_CHECKING:
-    from PIL import Image
+from sa2va.visualization.overlay import contact_sheet, overlay
+from sa2va.writers import JsonWriter, kind_of_path, write_track
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -102,14 +102,14 @@ class Track:
         Raises:
             ValueError: a path of another kind, or a video of a track that carries no pixels.
         """
-        from sa2va.writers import save_track
-
-        save_track(self, [Path(path) for path in paths], on_frame)
+        about = {"size": self.size, "fps": self.fps, "source": self.source}
+        kinds = [(kind_of_path(Path(path)), Path(path)) for path in paths]
+        with ExitStack() as opened:
+            # A path that cannot be written ends this before anything is computed and undoes those before it.
+            write_track(self, [opened.enter_context(kind(path, **about)) for kind, path in kinds], on_frame)
 
     def to_json(self, path: str | Path) -> None:
         """Like ``save``, as JSON whatever the name."""
-        from sa2va.writers import JsonWriter, write_track
-
         write_track(self, [JsonWriter(path, size=self.size, fps=self.fps, source=self.source)])
 
     def preview(self, count: int = 8, columns: int = 4) -> Image.Image:
@@ -118,8 +118,6 @@ class Track:
         Args:
             count: how many frames; of a video of unknown length, the first ones.
         """
-        from sa2va.visualization.overlay import contact_sheet, overlay
-
         wanted = uniform_indices(self.total, count) if self.total else first_indices(count, count)
         shown = [
             (frame, overlay(pixels, frame.segments))

@@ -13,8 +13,8 @@ from torch import Tensor
 from sa2va.media.frames import FrameSource
 from sa2va.model.families import SEG_TOKEN
 from sa2va.model.generation import GenerationOptions
+from sa2va.model.network import Sa2VANetwork
 from sa2va.model.types import Generated, VisualTokens
-from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
 from sa2va.results.history import Turn
 
@@ -63,7 +63,7 @@ class Reply:
 class Asker:
     """A model and its processor, put to questions."""
 
-    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
+    def __init__(self, model: Sa2VANetwork, processor: Sa2VAProcessor):
         self.model = model
         self.processor = processor
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from sa2va.reading import STUMBLES
+from sa2va.masks.mask_ops import outlines
+from sa2va.untrusted import STUMBLES
 
 Size = tuple[int, int]
 
@@ -98,8 +99,6 @@ class Mask:
 
         Exact, but polygons cannot tell holes: those are filled.
         """
-        from sa2va.masks.mask_ops import outlines
-
         return outlines(self.array)
 
     def iou(self, other: Mask) -> float:

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sa2va.checkpoint.boundary import reading
-from sa2va.checkpoint.extras import OWN_KEY, overlaid
-from sa2va.checkpoint.files import resolve_folder
-from sa2va.checkpoint.hub import TEXT_PATTERNS
-from sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va.hub import TEXT_PATTERNS, resolve_folder
+from sa2va.model.config import Sa2VAConfig
+from sa2va.model.config_overlay import OWN_KEY, overlaid
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.chat_templates import template_of
 from sa2va.processing.conversation import (
@@ -37,6 +35,7 @@ from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed
 from sa2va.processing.regions import region_prompt
 from sa2va.processing.response_parser import Phrase, clean_answer
 from sa2va.processing.tokenizer import load_tokenizer, read_json
+from sa2va.untrusted import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,10 +14,9 @@ from typing import Any
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
-from sa2va.checkpoint.boundary import read_json_object, reading
-from sa2va.checkpoint.files import resolve_folder
-from sa2va.checkpoint.hub import TEXT_PATTERNS
+from sa2va.hub import TEXT_PATTERNS, resolve_folder
 from sa2va.model.families import ADDED_TOKENS, SEG_TOKEN
+from sa2va.untrusted import read_json_object, reading
 
 
 class InternLM2Tokenizer(SentencePieceBackend):

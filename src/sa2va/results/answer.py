@@ -1,4 +1,4 @@
-"""What the model gives back: masks, segments, answers and frames, with exits to JSON, COCO, supervision and pictures.
+"""What the model gives back: answers and frames, with exits to JSON, COCO, supervision and pictures.
 
 Plain frozen data: no tensors, no model. Masks are kept as COCO run-length text, so that a long video's results stay
 small; arrays are made when asked for. Coordinates are pixels, boxes (x0, y0, x1, y1) with exclusive ends.
@@ -7,10 +7,9 @@ small; arrays are made when asked for. Coordinates are pixels, boxes (x0, y0, x1
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,75 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import replacing
-from sa2va.masks.mask import Mask, Size
-from sa2va.reading import STUMBLES, parse_json, stumbled
+from sa2va.masks.mask import Size
+from sa2va.masks.segment import Segment, segment_from_record, segment_record
+from sa2va.results.exports import coco_results, detections
+from sa2va.results.history import Turn
+from sa2va.untrusted import STUMBLES, parse_json, stumbled
 from sa2va.visualization.colors import FILL
+from sa2va.visualization.overlay import overlay
 
 if TYPE_CHECKING:
     import supervision
     from PIL import Image
-
-
-#: Scores below this are marked wherever a result is shown.
-DOUBTFUL = 0.2
-
-
-@dataclass(frozen=True, repr=False)
-class Segment:
-    """One object.
-
-    Attributes:
-        id: stable within an answer or a track.
-        phrase: the words that name it; "" when there are none.
-        masks: one per frame; a picture has one.
-        score: the model's own estimate of the mask's IoU, 0..1.
-        presence: probability that the object is there at all, 0..1.
-        span: first and (exclusive) last character of the phrase in ``Answer.text``.
-        probabilities: float32 (T, H, W), 0..1, when they were asked for. Left out of JSON and of comparisons.
-        color: RGB, 0..255, in which every output shows the object; None before it is first seen in a picture. Left out
-            of comparisons.
-    """
-
-    id: int
-    phrase: str
-    masks: tuple[Mask, ...]
-    score: float
-    presence: float
-    span: tuple[int, int] | None = None
-    probabilities: NDArray[np.float32] | None = field(default=None, compare=False)
-    color: tuple[int, int, int] | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        if not self.masks or any(mask.size != self.masks[0].size for mask in self.masks):
-            raise ValueError(f"expected one or more masks of one size, got {[mask.size for mask in self.masks]}")
-        if not (math.isfinite(self.score) and math.isfinite(self.presence)):
-            raise ValueError(f"expected finite scores, got score {self.score} and presence {self.presence}")
-
-    @property
-    def mask(self) -> Mask:
-        """The only mask. Raises ValueError when the segment spans several frames."""
-        if len(self.masks) != 1:
-            raise ValueError(f"expected a segment of one picture, got {len(self.masks)} frames; use .masks[frame]")
-        return self.masks[0]
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether the model itself thinks little of the masks: a score under 0.2."""
-        return self.score < DOUBTFUL
-
-    def __repr__(self) -> str:
-        return (
-            f"Segment(id={self.id}, phrase={self.phrase!r}, score={self.score:.2f}, presence={self.presence:.2f}, "
-            f"masks={len(self.masks)})"
-        )
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question and its answer, special tokens included: what the model must be shown to go on talking."""
-
-    question: str
-    answer: str
 
 
 class _Picture:
@@ -123,8 +64,6 @@ class _Picture:
         Raises:
             ValueError: a phrase without a category, or segments that span several frames.
         """
-        from sa2va.results.exports import coco_results
-
         return coco_results(self.segments, image_id, category_id)
 
     def to_supervision(self) -> supervision.Detections:
@@ -136,8 +75,6 @@ class _Picture:
         Raises:
             ImportError: supervision is not installed.
         """
-        from sa2va.results.exports import detections
-
         return detections(self.segments)
 
     def draw(
@@ -149,8 +86,6 @@ class _Picture:
         labels: bool = True,
     ) -> Image.Image:
         """The picture with its segments drawn over it; see ``sa2va.visualization.overlay.overlay``."""
-        from sa2va.visualization.overlay import overlay
-
         return overlay(image, self.segments, alpha=alpha, contour=contour, labels=labels)
 
 
@@ -207,7 +142,7 @@ class Answer(_Picture):
                 raw_text=record["raw_text"],
                 segments=tuple(segment_from_record(segment) for segment in record["segments"]),
                 reason=record["reason"],
-                size=_pair(record["size"]),
+                size=_size(record["size"]),
                 history=tuple(Turn(turn["question"], turn["answer"]) for turn in record["history"]),
             )
 
@@ -256,47 +191,11 @@ class Frame(_Picture):
         return f"Frame({self.index}, time={self.time}, segments={len(self.segments)})"
 
 
-def segment_record(segment: Segment) -> dict[str, Any]:
-    """A segment as JSON-ready values; the schema is in ``Answer.to_json``."""
-    single = segment.masks[0] if len(segment.masks) == 1 else None
-    return {
-        "id": int(segment.id),
-        "phrase": segment.phrase,
-        "span": segment.span,
-        "score": float(segment.score),
-        "presence": float(segment.presence),
-        "box": single.box if single else None,
-        "area": single.area if single else None,
-        "color": segment.color,
-        "masks": [mask.rle for mask in segment.masks],
-    }
-
-
-def segment_from_record(record: dict[str, Any]) -> Segment:
-    """The inverse of ``segment_record``; ``box`` and ``area`` are derived again, not trusted."""
-    return Segment(
-        id=record["id"],
-        phrase=record["phrase"],
-        masks=tuple(Mask.from_rle(mask) for mask in record["masks"]),
-        score=record["score"],
-        presence=record["presence"],
-        span=_pair(record["span"]),
-        color=_color(record.get("color")),  # JSON of earlier versions has none
-    )
-
-
-def _pair(values: list[int] | None) -> tuple[int, int] | None:
+def _size(values: list[int] | None) -> Size | None:
     if values is None:
         return None
-    first, second = values
-    return first, second
-
-
-def _color(values: list[int] | None) -> tuple[int, int, int] | None:
-    if values is None:
-        return None
-    red, green, blue = map(int, values)
-    return red, green, blue
+    height, width = values
+    return height, width
 
 
 @contextmanager

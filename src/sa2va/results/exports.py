@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sa2va.masks.segment import Segment
 from sa2va.runtime import require_extra
 
 if TYPE_CHECKING:
     import supervision
-    from sa2va.masks.segment import Segment
 
 
 def coco_results(

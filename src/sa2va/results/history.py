@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sa2va.results.history import Turn
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer, special tokens included: what the model must be shown to go on talking."""
+
+    question: str
+    answer: str
+
 
 #: Turns, pairs (question, answer), what ``Answer.to_json`` writes, or messages with ``role`` and ``content``.
 History: TypeAlias = "Sequence[Turn | Sequence[str] | Mapping[str, Any]]"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sa2va import zoo
-from sa2va.checkpoint.hub import is_hub_id
 from sa2va.checkpoint.released_config import is_released
 from sa2va.data.check import OWN_FORMS, places_of, present_sets
+from sa2va.hub import is_hub_id
 from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
 from sa2va.processing.tokenizer import read_json
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sa2va.reading import parse_json
 from sa2va.train.config import CONFIG_FILE, TrainConfig
 from sa2va.train.parsing import plain, read_settings
+from sa2va.untrusted import parse_json
 
 #: Exactly what was trained, before LoRA is merged and dtypes are changed.
 TRAINED_FILE = "trained.safetensors"

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from sa2va.reading import STUMBLES, expecting, parse_json, read_yaml
+from sa2va.untrusted import STUMBLES, expecting, parse_json, read_yaml
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from sa2va.masks.segment import Segment
 
 from sa2va.masks.mask import Mask
 from sa2va.masks.mask_ops import components
+from sa2va.masks.segment import Segment
 from sa2va.media.image import load_image
 from sa2va.visualization.colors import FILL, Color, ObjectColors
 from sa2va.visualization.colors import color as color

@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from sa2va.inference.video_result import Track
 from sa2va.results.answer import Frame
-from sa2va.writers.base import FrameWriter
+from sa2va.writers.base import FramePairs, FrameWriter
 from sa2va.writers.coco import CocoWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
 from sa2va.writers.records import JsonLinesWriter, JsonWriter
@@ -50,25 +49,14 @@ __all__ = [
     "OverlayWriter",
     "PaletteWriter",
     "VideoFile",
-    "save_track",
+    "kind_of_path",
     "write_track",
 ]
 
 
-def save_track(track: Track, paths: Sequence[Path], on_frame: Callable[[Frame], None] | None = None) -> None:
-    """Write every frame of a track to every path; the suffix picks the kind, a folder gets palette PNGs.
-
-    Raises:
-        ValueError: a suffix that stands for no kind; nothing has been computed or written then.
-    """
-    kinds = [_kind_of(path) for path in paths]
-    with ExitStack() as stack:
-        about = {"size": track.size, "fps": track.fps, "source": track.source}
-        writers = [stack.enter_context(kind(path, **about)) for kind, path in zip(kinds, paths, strict=True)]
-        _drain(track, writers, on_frame)
-
-
-def write_track(track: Track, writers: Sequence[FrameWriter], on_frame: Callable[[Frame], None] | None = None) -> None:
+def write_track(
+    track: FramePairs, writers: Sequence[FrameWriter], on_frame: Callable[[Frame], None] | None = None
+) -> None:
     """Write every frame of a track to every writer, then close them; see the module for how errors end.
 
     Args:
@@ -77,18 +65,19 @@ def write_track(track: Track, writers: Sequence[FrameWriter], on_frame: Callable
     with ExitStack() as stack:
         for writer in writers:
             stack.enter_context(writer)
-        _drain(track, writers, on_frame)
+        for frame, pixels in track.pairs():
+            for writer in writers:
+                writer.write(frame, pixels)
+            if on_frame is not None:
+                on_frame(frame)
 
 
-def _drain(track: Track, writers: Sequence[FrameWriter], on_frame: Callable[[Frame], None] | None) -> None:
-    for frame, pixels in track.pairs():
-        for writer in writers:
-            writer.write(frame, pixels)
-        if on_frame is not None:
-            on_frame(frame)
+def kind_of_path(path: Path) -> type[FrameWriter]:
+    """The writer that a path's suffix stands for; a folder gets palette PNGs.
 
-
-def _kind_of(path: Path) -> type[FrameWriter]:
+    Raises:
+        ValueError: a suffix that stands for no kind.
+    """
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return OverlayWriter

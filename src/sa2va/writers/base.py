@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,15 @@ from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
 Pixels = NDArray[np.uint8]
+
+
+@runtime_checkable
+class FramePairs(Protocol):
+    """What gives frames with their pixels from the first on, such as a [`Track`]."""
+
+    def pairs(self) -> Iterator[tuple[Frame, Pixels | None]]:
+        """Every frame and its RGB pixels, uint8 (H, W, 3); None for pixels that are gone."""
+        ...
 
 
 class FrameWriter(ABC):

@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sa2va.atomic import check_target, naming, replacing
-from sa2va.inference.video_result import Track
 from sa2va.masks.segment import Segment
 from sa2va.media.open import is_video, load_image, open_media
-from sa2va.results.answer import Answer, Frame, exports
+from sa2va.results import exports
+from sa2va.results.answer import Answer, Frame
+from sa2va.writers.base import FramePairs
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 _UPRIGHT = 1
 _ORIENTATION = 0x0112  # the tag of EXIF
 
 Pixels = NDArray[np.uint8]
-Found = Answer | Frame | Track | Sequence[Answer]
+Found = Answer | Frame | FramePairs | Sequence[Answer]
 
 
 class CocoWriter:
@@ -76,7 +77,7 @@ class CocoWriter:
             ValueError: there is an image of this name already, masks of another size, or a track without its pixels.
         """
         name = Path(source).name
-        if isinstance(found, Track):
+        if isinstance(found, FramePairs):
             for frame, pixels in found.pairs():
                 if pixels is None:
                     raise ValueError(f"the frames of {source} are gone: this track was read before and cannot be again")

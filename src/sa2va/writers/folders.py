@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from sa2va.atomic import MANIFEST, replacing
-from sa2va.reading import STUMBLES, parse_json
 from sa2va.results.answer import Frame
+from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.visualization.overlay import cutout, palette_png
 from sa2va.writers.base import FrameWriter, Pixels
 from sa2va.writers.videos import union

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,43 @@ import numpy as np
 from PIL import Image
 
 from sa2va.atomic import replacing
-from sa2va.cli.outputs import Plan
 from sa2va.masks.segment import Segment
-from sa2va.reading import parse_json
+from sa2va.untrusted import parse_json
 from sa2va.visualization.overlay import cutout, overlay, palette_png
 
 
-def write_picture(plan: Plan, image: Image.Image, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
-    """Write every planned file, each whole or not at all.
+def write_picture(
+    files: Mapping[str, Path],
+    image: Image.Image,
+    segments: Sequence[Segment],
+    record: dict[str, Any],
+    *,
+    folder: Path | None = None,
+) -> list[str]:
+    """Write the files about one picture, each whole or not at all.
 
     Args:
+        files: path by kind of output: overlay, masks, objects, cutout, json.
         segments: of all answers together, ids 1, 2, ...; in the palette PNG a pixel holds its object's id.
-        record: becomes the JSON file, with ``outputs`` added.
+        record: becomes the JSON file, with ``outputs`` added. folder: what holds all files, where one does.
 
     Returns:
-        the files written, relative to the plan's folder where there is one.
+        the files written, relative to ``folder`` where it is given.
 
     Raises:
         ValueError: more than 255 objects for a palette PNG.
     """
     written: list[Path] = []
-    for kind, path in plan.files.items():
+    for kind, path in files.items():
         if kind == "objects":
-            _remove_earlier(path, plan.folder)
+            _remove_earlier(path, folder)
             written += _write_objects(path, segments)
         elif kind != "json":
             _save(_picture(kind, image, segments), path)
             written.append(path)
-    outputs = [plan.shown(path) for path in written]
-    if (path := plan.files.get("json")) is not None:
-        outputs.append(plan.shown(path))
+    outputs = [_shown(path, folder) for path in written]
+    if (path := files.get("json")) is not None:
+        outputs.append(_shown(path, folder))
         write_json(path, {**record, "outputs": outputs})
     return outputs
 
@@ -51,6 +58,10 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(path: Path, folder: Path | None) -> str:
+    return str(path if folder is None else path.relative_to(folder))
 
 
 def _picture(kind: str, image: Image.Image, segments: Sequence[Segment]) -> Image.Image:

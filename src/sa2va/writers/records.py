@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from sa2va.atomic import replacing
 from sa2va.masks.segment import Segment
-from sa2va.reading import STUMBLES, parse_json
 from sa2va.results.answer import Frame
+from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.writers.base import FrameWriter, Pixels
 
 

@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from sa2va.data.annotations.layout import read_json
 from sa2va.masks.mask import MAX_PIXELS, Mask, Size
-from sa2va.reading import STUMBLES
+from sa2va.untrusted import STUMBLES
 
 # Three points; fewer enclose nothing, and pycocotools reads four numbers as a box.
 _FEWEST_NUMBERS = 6

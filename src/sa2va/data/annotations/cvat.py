@@ -18,7 +18,7 @@ from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Sha
 from sa2va.data.annotations.layout import MissingData, PictureFolders, Problems, require_files
 from sa2va.data.annotations.referring_video import RvosExpression, RvosVideo
 from sa2va.masks.mask import Mask, Size
-from sa2va.reading import STUMBLES, expecting, stumbled
+from sa2va.untrusted import STUMBLES, expecting, stumbled
 
 FILE = "annotations.xml"
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))

@@ -26,7 +26,7 @@ from sa2va.data.annotations.layout import (
     require_files,
 )
 from sa2va.masks.mask import Mask, Size
-from sa2va.reading import STUMBLES
+from sa2va.untrusted import STUMBLES
 
 _ORIGIN = "the GranD-f annotations of GLaMM, github.com/mbzuai-oryx/groundingLMM"
 _IMAGES = "glamm_data/images"

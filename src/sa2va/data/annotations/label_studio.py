@@ -13,7 +13,7 @@ import numpy as np
 from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Shapes, box, ellipse, head, polygon
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json
 from sa2va.masks.mask import MAX_PIXELS, Mask, Size
-from sa2va.reading import STUMBLES, stumbled
+from sa2va.untrusted import STUMBLES, stumbled
 
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
 #: What Label Studio puts before the names of uploaded files.

@@ -15,7 +15,7 @@ from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Sha
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json
 from sa2va.masks.mask import Mask, Size
 from sa2va.media.image import MAX_PIXELS, open_picture
-from sa2va.reading import STUMBLES, stumbled
+from sa2va.untrusted import STUMBLES, stumbled
 
 #: Labels by which labelme means that nothing is there.
 _NOTHING = ("_background_", "__ignore__")

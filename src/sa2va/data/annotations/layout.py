@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from sa2va.reading import parse_json
 from sa2va.runtime import logger
+from sa2va.untrusted import parse_json
 
 _EXAMPLES = 3
 _MOST_LINES = 12

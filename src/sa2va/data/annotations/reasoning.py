@@ -16,7 +16,7 @@ from sa2va.data.annotations.images import read_picture, stored_size
 from sa2va.data.annotations.layout import MissingData, text_encoding
 from sa2va.data.annotations.polygons import paint_polygon
 from sa2va.masks.mask import Size
-from sa2va.reading import STUMBLES, parse_json, stumbled
+from sa2va.untrusted import STUMBLES, parse_json, stumbled
 
 _TARGET, _IGNORED = 1, 2
 _ORIGIN = "the ReasonSeg archives linked at github.com/dvlab-research/LISA"

@@ -15,7 +15,7 @@ from sa2va.data.annotations.images import read_picture
 from sa2va.data.annotations.layout import first_existing, require_files
 from sa2va.data.annotations.unpickle import load_plain
 from sa2va.masks.mask import Mask, Size
-from sa2va.reading import expecting
+from sa2va.untrusted import expecting
 
 #: Data sets, and who split them by default.
 REFER_SPLITS_BY = {

@@ -22,7 +22,7 @@ from sa2va.data.annotations.mask_files import numbered_areas, read_numbers
 from sa2va.data.annotations.unpickle import load_plain
 from sa2va.masks.mask import Mask, Size
 from sa2va.media.image import MAX_PIXELS
-from sa2va.reading import STUMBLES
+from sa2va.untrusted import STUMBLES
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -11,7 +11,7 @@ import numpy as np
 from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Shapes, polygon
 from sa2va.data.annotations.layout import MissingData, Problems, require_files
 from sa2va.masks.mask import Mask, Size
-from sa2va.reading import STUMBLES, expecting, read_yaml, stumbled
+from sa2va.untrusted import STUMBLES, expecting, read_yaml, stumbled
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))

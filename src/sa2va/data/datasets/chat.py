@@ -38,8 +38,8 @@ from sa2va.data.annotations.images import (
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, require_files, text_encoding
 from sa2va.data.sample import SEG, Sample
 from sa2va.masks.mask import Mask
-from sa2va.reading import STUMBLES, parse_json, stumbled
 from sa2va.results.history import Turn
+from sa2va.untrusted import STUMBLES, parse_json, stumbled
 
 
 class Chat:

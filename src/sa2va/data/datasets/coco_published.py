@@ -10,7 +10,7 @@ from sa2va.data.annotations.coco import CocoInstances
 from sa2va.data.annotations.layout import MissingData, first_existing, read_json
 from sa2va.data.annotations.unpickle import load_plain
 from sa2va.data.datasets.coco_instances import Coco
-from sa2va.reading import expecting
+from sa2va.untrusted import expecting
 
 _FOLDER, _BESIDE = "annotations", "_annotations.coco.json"
 _PREFIX = "instances_"

@@ -20,8 +20,8 @@ from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws
 from sa2va.data.datasets.wording import REGION_DETAIL_REQUESTS, SHORT_ANSWER
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Size
-from sa2va.reading import STUMBLES, stumbled
 from sa2va.results.history import Turn
+from sa2va.untrusted import STUMBLES, stumbled
 
 #: Kinds of annotations and their files.
 OSPREY_FILES = {

@@ -13,7 +13,7 @@ from sa2va.eval.benchmarks.base import FileBenchmark, picture, row
 from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
 from sa2va.masks.mask import Mask, Size
-from sa2va.reading import STUMBLES
+from sa2va.untrusted import STUMBLES
 
 REQUEST = "Please give me a short description of the region in the picture marked by region1."
 _PROTOCOL = (

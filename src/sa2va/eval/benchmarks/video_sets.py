@@ -17,7 +17,7 @@ from sa2va.eval.benchmarks.davis import OfficialDavis
 from sa2va.eval.benchmarks.server_scored import ServerVideos
 from sa2va.eval.benchmarks.videos import ASKED, JF, MEAN, GroupedVideos, ReferringVideos, Revos
 from sa2va.masks.mask import Mask
-from sa2va.reading import STUMBLES
+from sa2va.untrusted import STUMBLES
 
 _MEVIS = "MeViS, github.com/henghuiding/MeViS"
 _DAVIS = "Ref-DAVIS17 converted as ReferFormer does, or the archive davis17 of Dense-World/Sa2VA-Training on the hub"

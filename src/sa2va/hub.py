@@ -33,6 +33,28 @@ def is_hub_id(source: str) -> bool:
     return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
+def resolve_folder(source: str | Path, patterns: Sequence[str] = DOWNLOAD_PATTERNS, **hub_kwargs: Any) -> Path:
+    """A local folder as it is, or a hub id downloaded (safetensors, configs and tokenizer files only).
+
+    Args:
+        patterns: which files are needed.
+
+    Raises:
+        ValueError: neither a folder nor something that looks like a hub id, or the hub does not give it.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ValueError(f"expected a checkpoint folder or a hub id, got the file {folder}; pass its folder")
+    if not is_hub_id(str(source)):
+        raise ValueError(
+            f"no such checkpoint folder: {source} (and it is not a hub id of the form 'owner/name')"
+            f"{did_you_mean(str(source))}"
+        )
+    return download(str(source), patterns, **hub_kwargs)
+
+
 def download(hub_id: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS, **options: Any) -> Path:
     """The folder in the cache with a repository's files, downloaded where they are not there yet.
 

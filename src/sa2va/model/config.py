@@ -147,21 +147,3 @@ class Sa2VAConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         return self.vlm_config.get_text_config(decoder=decoder, encoder=encoder)
-
-
-class ReleasedConfig(Sa2VAConfig):
-    """Lets transformers' ``AutoConfig`` read a released ``config.json``; what comes out is a [`Sa2VAConfig`]."""
-
-    model_type = "sa2va_chat"
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        from sa2va.checkpoint.released_config import config_from_released
-
-        return Sa2VAConfig.from_dict(config_from_released(config_dict).to_dict(), **kwargs)
-
-
-class SaSaSa2VAConfig(ReleasedConfig):
-    """The same for SaSaSa2VA's exports."""
-
-    model_type = "sasasa2va_chat"

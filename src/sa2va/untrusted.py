@@ -7,6 +7,8 @@ where it wants an object, numbers beyond every range and values nested a thousan
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,12 @@ STUMBLES = (
     TypeError,
     ValueError,
 )
+#: What libraries raise, besides, for content that they did not expect.
+_SURPRISES = (*STUMBLES, MemoryError, NotImplementedError, RuntimeError)
+#: Of a JSON file: larger than any tokenizer's, and little enough to hold in memory.
+MAX_BYTES = 2**28
+#: Levels of nesting of a JSON file; real ones have fewer than ten.
+MAX_DEPTH = 64
 #: YAML may refer to a value again and again; so many are far more than any configuration has.
 _MOST_VALUES, _DEEPEST = 100_000, 100
 
@@ -47,6 +55,27 @@ def expecting(where: object, what: str = "") -> Iterator[None]:
         raise ValueError(f"{where}: {f'expected {what}; ' * bool(what)}{stumbled(error)}") from error
 
 
+@contextmanager
+def reading(where: str | Path) -> Iterator[None]:
+    """Content of a file is handed to a library inside; whatever it raises becomes a ``ValueError`` that begins with
+    ``where``.
+
+    Wider than [`expecting`], which is for this package's own readers: transformers, tokenizers and huggingface_hub
+    raise errors of their own.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # tokenizers raises bare exceptions, and its panics are no Exception at all.
+        bare = type(error) is Exception or type(error).__name__ == "PanicException"
+        strict = type(error).__module__.startswith("huggingface_hub.")  # a field of a wrong type
+        if not bare and not strict and not isinstance(error, _SURPRISES):
+            raise
+        if isinstance(error, ValueError) and str(error).startswith(str(where)):
+            raise
+        raise ValueError(f"{where}: {_reason(error)}") from error
+
+
 def stumbled(error: Exception) -> str:
     """An error as a reader of data would say it."""
     if isinstance(error, RecursionError):
@@ -62,6 +91,26 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(stumbled(error)) from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object of finite numbers.
+
+    Raises:
+        ValueError: it is too large, not JSON, too deeply nested, or something else than an object.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes; expected at most {MAX_BYTES}")
+    try:
+        content = json.loads(
+            path.read_text(encoding="utf-8-sig"), parse_int=_integer, parse_float=_finite, parse_constant=_finite
+        )
+        _check_depth(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object but a {type(content).__name__}")
+    return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -94,3 +143,43 @@ def _check_amount(content: Any) -> None:
             raise ValueError(f"it stands for more than {_MOST_VALUES} values")
         if isinstance(value, dict | list | tuple | set):
             waiting += value.values() if isinstance(value, dict) else value
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    field = re.search(r"for field '(\w+)':\s*\w+: (?:Field '\w+' )?(.*)", text)
+    if field:
+        return f"{field[1]}: {field[2][:300]}"
+    if isinstance(error, ValueError):
+        return text.splitlines()[0][:500] if text else "unexpected content"
+    first = text.splitlines()[0][:300] if text else ""
+    return f"expected the content of a Sa2VA checkpoint ({type(error).__name__}: {first})"
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 10**38:  # transformers writes 10**30 as the length of a tokenizer without a limit
+        raise ValueError(f"a number of {len(text)} digits; expected at most 38")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text}; expected finite numbers")
+    return value
+
+
+def _check_depth(content: Any) -> None:
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, (dict, list))
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"more than {MAX_DEPTH} levels of nesting")

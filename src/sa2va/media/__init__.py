@@ -1,0 +1,1 @@
+"""Pictures, videos and cameras: the only place that reads and decodes them."""

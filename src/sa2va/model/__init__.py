@@ -1,0 +1,1 @@
+"""What is computed: tensors in, tensors out, no files and no pictures."""

@@ -1,0 +1,1 @@
+"""What the model gives back: answers and frames, with exits to JSON, COCO, supervision and pictures."""

@@ -1,0 +1,1 @@
+"""Objects drawn over pictures: colours, contours and labels."""
