@@ -64,11 +64,11 @@ def write_random_checkpoint(folder: Path, megabytes: int) -> None:
     """A checkpoint of about this size in float32: a wide, shallow language model beside small towers."""
     import torch
 
-    from sa2va.checkpoint.convert import write_tensors
+    from sa2va.checkpoint.conversion import write_tensors
     from sa2va.checkpoint.files import LazyTensor
     from sa2va.checkpoint.loading import expected_shapes, released_rules, to_released
     from sa2va.checkpoint.released_config import config_to_released
-    from sa2va.model.config import Sa2VAConfig, sam2_config
+    from sa2va.model.configuration import Sa2VAConfig, sam2_config
 
     width, layers = 1024, max(1, round(megabytes * 2**20 / 4 / 13.5e6))
     vision = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 2}

@@ -41,7 +41,7 @@ from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.media.frames import DecodedFrame, FrameSource
 from sa2va.media.open import open_media
-from sa2va.model.config import Sa2VAConfig, sam2_config
+from sa2va.model.configuration import Sa2VAConfig, sam2_config
 from sa2va.model.mask_decoder import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.normalization import normalized_frames

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from sa2va.data.synthetic import SyntheticWorld
-from sa2va.writers.video_file import VideoFile
+from sa2va.writers.video_encoder import VideoFile
 
 SEED, SIDE = 7, 256
 PICTURE, CLIP, FRAMES, FPS = 2, 4, 24, 8

@@ -29,7 +29,7 @@ QWEN_CHAT_TEMPLATE = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-#: The small SAM 2 of the fixtures, in the words of ``sa2va.model.config.sam2_config``.
+#: The small SAM 2 of the fixtures, in the words of ``sa2va.model.configuration.sam2_config``.
 TINY_SAM2: dict[str, Any] = {
     "image_size": 128,
     "embed_dim": 16,
@@ -112,7 +112,7 @@ def write_checkpoint(folder: str | Path, case: str = "iv25_qwen2") -> Path:
     """Write the folder: ``config.json``, ``model.safetensors`` and tokenizer files, all in the released layout."""
     from safetensors.numpy import save_file
 
-    from sa2va.model.config import sam2_config
+    from sa2va.model.configuration import sam2_config
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
 from sa2va import Sa2VAModel
 from sa2va.model import language
-from sa2va.model.config import hiera_large_config, sam2_config
+from sa2va.model.configuration import hiera_large_config, sam2_config
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from sa2va import Sa2VA, Sa2VAConfig, Sa2VAModel
 from sa2va.atomic import filling
-from sa2va.checkpoint.convert import convert
+from sa2va.checkpoint.conversion import convert
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
 from sa2va.processing.image_transforms import QwenPixels

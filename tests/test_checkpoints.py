@@ -19,12 +19,12 @@ from transformers import PreTrainedTokenizerFast, Sam2VideoModel
 from sa2va import Sa2VA, Sa2VAConfig, Sa2VAModel, Sa2VAProcessor
 from sa2va.checkpoint import build
 from sa2va.checkpoint.build import load_sam2
-from sa2va.checkpoint.convert import convert
+from sa2va.checkpoint.conversion import convert
 from sa2va.checkpoint.files import LazyTensor, open_tensors
 from sa2va.checkpoint.loading import check_tensors, expected_shapes, released_rules, to_native, to_released
 from sa2va.checkpoint.released_config import config_from_released, config_to_released
 from sa2va.checkpoint.weight_map import sam2_rules
-from sa2va.model.config import sam2_config
+from sa2va.model.configuration import sam2_config
 from synthetic_checkpoint import GOLDEN, SAM2_PREFIX
 
 MANIFESTS = sorted(path.stem.removeprefix("manifest_") for path in GOLDEN.glob("manifest_Sa2VA-*.json"))
@@ -212,7 +212,7 @@ def test_our_loader_never_follows_auto_map(checkpoint: Callable[[str], Path], tm
     tokenizer = read_json(folder / "tokenizer_config.json") | {"auto_map": {"AutoTokenizer": ["never.Followed", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     sa2va = Sa2VA.from_pretrained(folder, trust_remote_code=True)
-    assert sa2va.model.config.seg_token_id == 457
+    assert sa2va.model.configuration.seg_token_id == 457
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------

@@ -24,12 +24,12 @@ from sa2va.cli import main, options, self_check
 from sa2va.cli.answers import show_found
 from sa2va.cli.console import LogProgress, Screen, explanation, printable
 from sa2va.cli.frame_loop import Tally, write_frames
-from sa2va.cli.loading import checked_device
+from sa2va.cli.model_loading import checked_device
 from sa2va.cli.pictures import read_mask
 from sa2va.cli.signals import Interrupts
 from sa2va.visualization.overlay import davis_palette
 from sa2va.writers import JsonLinesWriter, JsonWriter, OverlayWriter, PaletteWriter
-from sa2va.writers.video_file import VideoFile
+from sa2va.writers.video_encoder import VideoEncoder
 from synthetic_checkpoint import picture
 
 COMMANDS = ("segment", "track", "chat", "caption", "describe", "models", "convert", "doctor")
@@ -332,7 +332,7 @@ def test_track_options_reach_the_tracker(capsys: pytest.CaptureFixture[str], cli
 
 
 def test_video_file_in_and_out(capsys: pytest.CaptureFixture[str]) -> None:
-    file = VideoFile("clip.mp4", size=(160, 240), fps=Fraction(25, 2))
+    file = VideoEncoder("clip.mp4", size=(160, 240), fps=Fraction(25, 2))
     for number in range(10):
         file.write(picture(240, 160, number))
     file.close()

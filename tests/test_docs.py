@@ -12,7 +12,7 @@ from PIL import Image
 
 import sa2va
 from sa2va.model.generation import GenerationOptions
-from sa2va.writers.video_file import VideoFile
+from sa2va.writers.video_encoder import VideoEncoder
 from synthetic_checkpoint import picture
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def blocks(page: Path) -> list[str]:
 def desk(tmp_path, monkeypatch, checkpoint):
     """A working folder with the media the pages speak of, and a small checkpoint behind every hub id."""
     Image.fromarray(picture(320, 240)).save(tmp_path / "street.jpg")
-    video = VideoFile(tmp_path / "clip.mp4", size=(48, 64), fps=8)
+    video = VideoEncoder(tmp_path / "clip.mp4", size=(48, 64), fps=8)
     for seed in range(8):
         video.write(picture(64, 48, seed))
     video.close()

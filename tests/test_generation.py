@@ -140,7 +140,7 @@ def test_beyond_the_window_of_dynamic_rope_nothing_is_split(open_sa2va: Callable
     """There, every angle depends on the length of the pass: only a whole one gives a whole one's numbers."""
     sa2va = open_sa2va(case)
     prompts = Prompts(sa2va, QUESTIONS[2:])
-    window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
+    window = sa2va.model.configuration.vlm_config.get_text_config().max_position_embeddings
     assert max(map(len, prompts.ids)) + 12 > window
     with counted_rows(sa2va) as rows:
         found = together(sa2va, prompts)
@@ -161,7 +161,7 @@ def test_a_longer_text_before_changes_nothing(open_sa2va: Callable[[str], Sa2VA]
     """transformers' dynamic RoPE would remember the longest text it has seen, and give a shorter one its angles."""
     sa2va = open_sa2va("iv25_internlm2_dyn")
     short, long = Prompts(sa2va, QUESTIONS[2:3]), Prompts(sa2va, [QUESTIONS[2] * 3])
-    window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
+    window = sa2va.model.configuration.vlm_config.get_text_config().max_position_embeddings
     assert window < len(short.ids[0]) < len(long.ids[0])
     before = together(sa2va, short)
     together(sa2va, long)
@@ -169,7 +169,7 @@ def test_a_longer_text_before_changes_nothing(open_sa2va: Callable[[str], Sa2VA]
 
 
 def test_a_row_that_ends_on_seg_has_no_state_while_others_go_on(sa2va: Sa2VA):
-    prompts, seg = Prompts(sa2va, QUESTIONS), sa2va.model.config.seg_token_id
+    prompts, seg = Prompts(sa2va, QUESTIONS), sa2va.model.configuration.seg_token_id
     limits = iter(range(100))
 
     def ends_the_first_row(new_tokens: list[int]) -> bool:
@@ -198,7 +198,7 @@ def test_finished_rows_leave_the_others_alone(sa2va: Sa2VA):
 @pytest.mark.parametrize("case", FAMILIES)
 def test_one_pass_over_the_whole_text_gives_the_same_states(open_sa2va: Callable[[str], Sa2VA], case: str):
     sa2va = open_sa2va(case)
-    vlm, family, seg = sa2va.model.vlm, sa2va.model.config.family, sa2va.model.config.seg_token_id
+    vlm, family, seg = sa2va.model.vlm, sa2va.model.configuration.family, sa2va.model.configuration.seg_token_id
     prompts = Prompts(sa2va, QUESTIONS[:1])
     logits: list[Tensor] = []
     hook = vlm.lm_head.register_forward_hook(lambda _, args, output: logits.append(output))
@@ -255,7 +255,7 @@ def always(sa2va: Sa2VA, token: int):
 
 @pytest.mark.parametrize(("limit", "states"), [(1, 0), (2, 1), (5, 4)])
 def test_a_seg_token_counts_once_it_was_read_back(sa2va: Sa2VA, limit: int, states: int):
-    hook = always(sa2va, sa2va.model.config.seg_token_id)
+    hook = always(sa2va, sa2va.model.configuration.seg_token_id)
     (answer,) = together(sa2va, Prompts(sa2va, QUESTIONS[:1]), max_new_tokens=limit)
     hook.remove()
     assert answer.seg_states.shape == (states, 64)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.processing.chat_templates import TEMPLATES, template_of
 from sa2va.processing.processor import IGNORE, Sa2VAProcessor
 from sa2va.processing.regions import region_cells, region_prompt

@@ -15,9 +15,9 @@ from PIL import Image
 
 from sa2va import Frame, Mask, Segment, Track
 from sa2va.atomic import check_target, replacing
-from sa2va.checkpoint.convert import convert
+from sa2va.checkpoint.conversion import convert
 from sa2va.cli import main
-from sa2va.writers import WRITERS, VideoFile
+from sa2va.writers import WRITERS, VideoEncoder
 
 SIZE = (48, 64)
 NOISE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -89,7 +89,7 @@ class TestOverTheSource:
     def test_sound_is_not_taken_from_the_file_that_is_written(self, tmp_path):
         source = clip(tmp_path / "a.mp4")
         with pytest.raises(ValueError, match="own source"):
-            VideoFile(source, size=SIZE, audio_from=source)
+            VideoEncoder(source, size=SIZE, audio_from=source)
 
     @pytest.mark.parametrize(
         "arguments",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sa2va.media.open import open_media
-from sa2va.writers import VideoFile
+from sa2va.writers import VideoEncoder
 
 SIZE = (96, 128)
 NTSC = Fraction(30000, 1001)
@@ -30,7 +30,7 @@ def encode(
     source: Path | str | None = None,
     first: int = 0,
 ) -> Path:
-    video = VideoFile(path, size=size, fps=fps, audio_from=source)
+    video = VideoEncoder(path, size=size, fps=fps, audio_from=source)
     for index in range(first, first + count):
         video.write(picture(index, size), float(index / fps))
     video.close()
@@ -109,7 +109,7 @@ class TestVideo:
 
     def test_colours_are_tagged_and_kept(self, tmp_path):
         path = tmp_path / "out.mp4"
-        video = VideoFile(path, size=SIZE, fps=10)
+        video = VideoEncoder(path, size=SIZE, fps=10)
         red = np.full((*SIZE, 3), (220, 40, 60), np.uint8)
         video.write(red)
         video.close()
@@ -141,7 +141,7 @@ class TestVideo:
             assert media.streams.video[0].codec_context.pix_fmt == "yuv420p"
 
     def test_transparency_of_odd_sizes(self, tmp_path):
-        video = VideoFile(tmp_path / "odd.webm", size=(97, 101), fps=10, alpha=True)
+        video = VideoEncoder(tmp_path / "odd.webm", size=(97, 101), fps=10, alpha=True)
         for _ in range(2):
             video.write(np.full((97, 101, 4), (200, 30, 60, 0), np.uint8))
         video.close()
@@ -150,14 +150,14 @@ class TestVideo:
 
     def test_variable_frame_rate_keeps_its_times(self, tmp_path):
         times = [5.0, 5.1, 5.15, 5.4, 5.9, 6.0]
-        video = VideoFile(tmp_path / "out.mp4", size=SIZE, fps=10)
+        video = VideoEncoder(tmp_path / "out.mp4", size=SIZE, fps=10)
         for time in times:
             video.write(picture(0), time)
         video.close()
         np.testing.assert_allclose(packet_times(tmp_path / "out.mp4", "video"), np.array(times) - 5, atol=2e-3)
 
     def test_times_that_do_not_grow_still_give_every_frame_a_place(self, tmp_path):
-        video = VideoFile(tmp_path / "out.mp4", size=SIZE, fps=10)
+        video = VideoEncoder(tmp_path / "out.mp4", size=SIZE, fps=10)
         for time in (0.0, 0.0, None, 0.1, 0.4):
             video.write(picture(0), time)
         video.close()
@@ -167,7 +167,7 @@ class TestVideo:
     def test_webm_keeps_transparency(self, tmp_path):
         rgba = np.zeros((*SIZE, 4), np.uint8)
         rgba[10:30, 20:60] = (200, 30, 60, 255)
-        video = VideoFile(tmp_path / "out.webm", size=SIZE, fps=10, alpha=True)
+        video = VideoEncoder(tmp_path / "out.webm", size=SIZE, fps=10, alpha=True)
         for _ in range(3):
             video.write(rgba)
         video.close()
@@ -181,12 +181,12 @@ class TestVideo:
 
     def test_wrong_input_is_named_and_leaves_nothing(self, tmp_path):
         with pytest.raises(ValueError, match=r"\.avi"):
-            VideoFile(tmp_path / "out.avi", size=SIZE)
+            VideoEncoder(tmp_path / "out.avi", size=SIZE)
         with pytest.raises(ValueError, match="transparency"):
-            VideoFile(tmp_path / "out.mp4", size=SIZE, alpha=True)
+            VideoEncoder(tmp_path / "out.mp4", size=SIZE, alpha=True)
         with pytest.raises(ValueError, match="positive"):
-            VideoFile(tmp_path / "out.mp4", size=SIZE, fps=-1)
-        video = VideoFile(tmp_path / "out.mp4", size=SIZE)
+            VideoEncoder(tmp_path / "out.mp4", size=SIZE, fps=-1)
+        video = VideoEncoder(tmp_path / "out.mp4", size=SIZE)
         with pytest.raises(ValueError, match="no frames"):
             video.close()
         with pytest.raises(ValueError, match=r"\(96, 128, 3\)"):
@@ -195,7 +195,7 @@ class TestVideo:
 
     def test_giving_up_keeps_what_was_there(self, tmp_path):
         (tmp_path / "out.mp4").write_bytes(b"old")
-        video = VideoFile(tmp_path / "out.mp4", size=SIZE)
+        video = VideoEncoder(tmp_path / "out.mp4", size=SIZE)
         video.write(picture(0))
         video.abort()
         assert files(tmp_path) == ["out.mp4"]

@@ -17,10 +17,10 @@ _HOMES = {
     "VideoTracker": "sa2va.inference.tracker",
     "Answer": "sa2va.results.answer",
     "Frame": "sa2va.results.answer",
-    "Mask": "sa2va.results.answer",
-    "Segment": "sa2va.results.answer",
+    "Mask": "sa2va.masks.mask",
+    "Segment": "sa2va.masks.segment",
     "Track": "sa2va.inference.video_result",
-    "Sa2VAConfig": "sa2va.model.config",
+    "Sa2VAConfig": "sa2va.model.configuration",
     "Sa2VAModel": "sa2va.modeling_sa2va",
     "Sa2VAProcessor": "sa2va.processing.processor",
 }
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sa2va.inference.video_result import Track
     from sa2va.masks.mask import Mask
     from sa2va.masks.segment import Segment
-    from sa2va.model.config import Sa2VAConfig
+    from sa2va.model.configuration import Sa2VAConfig
     from sa2va.modeling_sa2va import Sa2VAModel
     from sa2va.predictor import Sa2VA
     from sa2va.processing.processor import Sa2VAProcessor

@@ -25,7 +25,7 @@ from sa2va.hub import HUB_OPTIONS
 from sa2va.inference.predict_forward import predict_forward
 from sa2va.inference.vlm import Asker
 from sa2va.media.open import ImageSource, MediaSource
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.network import Sa2VANetwork
 from sa2va.model.quantization import Quantization, check_widths, main_device, quantization_settings
 from sa2va.processing.processor import Sa2VAProcessor

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from miniatures import images as mini
+from sa2va.data.annotations.annotated_images import lazy_picture, read_picture, stored_size
 from sa2va.data.annotations.coco import CocoInstances, decode_segmentation, is_segmentation, unite
 from sa2va.data.annotations.conversations import place_image, read_conversation
 from sa2va.data.annotations.grounded_captions import read_gcg, read_gcg_truth
-from sa2va.data.annotations.images import lazy_picture, read_picture, stored_size
 from sa2va.data.annotations.layout import MissingData, PictureFolders, Problems, first_existing, require_files, shown
 from sa2va.data.annotations.mask_files import read_numbers
 from sa2va.data.annotations.packed_records import PackedRecords

@@ -21,13 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sa2va.masks.segment import Segment
 
 from miniatures import benchmarks, foreign, hurt, images, videos
 from sa2va.data.annotations.grounded_captions import read_gcg_truth
 from sa2va.data.check import KNOWN_SETS
 from sa2va.eval.benchmark import Prediction
-from sa2va.eval.benchmarks.regions import read_region_captions
+from sa2va.eval.benchmarks.region_captions import read_region_captions
 from sa2va.eval.benchmarks.video_sets import PLACES, read_foreground
 from sa2va.eval.predict import read_record
 from sa2va.eval.prediction_files import read_ids, read_predictions
@@ -35,6 +34,7 @@ from sa2va.eval.qa.tsv import QuestionFile
 from sa2va.eval.run_metadata import read_header
 from sa2va.eval.score import read_scores
 from sa2va.masks.mask import Mask
+from sa2va.masks.segment import Segment
 from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import Turn
 from sa2va.train.config import TrainConfig
@@ -117,7 +117,7 @@ def _annotations(root: Path) -> None:
 
 
 def _chat(root: Path) -> None:
-    from sa2va.data.datasets.chat import write_chat
+    from sa2va.data.datasets.interchange import write_chat
     from sa2va.data.synthetic import SyntheticWorld
 
     write_chat([SyntheticWorld("train", length=3)[index] for index in range(3)], root / "chat.jsonl")

@@ -14,8 +14,8 @@ from PIL import Image
 from miniatures import images as mini
 from sa2va.cli import main
 from sa2va.data.check import check_set, present_sets
-from sa2va.data.datasets.chat import Chat, write_chat
 from sa2va.data.datasets.coco_instances import Coco
+from sa2va.data.datasets.interchange import Chat, write_chat
 from sa2va.data.datasets.llava import Llava
 from sa2va.data.datasets.mask_folders import MaskFolder
 from sa2va.data.datasets.phrase_polygons import Annotations

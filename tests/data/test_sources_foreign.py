@@ -15,11 +15,10 @@ from miniatures import foreign
 from miniatures.images import area, save, write_json
 from sa2va.cli import main
 from sa2va.data.annotations.label_studio import decode_brush
-from sa2va.data.check import KNOWN_SETS, check_set, present_sets
+from sa2va.data.check import KNOWN_SETS, check_set, kind_of_data, present_sets
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
 from sa2va.eval.benchmarks.own import own_row
-from sa2va.train.autodetect import kind_of_data
 from sa2va.train.presets import finetune
 
 

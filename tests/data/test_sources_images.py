@@ -21,10 +21,10 @@ from miniatures import images as mini
 from rectangles import Rectangles
 from sa2va import Sa2VA
 from sa2va.data.annotations.layout import MissingData
-from sa2va.data.datasets.chat import Chat, write_chat
 from sa2va.data.datasets.coco_instances import Coco
 from sa2va.data.datasets.conversation_sampling import Draws
 from sa2va.data.datasets.gcg import Gcg
+from sa2va.data.datasets.interchange import Chat, write_chat
 from sa2va.data.datasets.llava import Llava
 from sa2va.data.datasets.mask_folders import MaskFolder
 from sa2va.data.datasets.osprey import OSPREY_FILES, Osprey

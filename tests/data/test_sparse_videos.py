@@ -18,7 +18,7 @@ from miniatures.videos import FRAMES, write_own_videos
 from sa2va import Sa2VA
 from sa2va.data.check import check_set
 from sa2va.data.collate import Collator
-from sa2va.data.datasets.chat import Chat, write_chat
+from sa2va.data.datasets.interchange import Chat, write_chat
 from sa2va.data.datasets.rvos import OwnVideos
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.preview import as_trained, preview

@@ -98,7 +98,7 @@ def test_long_videos_counted_piece_by_piece_score_the_same(tmp_path, monkeypatch
     shifted = {key: np.roll(masks, 3, axis=2) for key, masks in written.masks.items()}
     answers = {f"mevis/valid_u/{v}/{k}": prediction(f"mevis/valid_u/{v}/{k}", m) for (v, k), m in shifted.items()}
     for chunk in (3, 100):
-        monkeypatch.setattr("sa2va.eval.benchmarks.videos._CHUNK", chunk)
+        monkeypatch.setattr("sa2va.eval.benchmarks.video_segmentation._CHUNK", chunk)
         scores = benchmark.score(answers)
         for (video, key), masks in shifted.items():
             j, f = jf_sequence(masks, written.masks[video, key])

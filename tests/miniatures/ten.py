@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from miniatures.images import rle, save, write_json
 from miniatures.videos import write_mp4
 from sa2va.data.annotations.coco import decode_segmentation
-from sa2va.data.datasets.chat import write_chat
+from sa2va.data.datasets.interchange import write_chat
 from sa2va.data.sample import Sample
 from sa2va.data.synthetic import SyntheticWorld
 from sa2va.masks.mask import Mask

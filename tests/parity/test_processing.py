@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.normalization import normalized_frames, normalized_tiles
 from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
 from sa2va.processing.processor import Sa2VAProcessor

@@ -17,7 +17,7 @@ from sa2va import Sa2VAModel
 from sa2va.checkpoint.files import LazyTensor
 from sa2va.checkpoint.loading import to_native
 from sa2va.checkpoint.weight_map import sam2_rules
-from sa2va.model.config import hiera_large_config
+from sa2va.model.configuration import hiera_large_config
 from sa2va.model.mask_decoder import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, attend, encode_memory, propagate
 from synthetic_checkpoint import GOLDEN, SAM2_PREFIX, noise, weight

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from rectangles import Rectangles
 from sa2va import Sa2VA, Sa2VAModel
 from sa2va.checkpoint.adapter import is_adapter, open_adapter
-from sa2va.checkpoint.convert import convert
+from sa2va.checkpoint.conversion import convert
 from sa2va.cli.convert import convert as convert_command
 from sa2va.cli.merge import merge as merge_command
 from sa2va.data.collate import Collator

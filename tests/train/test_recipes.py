@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from rectangles import Rectangles
 from sa2va import Sa2VAModel
-from sa2va.train.autodetect import family_of_model, is_base_model, kind_of_data
+from sa2va.data.check import kind_of_data
+from sa2va.train.autodetect import family_of_model, is_base_model
 from sa2va.train.config import SOURCES, SourceOptions, TrainConfig
 from sa2va.train.initial_model import load_start
 from sa2va.train.presets import PRESETS, preset, recipes_and_overrides

@@ -12,7 +12,7 @@ import pytest
 
 from miniatures import images, videos
 from sa2va import Sa2VA
-from sa2va.checkpoint.convert import convert
+from sa2va.checkpoint.conversion import convert
 from sa2va.data.sample import Sample
 from sa2va.results.answer import Answer
 from sa2va.train.config import SourceOptions, TrainConfig

@@ -25,7 +25,7 @@ from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config
 from sa2va.checkpoint.loading import check_tensors, layers_in, to_native, with_tied_head
 from sa2va.checkpoint.released_config import internvl_config, says_tied
 from sa2va.hub import resolve_folder
-from sa2va.model.config import Sa2VAConfig, sam2_config
+from sa2va.model.configuration import Sa2VAConfig, sam2_config
 from sa2va.model.families import INTERNVL, family_of
 from sa2va.untrusted import reading
 

@@ -17,7 +17,7 @@ from sa2va.checkpoint.configs import build_config, check_counts, named_dtype
 from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config
 from sa2va.checkpoint.released_config import config_from_released, is_released, read_token_ids, says_tied, set_token_ids
 from sa2va.hub import resolve_folder
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import INTERNVL
 from sa2va.untrusted import reading
 

@@ -24,8 +24,8 @@ from transformers import (
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from sa2va.checkpoint.configs import build_config, named_dtype, rope_parameters
-from sa2va.model.config import Sa2VAConfig, hiera_large_config
 from sa2va.model.config_overlay import OWN_KEY, difference, overlaid
+from sa2va.model.configuration import Sa2VAConfig, hiera_large_config
 from sa2va.model.families import ADDED_TOKENS, INTERNVL, QWEN2_5_VL, QWEN3_VL, SEG_TOKEN, Family
 from sa2va.untrusted import read_json_object, reading
 

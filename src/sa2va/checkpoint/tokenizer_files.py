@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import QWEN2_5_VL, QWEN3_VL
 from sa2va.processing.image_transforms import QwenPixels
 from sa2va.processing.processor import ProcessorSettings

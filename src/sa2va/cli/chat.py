@@ -19,7 +19,7 @@ from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
     from sa2va.cli.outputs import Plan
-    from sa2va.cli.report import Reporter
+    from sa2va.cli.reporter import Reporter
     from sa2va.predictor import Sa2VA
     from sa2va.results.answer import Answer
 
@@ -58,10 +58,11 @@ def chat(
     [bold]/quit[/bold] leaves. With [bold]--json[/bold], each line of standard input is a question and
     each answer one line.
     """
-    from sa2va.cli.loading import load_model, model_name
-    from sa2va.cli.media import open_source
+    from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import Plan, plan_answers
-    from sa2va.cli.report import Reporter
+    from sa2va.cli.reporter import Reporter
+    from sa2va.cli.source import open_source
+    from sa2va.media.frames import FrameSource
 
     if question is not None and not question.strip():
         raise ValueError("the question is empty; leave it out for a conversation")
@@ -74,7 +75,11 @@ def chat(
     media = None if source == "-" else open_source(source)
 
     def plan(place: Path | None) -> Plan:
-        return Plan({}) if media is None else plan_answers(media, source, place, save, overwrite=overwrite)
+        return (
+            Plan({})
+            if media is None
+            else plan_answers(source, place, save, video=isinstance(media, FrameSource), overwrite=overwrite)
+        )
 
     first_plan = plan(out)
     sa2va = load_model(screen, name, loading)

@@ -11,7 +11,7 @@ import typer
 from sa2va import zoo
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen
-from sa2va.cli.loading import quiet_libraries
+from sa2va.cli.model_loading import quiet_libraries
 
 
 class Target(StrEnum):
@@ -52,7 +52,7 @@ def convert(
     """
     name = zoo.resolve(source)
     screen.note(f"reading {name}")
-    from sa2va.checkpoint.convert import convert as rewrite
+    from sa2va.checkpoint.conversion import convert as rewrite
 
     with quiet_libraries(screen):
         layout = rewrite(name, destination, None if to is None else to.value, dtypes=dtypes.value, note=screen.note)

@@ -62,7 +62,7 @@ def check(
     that a sample shows. The exit code is 1 when anything is wrong. What a reader had to decide
     by itself is told, too: look at it with [cyan]sa2va data preview[/cyan].
     """
-    from sa2va.data.annotations.images import checked_orientation
+    from sa2va.data.annotations.annotated_images import checked_orientation
     from sa2va.data.check import KNOWN_SETS, OWN_FORMS, check_set
 
     reports = []
@@ -154,7 +154,7 @@ def _some(
     screen: Screen, root: Path, name: str, most: int, show: Callable[[Sample], Sample], orientation: str | None
 ) -> Iterator[Sample]:
     """A few samples of a set; broken ones are left out with a warning."""
-    from sa2va.data.annotations.images import checked_orientation
+    from sa2va.data.annotations.annotated_images import checked_orientation
     from sa2va.data.check import open_set
     from sa2va.media.frames import uniform_indices
 
@@ -176,7 +176,7 @@ def _some(
 def _as_trained(screen: Screen, model: str) -> Callable[[Sample], Sample]:
     from sa2va import Sa2VAProcessor, zoo
     from sa2va.checkpoint.loading import open_checkpoint
-    from sa2va.cli.loading import quiet_libraries
+    from sa2va.cli.model_loading import quiet_libraries
     from sa2va.data.preview import as_trained
 
     with quiet_libraries(screen):

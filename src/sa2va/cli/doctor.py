@@ -17,7 +17,7 @@ def doctor(screen: Screen) -> None:
     Paste its output into bug reports. The exit code is 1 when a check fails.
     """
     from sa2va.cli import inspection
-    from sa2va.cli.loading import quiet_libraries
+    from sa2va.cli.model_loading import quiet_libraries
     from sa2va.cli.self_check import CHECKS, run_checks
 
     facts = {

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sa2va.atomic import check_target
 from sa2va.cli.console import LogProgress, Screen, show_scores
-from sa2va.cli.loading import load_model, model_name, quiet_libraries
+from sa2va.cli.model_loading import load_model, model_name, quiet_libraries
 from sa2va.cli.options import Loading
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings

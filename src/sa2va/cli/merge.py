@@ -11,7 +11,7 @@ from sa2va import zoo
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen
 from sa2va.cli.convert import Target
-from sa2va.cli.loading import quiet_libraries
+from sa2va.cli.model_loading import quiet_libraries
 
 
 @command
@@ -34,7 +34,7 @@ def merge(
     The result is a whole checkpoint that answers as the model with the adapter beside it does.
     """
     from sa2va.checkpoint.adapter import adapter_base, is_adapter
-    from sa2va.checkpoint.convert import convert
+    from sa2va.checkpoint.conversion import convert
 
     if not is_adapter(adapter):
         raise ValueError(f"{adapter} is no adapter: expected a folder with adapter_config.json and no config.json")

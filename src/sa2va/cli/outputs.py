@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sa2va.atomic import check_target
 from sa2va.cli import options
-
-if TYPE_CHECKING:
-    from sa2va.cli.media import Media
 
 #: Kinds of output for a picture, with their names in a folder.
 PICTURE_FILES = {
@@ -57,11 +53,9 @@ def plan_pictures(source: str, out: Path | None, save: str | None, *, overwrite:
     return plan(source, out, save, PICTURE_FILES, _PICTURE_SUFFIXES, overwrite=overwrite)
 
 
-def plan_answers(media: Media, source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+def plan_answers(source: str, out: Path | None, save: str | None, *, video: bool, overwrite: bool) -> Plan:
     """The plan for answers about a picture or a clip: as above, with ``json`` the answers. Raises ValueError."""
-    from sa2va.media.frames import FrameSource
-
-    if not isinstance(media, FrameSource):
+    if not video:
         return plan_pictures(source, out, save, overwrite=overwrite)
     names, suffixes = _video_names()
     names = {kind: name for kind, name in names.items() if kind != "jsonl"} | {"json": PICTURE_FILES["json"]}
@@ -76,7 +70,7 @@ def plan_videos(source: str, out: Path | None, save: str | None, *, overwrite: b
 
 def _video_names() -> tuple[dict[str, str], dict[str, str]]:
     from sa2va.writers import WRITERS
-    from sa2va.writers.video_file import VIDEO_SUFFIXES
+    from sa2va.writers.video_encoder import VIDEO_SUFFIXES
 
     names = {kind: writer.default_name for kind, writer in WRITERS.items()}
     return names, dict.fromkeys(sorted(VIDEO_SUFFIXES), "overlay") | {".json": "json", ".jsonl": "jsonl"}

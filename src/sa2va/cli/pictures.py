@@ -42,8 +42,8 @@ def segment(
     followed as by [bold]sa2va track[/bold], with its defaults. What the model does not find is
     said, never made up.
     """
-    from sa2va.cli.media import open_source
-    from sa2va.cli.report import Reporter
+    from sa2va.cli.reporter import Reporter
+    from sa2va.cli.source import open_source
     from sa2va.media.frames import FrameSource
 
     options.check_phrases(phrases)
@@ -55,7 +55,7 @@ def segment(
         task = Task(source, phrases, model, threshold, tidy, max_new_tokens, loading)
         follow(screen, task, out=out, save=save, overwrite=overwrite)
         return
-    from sa2va.cli.loading import load_model, model_name
+    from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import plan_pictures
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
@@ -84,15 +84,16 @@ def caption(
     max_new_tokens: options.MaxNewTokens = 2048,
 ) -> None:
     """Describe a picture or a short clip, with a mask for each thing the text names."""
-    from sa2va.cli.loading import load_model, model_name
-    from sa2va.cli.media import open_source
+    from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import plan_answers
-    from sa2va.cli.report import Reporter
+    from sa2va.cli.reporter import Reporter
+    from sa2va.cli.source import open_source
+    from sa2va.media.frames import FrameSource
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
     loading = options.Loading(device, dtype, quantize, device_map)
     media = open_source(source)
-    plan = plan_answers(media, source, out, save, overwrite=overwrite)
+    plan = plan_answers(source, out, save, video=isinstance(media, FrameSource), overwrite=overwrite)
     sa2va = load_model(screen, name, loading)
     started = perf_counter()
     answer = sa2va.caption(media, max_new_tokens=max_new_tokens, **masks)
@@ -127,7 +128,7 @@ def describe(
     For models built on InternVL; the others read no regions.
     """
     from sa2va.cli.answers import labelled
-    from sa2va.cli.loading import load_model, model_name
+    from sa2va.cli.model_loading import load_model, model_name
     from sa2va.media.open import load_image
 
     name, loading = model_name(model), options.Loading(device, dtype, quantize, device_map)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sa2va.atomic import RUN_RECORD
 from sa2va.untrusted import STUMBLES, parse_json
-from sa2va.writers.images import write_json
+from sa2va.writers.picture_files import write_json
 
 #: Entries that must agree for the old frames and the new ones to belong together.
 _SAME = ("source", "frames_total", "size", "model", "phrases", "settings")

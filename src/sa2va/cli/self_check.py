@@ -49,7 +49,7 @@ def _model() -> Sa2VAModel:
     import torch
     from transformers import InternVLConfig
 
-    from sa2va.model.config import Sa2VAConfig, sam2_config
+    from sa2va.model.configuration import Sa2VAConfig, sam2_config
     from sa2va.modeling_sa2va import Sa2VAModel
 
     vlm = InternVLConfig(
@@ -144,11 +144,11 @@ def _save_and_load() -> None:
 def _video() -> None:
     """A playable file written and decoded again."""
     from sa2va.media.open import open_media
-    from sa2va.writers import VideoFile
+    from sa2va.writers import VideoEncoder
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.mp4"
-        file = VideoFile(path, size=_FRAME, fps=10)
+        file = VideoEncoder(path, size=_FRAME, fps=10)
         for level in (0, 128, 255):
             file.write(np.full((*_FRAME, 3), level, np.uint8))
         file.close()

@@ -13,7 +13,7 @@ import typer
 from sa2va import zoo
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen
-from sa2va.cli.loading import quiet_libraries
+from sa2va.cli.model_loading import quiet_libraries
 
 if TYPE_CHECKING:
     from sa2va.data.sample import Sample
@@ -132,7 +132,7 @@ def _how_to_try(run: Run, folder: Path) -> str:
 
 def _medium_of(sample: Sample) -> str:
     """The picture, or the folder of frames, that a sample was read from; a placeholder where that is not known."""
-    from sa2va.data.annotations.images import file_of
+    from sa2va.data.annotations.annotated_images import file_of
 
     file = file_of(sample.frames[0])
     if file is None:

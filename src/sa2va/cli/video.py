@@ -130,7 +130,7 @@ class Task:
     def record(self, video: FrameSource) -> RunRecord:
         """The record of a run that has not begun."""
         from sa2va import __version__
-        from sa2va.cli.loading import model_name
+        from sa2va.cli.model_loading import model_name
         from sa2va.cli.run_record import RunRecord
 
         settings = {**self.tracking, "cleanup": self.tidy, **self.sampling, "dtype": self.loading.dtype.value}
@@ -157,9 +157,9 @@ def follow(
         ValueError: a mistake in the options; all but a damaged model are found before the model is loaded.
         typer.Exit: a signal stopped it; the code is 130 for Ctrl-C.
     """
-    from sa2va.cli.loading import load_model
+    from sa2va.cli.model_loading import load_model
     from sa2va.cli.outputs import plan_videos
-    from sa2va.cli.run import Run
+    from sa2va.cli.track_run import Run
 
     if resume and overwrite:
         raise ValueError("--resume keeps results and --overwrite replaces them; give one")

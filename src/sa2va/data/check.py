@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sa2va.data.annotations.images import Orientation
+from sa2va.data.annotations.annotated_images import Orientation
 from sa2va.data.annotations.layout import Doubt, Doubts, text_encoding
 from sa2va.data.mixture import Source
 from sa2va.data.sample import SEG, Sample
@@ -259,3 +259,21 @@ def _contradicts_itself(sample: Sample) -> bool:
 def _first_character(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(64).decode(text_encoding(path), errors="replace").lstrip("\ufeff \t\r\n")[:1]
+
+
+def kind_of_data(root: str) -> str:
+    """The source that reads a folder of own data, a key of ``sa2va.train.config.SOURCES``.
+
+    A folder that is not there counts as ``"annotations"``; opening it will say so.
+
+    Raises:
+        ValueError: nothing in the folder is recognised as own data.
+    """
+    if not Path(root).is_dir():
+        return "annotations"
+    present = present_sets(root)
+    own = next((name for name in present if name in OWN_FORMS), None)
+    if own is None:
+        published = f"; of published sets it holds {', '.join(present)}: take one with kind=NAME" if present else ""
+        raise ValueError(f"{root} holds no data of one's own: expected one of {places_of(OWN_FORMS)} in it{published}")
+    return own

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sa2va.atomic import check_target, replacing
-from sa2va.data.annotations.images import file_of
+from sa2va.data.annotations.annotated_images import file_of
 from sa2va.data.encode import EncodeOptions, encode_sample
 from sa2va.data.sample import SEG, Sample
 from sa2va.processing.processor import Sa2VAProcessor

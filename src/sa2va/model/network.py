@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Sam2Video
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.model import language
-from sa2va.model.config import Sa2VAConfig
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.generation import GenerationOptions, generate
 from sa2va.model.mask_decoder import (
     FrameFeatures,

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from sa2va.hub import TEXT_PATTERNS, resolve_folder
-from sa2va.model.config import Sa2VAConfig
 from sa2va.model.config_overlay import OWN_KEY, overlaid
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
 from sa2va.processing.chat_templates import template_of
 from sa2va.processing.conversation import (

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from sa2va import zoo
 from sa2va.checkpoint.released_config import is_released
-from sa2va.data.check import OWN_FORMS, places_of, present_sets
 from sa2va.hub import is_hub_id
 from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
 from sa2va.processing.tokenizer import read_json
@@ -39,21 +38,3 @@ def is_base_model(model: str) -> bool:
 def _config(model: str) -> dict[str, Any]:
     exists = Path(model).is_dir() or is_hub_id(model)
     return read_json(model, "config.json") if exists else {}
-
-
-def kind_of_data(root: str) -> str:
-    """The source that reads a folder of own data, a key of ``sa2va.train.config.SOURCES``.
-
-    A folder that is not there counts as ``"annotations"``; opening it will say so.
-
-    Raises:
-        ValueError: nothing in the folder is recognised as own data.
-    """
-    if not Path(root).is_dir():
-        return "annotations"
-    present = present_sets(root)
-    own = next((name for name in present if name in OWN_FORMS), None)
-    if own is None:
-        published = f"; of published sets it holds {', '.join(present)}: take one with kind=NAME" if present else ""
-        raise ValueError(f"{root} holds no data of one's own: expected one of {places_of(OWN_FORMS)} in it{published}")
-    return own

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sa2va.data.encode import Encoded
-from sa2va.model.config import STRIDE
+from sa2va.model.configuration import STRIDE
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.train.config import TrainConfig
 from sa2va.train.trainable import PlanRow

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sa2va.hub import TEXT_PATTERNS, resolve_folder
-from sa2va.model.config import Sa2VAConfig, set_grounding_side
+from sa2va.model.configuration import Sa2VAConfig, set_grounding_side
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.tokenizer import load_tokenizer

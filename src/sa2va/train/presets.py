@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sa2va.data.check import OWN_CLIPS
+from sa2va.data.check import OWN_CLIPS, kind_of_data
 from sa2va.runtime import default_device
-from sa2va.train.autodetect import FamilyName, family_of_model, kind_of_data
+from sa2va.train.autodetect import FamilyName, family_of_model
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.curriculum import tiny
 from sa2va.train.recipes import RECIPES, pretraining

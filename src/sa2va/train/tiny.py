@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import InternVLConfig, PreTrainedTokenizerFast
 
 from sa2va.data.synthetic import vocabulary
-from sa2va.model.config import Sa2VAConfig, sam2_config
+from sa2va.model.configuration import Sa2VAConfig, sam2_config
 from sa2va.model.families import ADDED_TOKENS, INTERNVL
 from sa2va.modeling_sa2va import Sa2VAModel
 

@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sa2va.results.answer import Frame
-from sa2va.writers.base import FramePairs, FrameWriter
-from sa2va.writers.coco import CocoWriter
+from sa2va.writers.coco_dataset import CocoWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
-from sa2va.writers.records import JsonLinesWriter, JsonWriter
-from sa2va.writers.video_file import VIDEO_SUFFIXES, VideoFile
+from sa2va.writers.frame_writer import FramePairs, FrameWriter
+from sa2va.writers.json_files import JsonLinesWriter, JsonWriter
+from sa2va.writers.video_encoder import VIDEO_SUFFIXES, VideoEncoder
 from sa2va.writers.videos import BinaryWriter, CutoutVideoWriter, OverlayWriter
 
 WRITERS: dict[str, type[FrameWriter]] = {
@@ -48,7 +48,7 @@ __all__ = [
     "ObjectsWriter",
     "OverlayWriter",
     "PaletteWriter",
-    "VideoFile",
+    "VideoEncoder",
     "kind_of_path",
     "write_track",
 ]

@@ -22,7 +22,7 @@ from sa2va.atomic import MANIFEST, replacing
 from sa2va.results.answer import Frame
 from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.visualization.overlay import cutout, palette_png
-from sa2va.writers.base import FrameWriter, Pixels
+from sa2va.writers.frame_writer import FrameWriter, Pixels
 from sa2va.writers.videos import union
 
 _NUMBERED = re.compile(r"\d{5,}\.png")

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from sa2va.results.answer import Frame
 from sa2va.visualization.overlay import ClipOverlay, cutout
-from sa2va.writers.base import FrameWriter, Pixels
-from sa2va.writers.video_file import VideoFile
+from sa2va.writers.frame_writer import FrameWriter, Pixels
+from sa2va.writers.video_encoder import VideoEncoder
 
 
 class _VideoWriter(FrameWriter):
     """A video whose frames ``_picture`` makes, in the size of the frames."""
 
     def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
-        self._file = VideoFile(self.path, size=self.size, fps=fps, alpha=self._alpha(), audio_from=source)
+        self._file = VideoEncoder(self.path, size=self.size, fps=fps, alpha=self._alpha(), audio_from=source)
 
     def _alpha(self) -> bool:
         return False

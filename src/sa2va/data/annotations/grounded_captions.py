@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from sa2va.data.annotations.annotated_images import read_picture, stored_size
 from sa2va.data.annotations.coco import decode_segmentation, is_segmentation, unite
-from sa2va.data.annotations.images import read_picture, stored_size
 from sa2va.data.annotations.layout import (
     MissingData,
     PictureFolders,

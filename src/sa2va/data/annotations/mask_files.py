@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sa2va.data.annotations.images import decode_stored
+from sa2va.data.annotations.annotated_images import decode_stored
 from sa2va.data.annotations.layout import Doubts
 
 #: What VOC and DAVIS write where nobody knows to whom a pixel belongs.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sa2va.data.annotations.annotated_images import read_picture, stored_size
 from sa2va.data.annotations.coco import refuse_normalised
-from sa2va.data.annotations.images import read_picture, stored_size
 from sa2va.data.annotations.layout import MissingData, text_encoding
 from sa2va.data.annotations.polygons import paint_polygon
 from sa2va.masks.mask import Size

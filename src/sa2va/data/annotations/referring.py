@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sa2va.data.annotations.annotated_images import read_picture
 from sa2va.data.annotations.coco import CocoInstances, unite
-from sa2va.data.annotations.images import read_picture
 from sa2va.data.annotations.layout import first_existing, require_files
 from sa2va.data.annotations.unpickle import load_plain
 from sa2va.masks.mask import Mask, Size

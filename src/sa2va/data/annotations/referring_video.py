@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from sa2va.data.annotations.images import stored_size
+from sa2va.data.annotations.annotated_images import stored_size
 from sa2va.data.annotations.layout import Doubts, PictureFolders, require_files
 from sa2va.data.annotations.mask_files import numbered_areas, read_numbers
 from sa2va.data.annotations.unpickle import load_plain

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sa2va.data.annotations.annotated_images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.coco import AnnotationId, CocoInstances, is_segmentation, unite
-from sa2va.data.annotations.images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, first_existing, require_files
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
 from sa2va.data.datasets.wording import CAPTION_REQUESTS, phrase_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sa2va.data.annotations.annotated_images import lazy_picture
 from sa2va.data.annotations.grounded_captions import GroundedPicture, read_gcg
-from sa2va.data.annotations.images import lazy_picture
 from sa2va.data.datasets.conversation_sampling import Draws
 from sa2va.data.datasets.wording import GROUNDED_CAPTION_REQUESTS
 from sa2va.data.sample import Sample

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from sa2va.data.annotations.annotated_images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.cvat import FILE, read_cvat, read_cvat_video
-from sa2va.data.annotations.images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.label_studio import export_file, read_label_studio
 from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture
 from sa2va.data.annotations.labelme import read_labelme

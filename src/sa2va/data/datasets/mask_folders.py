@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sa2va.data.annotations.images import Orientation, PictureHeader, checked_orientation, upright_picture
+from sa2va.data.annotations.annotated_images import Orientation, PictureHeader, checked_orientation, upright_picture
 from sa2va.data.annotations.layout import Doubts, Problems, read_json, require_files, tails
 from sa2va.data.annotations.mask_files import numbered_areas, object_area
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample, united

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sa2va.data.annotations.annotated_images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.coco import decode_segmentation, is_segmentation, size_of, unite
-from sa2va.data.annotations.images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, read_json, require_files
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample, united
 from sa2va.data.sample import Sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sa2va.data.annotations.images import lazy_picture
+from sa2va.data.annotations.annotated_images import lazy_picture
 from sa2va.data.annotations.layout import Problems
 from sa2va.data.annotations.reasoning import ReasonPicture, read_reasonseg
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample

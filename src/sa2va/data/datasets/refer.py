@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from sa2va.data.annotations.annotated_images import lazy_picture
 from sa2va.data.annotations.coco import is_segmentation
-from sa2va.data.annotations.images import lazy_picture
 from sa2va.data.annotations.layout import Problems
 from sa2va.data.annotations.referring import ReferPicture, read_refer, refer_files
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample

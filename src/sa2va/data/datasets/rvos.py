@@ -12,7 +12,7 @@ from typing import Unpack
 
 import numpy as np
 
-from sa2va.data.annotations.images import (
+from sa2va.data.annotations.annotated_images import (
     Orientation,
     PictureHeader,
     checked_orientation,

@@ -6,11 +6,11 @@ A row knows its files, how to open them, and what others measured; nothing is re
 from __future__ import annotations
 
 from sa2va.eval.benchmark import Row
-from sa2va.eval.benchmarks import grandf, reasonseg_areas, refcoco, regions, video_sets
+from sa2va.eval.benchmarks import grandf, reasonseg_areas, refcoco, region_captions, video_sets
 from sa2va.eval.qa import QA_ROWS
 from sa2va.eval.synthetic import SYNTHETIC_ROWS
 
-_FILE_ROWS = (*refcoco.ROWS, *reasonseg_areas.ROWS, *video_sets.ROWS, *grandf.ROWS, *regions.ROWS)
+_FILE_ROWS = (*refcoco.ROWS, *reasonseg_areas.ROWS, *video_sets.ROWS, *grandf.ROWS, *region_captions.ROWS)
 BENCHMARKS: dict[str, Row] = {**{one.name: one for one in _FILE_ROWS}, **QA_ROWS, **SYNTHETIC_ROWS}
 """All rows by name, in the order of tables."""
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from sa2va.data.annotations.referring_video import RvosVideo
 from sa2va.eval.benchmark import Prediction, Scores
-from sa2va.eval.benchmarks.base import means
-from sa2va.eval.benchmarks.videos import ASKED, ReferringVideos, chunks
+from sa2va.eval.benchmarks.file_benchmark import means
+from sa2va.eval.benchmarks.video_segmentation import ASKED, ReferringVideos, chunks
 from sa2va.eval.metrics import BoolArray, jf_sequence
 from sa2va.media.image import MAX_PIXELS, open_picture
 from sa2va.runtime import require_extra

@@ -10,7 +10,7 @@ import numpy as np
 
 from sa2va.data.annotations.grounded_captions import GcgTruth, gcg_truth_files, read_gcg_truth
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
-from sa2va.eval.benchmarks.base import FileBenchmark, masks_of, picture, row
+from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, masks_of, picture, row
 from sa2va.eval.benchmarks.published import GCG_VAL
 from sa2va.eval.captions import caption_scores, plain_caption, word_f1
 from sa2va.eval.grounded import Grounded, Similarity, average_precision, greedy_miou, phrase_recall

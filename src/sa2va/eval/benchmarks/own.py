@@ -16,16 +16,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from sa2va.data.annotations.images import file_of
-from sa2va.data.check import KNOWN_SETS, OWN_CLIPS, OWN_FORMS, places_of
+from sa2va.data.annotations.annotated_images import file_of
+from sa2va.data.check import KNOWN_SETS, OWN_CLIPS, OWN_FORMS, kind_of_data, places_of
 from sa2va.data.holdout import HoldOut, NamedSource
 from sa2va.data.sample import SEG, Sample
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
-from sa2va.eval.benchmarks.base import FileBenchmark, masks_of
+from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, masks_of
 from sa2va.eval.metrics import Areas, generalized_areas, jf_sequence, mask_areas
 from sa2va.inference.vlm import segmentation_request
 from sa2va.masks.mask import Mask
-from sa2va.train.autodetect import kind_of_data
 
 OWN = "own"
 _HELD_OUT = re.compile(rf"{OWN}/holdout-(0?\.\d+)")

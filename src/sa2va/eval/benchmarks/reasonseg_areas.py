@@ -10,7 +10,7 @@ import numpy as np
 
 from sa2va.data.annotations.reasoning import ReasonPicture, read_reasonseg, reasonseg_folder
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
-from sa2va.eval.benchmarks.base import FileBenchmark, by_tag, first_mask, picture, row
+from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, by_tag, first_mask, picture, row
 from sa2va.eval.metrics import Overlap, ciou, giou, overlap
 from sa2va.masks.mask import Mask
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sa2va.data.annotations.referring import Expression, ReferPicture, read_refer, refer_files
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
-from sa2va.eval.benchmarks.base import FileBenchmark, empty_mask, masks_of, picture, row
+from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, empty_mask, masks_of, picture, row
 from sa2va.eval.benchmarks.published import REFCOCO
 from sa2va.eval.metrics import Areas, ciou, generalized_areas, giou, mask_areas, precision_at
 from sa2va.masks.mask import Mask

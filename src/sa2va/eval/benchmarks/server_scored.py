@@ -15,8 +15,8 @@ from PIL import Image
 from sa2va.atomic import replacing
 from sa2va.data.annotations.referring_video import RvosExpression, RvosVideo
 from sa2va.eval.benchmark import Expected, Prediction, Scores
-from sa2va.eval.benchmarks.base import empty_mask, first_mask
-from sa2va.eval.benchmarks.videos import ReferringVideos
+from sa2va.eval.benchmarks.file_benchmark import empty_mask, first_mask
+from sa2va.eval.benchmarks.video_segmentation import ReferringVideos
 from sa2va.masks.mask import Mask, Size
 
 

@@ -12,10 +12,10 @@ from sa2va.data.annotations.layout import first_existing, read_json
 from sa2va.data.annotations.referring_video import RvosVideo, read_rvos
 from sa2va.eval.benchmark import Row
 from sa2va.eval.benchmarks import published
-from sa2va.eval.benchmarks.base import row
 from sa2va.eval.benchmarks.davis import OfficialDavis
+from sa2va.eval.benchmarks.file_benchmark import row
 from sa2va.eval.benchmarks.server_scored import ServerVideos
-from sa2va.eval.benchmarks.videos import ASKED, JF, MEAN, GroupedVideos, ReferringVideos, Revos
+from sa2va.eval.benchmarks.video_segmentation import ASKED, JF, MEAN, GroupedVideos, ReferringVideos, Revos
 from sa2va.masks.mask import Mask
 from sa2va.untrusted import STUMBLES
 

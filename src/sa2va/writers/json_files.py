@@ -16,7 +16,7 @@ from sa2va.atomic import replacing
 from sa2va.masks.segment import Segment
 from sa2va.results.answer import Frame
 from sa2va.untrusted import STUMBLES, parse_json
-from sa2va.writers.base import FrameWriter, Pixels
+from sa2va.writers.frame_writer import FrameWriter, Pixels
 
 
 class JsonLinesWriter(FrameWriter):

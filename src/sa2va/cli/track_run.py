@@ -14,7 +14,7 @@ from sa2va.cli.answers import named, nothing, scored
 from sa2va.cli.console import Screen
 from sa2va.cli.frame_loop import Tally, write_frames
 from sa2va.cli.outputs import Plan
-from sa2va.cli.report import summary
+from sa2va.cli.reporter import summary
 from sa2va.cli.run_record import RunRecord
 from sa2va.cli.signals import Interrupts
 from sa2va.inference.video_result import Track

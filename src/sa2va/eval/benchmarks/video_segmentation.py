@@ -10,7 +10,7 @@ import numpy as np
 
 from sa2va.data.annotations.referring_video import RvosExpression, RvosVideo
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Scores
-from sa2va.eval.benchmarks.base import FileBenchmark, by_tag, empty_mask, first_mask, means
+from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, by_tag, empty_mask, first_mask, means
 from sa2va.eval.metrics import BoolArray, jf_sequence, pixel_agreement, robustness
 from sa2va.masks.mask import Mask
 

@@ -18,8 +18,8 @@ from sa2va.checkpoint.loading import Checkpoint, open_checkpoint, released_rules
 from sa2va.checkpoint.released_config import config_to_released
 from sa2va.checkpoint.tokenizer_files import copy_companions
 from sa2va.hub import HUB_OPTIONS
-from sa2va.model.config import Sa2VAConfig
 from sa2va.model.config_overlay import OWN_KEY, difference, paths_of
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import INTERNVL
 from sa2va.processing.image_transforms import QwenPixels
 from sa2va.processing.processor import ProcessorSettings

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 
-from sa2va.data.annotations.images import read_picture
+from sa2va.data.annotations.annotated_images import read_picture
 from sa2va.data.annotations.layout import require_files
 from sa2va.eval.benchmark import Expected, Item, Kind, Prediction, Row, Scores, require_all
 from sa2va.masks.mask import Mask, Size

@@ -15,7 +15,7 @@ from sa2va.media.frames import DecodedFrame, FrameSource
 from sa2va.media.open import is_video, load_image, open_media
 from sa2va.results.answer import Frame
 from sa2va.writers import WRITERS, write_track
-from sa2va.writers.images import write_json, write_picture
+from sa2va.writers.picture_files import write_json, write_picture
 
 Media = Image.Image | FrameSource
 

@@ -19,7 +19,7 @@ from sa2va.masks.segment import Segment
 from sa2va.media.open import is_video, load_image, open_media
 from sa2va.results import exports
 from sa2va.results.answer import Answer, Frame
-from sa2va.writers.base import FramePairs
+from sa2va.writers.frame_writer import FramePairs
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 _UPRIGHT = 1

@@ -26,8 +26,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va.atomic import replacing
-from sa2va.data.annotations.coco import decode_segmentation, is_segmentation, size_of
-from sa2va.data.annotations.images import (
+from sa2va.data.annotations.annotated_images import (
     Orientation,
     PictureHeader,
     UprightPicture,
@@ -35,6 +34,7 @@ from sa2va.data.annotations.images import (
     file_of,
     upright_picture,
 )
+from sa2va.data.annotations.coco import decode_segmentation, is_segmentation, size_of
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, require_files, text_encoding
 from sa2va.data.sample import SEG, Sample
 from sa2va.masks.mask import Mask

@@ -58,7 +58,7 @@ _FORMATS = {
 VIDEO_SUFFIXES = frozenset(_FORMATS)
 
 
-class VideoFile:
+class VideoEncoder:
     """Encode frames into one file.
 
     The file has the frames' own size. H.264 whose pixels share colours (yuv420p, which everything plays) has even sides

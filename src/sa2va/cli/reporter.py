@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sa2va import __version__
 from sa2va.cli.answers import answer_record, show_found, show_text
 from sa2va.cli.console import Screen
-from sa2va.cli.media import Media, media_size, write_found
 from sa2va.cli.outputs import Plan
+from sa2va.cli.source import Media, media_size, write_found
 
 if TYPE_CHECKING:
     from sa2va.results.answer import Answer

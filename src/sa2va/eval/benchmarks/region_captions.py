@@ -9,7 +9,7 @@ from pathlib import Path
 from sa2va.data.annotations.coco import AnnotationId, CocoInstances
 from sa2va.data.annotations.layout import first_existing, read_json
 from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
-from sa2va.eval.benchmarks.base import FileBenchmark, picture, row
+from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, picture, row
 from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
 from sa2va.masks.mask import Mask, Size
