@@ -17,8 +17,9 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from sa2va.model.configuration import Sa2VAConfig
+from sa2va.model.families import IGNORED_LABEL
 from sa2va.processing.chat_templates import TEMPLATES, template_of
-from sa2va.processing.processor import IGNORE, Sa2VAProcessor
+from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells, region_prompt
 from sa2va.processing.tokenizer import InternLM2Tokenizer, load_tokenizer
 from sa2va.results.history import Turn
@@ -177,8 +178,8 @@ def test_a_conversation_begins_with_the_prompts_of_its_turns(name: str, tmp_path
     assert ids.count(processor.image_token_id) == sum(vision.tokens_per_image)
     bos = processor.tokenizer.bos_token_id
     assert [i for i, token in enumerate(ids) if token == bos] == ([0] if bos is not None else [])
-    learnt = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE]
-    assert [label for label in labels if label != IGNORE] == learnt
+    learnt = [token for token, label in zip(ids, labels, strict=True) if label != IGNORED_LABEL]
+    assert [label for label in labels if label != IGNORED_LABEL] == learnt
     suffix = processor.template.suffix if processor.template else "<|im_end|>"
     encode = processor.tokenizer.encode
     answers = [f"Sure, [SEG].{suffix}", f"\nNot here.{suffix}"]

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa2va import predictor
 from sa2va.data.sample import SEG, Sample
 from sa2va.data.synthetic import (
     CAPTION_REQUEST,
@@ -35,7 +34,7 @@ from sa2va.data.synthetic import (
 from sa2va.data.synthetic.lexicon import KIND_NOUNS, SIZE_WORDS
 from sa2va.data.synthetic.paint import COLORS, TEXTURES, Sprite
 from sa2va.data.synthetic.splits import LOOKS, SPLITS, Look, Split
-from sa2va.inference import vlm
+from sa2va.processing import requests
 
 SIZES = {word for words in SIZE_WORDS.values() for word in words}
 KIND_OF = {noun.one: kind for kind, noun in KIND_NOUNS.items()}
@@ -169,11 +168,11 @@ def test_answer_pools() -> None:
 
 
 def test_half_of_all_requests_are_worded_as_inference_words_them() -> None:
-    picture_word, video_word = vlm.PICTURE_REQUEST, vlm.VIDEO_REQUEST
+    picture_word, video_word = requests.REFERRING_REQUEST, requests.VIDEO_REFERRING_REQUEST
     assert picture_word.format(phrase="{}") == IMAGE_REQUEST and video_word.format(phrase="{}") == VIDEO_REQUEST
-    assert vlm.QUESTION_REQUEST.format(phrase="{}") == QUESTION_REQUEST
-    assert predictor.CAPTION_REQUEST == CAPTION_REQUEST
-    assert predictor.REGION_REQUEST.format(number=1) == REGION_REQUEST.format("region1")
+    assert requests.QUESTION_REQUEST.format(phrase="{}") == QUESTION_REQUEST
+    assert requests.GCG_REQUEST == CAPTION_REQUEST
+    assert requests.REGION_REQUEST.format(number=1) == REGION_REQUEST.format("region1")
     for task, start in (("refer", "Please segment"), ("region", REGION_REQUEST[:30]), ("caption", CAPTION_REQUEST)):
         world = SyntheticWorld("train", tasks={task: 1.0}, size=64)
         questions = [turn.question for index in range(150) for turn in world[index].turns]

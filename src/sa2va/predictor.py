@@ -33,16 +33,11 @@ from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.conversation import check_text
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import as_regions
+from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST
 from sa2va.results.answer import Answer
 from sa2va.results.history import History
 from sa2va.runtime import default_device, default_dtype, present_device
 
-#: Fixed requests of the released models' training and evaluation.
-CAPTION_REQUEST = (
-    "Could you please give me a brief description of the image? "
-    "Please respond with interleaved segmentation masks for the corresponding parts of the answer."
-)
-REGION_REQUEST = "Please give me a short description of the region in the picture marked by region{number}."
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5
 
@@ -238,7 +233,7 @@ class Sa2VA:
         Args:
             options: as in [`chat`].
         """
-        return self.chat(media, CAPTION_REQUEST, **options)
+        return self.chat(media, GCG_REQUEST, **options)
 
     def describe(
         self,

@@ -133,6 +133,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file, by its name, or a YAML file, that holds a mapping. ValueError naming it for anything else."""
+    if path.suffix != ".json":
+        return read_yaml(path)
+    with expecting(path):
+        content = parse_json(path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold settings as 'name: value', got {type(content).__name__}")
+    return content
+
+
 def _check_amount(content: Any) -> None:
     """ValueError where values that are written out once for each place they stand in would be too many."""
     waiting, count = [content], 0

@@ -35,6 +35,7 @@ from sa2va.eval.run_metadata import read_header
 from sa2va.eval.score import read_scores
 from sa2va.masks.mask import Mask
 from sa2va.masks.segment import Segment
+from sa2va.processing.requests import TrainingRequests
 from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import Turn
 from sa2va.train.config import TrainConfig
@@ -92,6 +93,11 @@ def _config(root: Path) -> None:
     settings |= {"trainable": {"lora": {"rank": 4, "alpha": 8}}, "loss": {"weights": {"text": 1.0}}, "steps": 3}
     (root / "run.yaml").write_text(json.dumps(settings, indent=1))
     (root / "run.json").write_text(json.dumps(settings))
+
+
+def _wordings(root: Path) -> None:
+    content = {"referring": ["Where is {phrase}?"], "region": ["What is {region}?", "{region}?"], "gcg": ["Go."]}
+    (root / "wordings.yaml").write_text(json.dumps(content, indent=1))
 
 
 def _questions(root: Path) -> None:
@@ -237,6 +243,9 @@ READERS: dict[str, Reader] = {
     "turns": Reader(_results, "turns.json", _text_of(Answer.from_json, "turns.json")),
     "frames": Reader(_results, "frame.json", _text_of(Frame.from_json, "frame.json")),
     "config as YAML": Reader(_config, "run.yaml", lambda root: TrainConfig.from_file(root / "run.yaml")),
+    "request wordings": Reader(
+        _wordings, "wordings.yaml", lambda root: TrainingRequests.from_file(root / "wordings.yaml")
+    ),
     "config as JSON": Reader(_config, "run.json", lambda root: TrainConfig.from_file(root / "run.json")),
 }
 

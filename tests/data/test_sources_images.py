@@ -30,11 +30,13 @@ from sa2va.data.datasets.mask_folders import MaskFolder
 from sa2va.data.datasets.osprey import OSPREY_FILES, Osprey
 from sa2va.data.datasets.reasonseg import ReasonSeg
 from sa2va.data.datasets.refer import Refer
-from sa2va.data.datasets.wording import ANSWERS, NO_TARGET_ANSWERS, REGION_DETAIL_REQUESTS, REQUESTS, phrase_of
+from sa2va.data.datasets.wording import phrase_of
 from sa2va.data.encode import Encoded, encode_sample, resize_masks
 from sa2va.data.sample import SEG, Sample
-from sa2va.processing.processor import IGNORE, Sa2VAProcessor
+from sa2va.model.families import IGNORED_LABEL
+from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells
+from sa2va.processing.requests import SEG_ANSWERS, TRAINING_REQUESTS
 from sa2va.results.history import Turn
 
 
@@ -47,7 +49,7 @@ def encoded(sample: Sample, processor: Sa2VAProcessor) -> Encoded:
     """The sample through the real encoding: its labels are its answers, its targets its masks."""
     result = encode_sample(sample, processor)
     assert processor.template is not None and result.turns_dropped == 0
-    learnt = processor.tokenizer.decode([label for label in result.labels.tolist() if label != IGNORE])
+    learnt = processor.tokenizer.decode([label for label in result.labels.tolist() if label != IGNORED_LABEL])
     assert learnt == "".join(turn.answer + processor.template.suffix for turn in sample.turns)
     if sample.masks:
         truth = resize_masks(torch.from_numpy(np.stack(sample.masks)), processor.grounding_side // 4)
@@ -86,11 +88,11 @@ def test_all_expressions_of_a_picture_are_turns(tmp_path: Path, processor: Sa2VA
         texts = asked(sample, list(own))
         assert sorted(texts) == sorted(own)  # each once, also two references to one object
         for text, turn, mask in zip(texts, sample.turns, mask_of_turns(sample), strict=True):
-            assert turn.question in [request.format(phrase_of(text)) for request in REQUESTS]
+            assert turn.question in [request.format(phrase=phrase_of(text)) for request in TRAINING_REQUESTS.referring]
             if own[text].any():
-                assert turn.answer in ANSWERS and mask is not None and np.array_equal(mask, own[text])
+                assert turn.answer in SEG_ANSWERS and mask is not None and np.array_equal(mask, own[text])
             else:
-                assert turn.answer in NO_TARGET_ANSWERS and mask is None
+                assert turn.answer in TRAINING_REQUESTS.no_target and mask is None
         shown.update(texts)
     assert ("a yellow cat" in shown) == (dataset == "grefcoco")
 
@@ -261,7 +263,7 @@ def test_regions(tmp_path: Path, processor: Sa2VAProcessor, kind: str):
         answers = {"region1: a red corner.": truth[0], "A blue box.": truth[1]}
         for number, (turn, region) in enumerate(zip(sample.turns, sample.regions, strict=True), start=1):
             assert np.array_equal(region, answers[turn.answer])
-            assert turn.question in [request.format(f"region{number}") for request in REGION_DETAIL_REQUESTS]
+            assert turn.question in [request.format(region=f"region{number}") for request in TRAINING_REQUESTS.region]
         return
     suffix = " Answer the question using a single word or phrase." if kind == "short" else ""
     assert sample.turns == (
@@ -362,7 +364,7 @@ def test_own_png_masks(tmp_path: Path, processor: Sa2VAProcessor, form: mini.Mas
                 text: mask.tolist() for text, mask in own.items()
             }
         else:  # the picture shows none of the numbers: one is asked for, and not there
-            assert list(found.values()) == [None] and samples[name].turns[0].answer in NO_TARGET_ANSWERS
+            assert list(found.values()) == [None] and samples[name].turns[0].answer in TRAINING_REQUESTS.no_target
 
 
 def test_wrong_png_masks_are_named(tmp_path: Path):

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sa2va.data.encode import Encoded
-from sa2va.model.types import IGNORED_LABEL, Batch
+from sa2va.model.families import IGNORED_LABEL
+from sa2va.model.types import Batch
 from sa2va.processing.processor import Sa2VAProcessor
 
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sa2va.model.families import SEG_TOKEN as SEG
 from sa2va.results.history import Turn
 
-SEG = "[SEG]"
 _REGION = re.compile(r"\bregion(\d+)\b")
 
 

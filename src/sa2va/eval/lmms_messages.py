@@ -17,7 +17,7 @@ import numpy as np
 from sa2va.eval.qa.tsv import as_clip
 from sa2va.inference.propagation import frame_count, key_frame_indices
 from sa2va.media.open import load_image, open_media
-from sa2va.processing.processor import IMAGE_MARK
+from sa2va.processing.requests import IMAGE_MARK
 from sa2va.results.history import Turn
 
 

@@ -15,8 +15,8 @@ from sa2va.inference.vlm import Asker, View
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
 from sa2va.model.generation import GenerationOptions
 from sa2va.processing.conversation import check_text
-from sa2va.processing.processor import IMAGE_MARK
 from sa2va.processing.regions import sampled_cells
+from sa2va.processing.requests import IMAGE_MARK
 from sa2va.runtime import logger
 
 #: The released code shows the language model this many first frames, and prompts the objects on them.

@@ -16,12 +16,9 @@ from sa2va.model.generation import GenerationOptions
 from sa2va.model.network import Sa2VANetwork
 from sa2va.model.types import Generated, VisualTokens
 from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.processing.requests import QUESTION_REQUEST, REFERRING_REQUEST, VIDEO_REFERRING_REQUEST
 from sa2va.results.history import Turn
 
-#: The requests the released models were trained and measured with.
-PICTURE_REQUEST = "Please segment {phrase} in this image."
-VIDEO_REQUEST = "Please segment {phrase}."
-QUESTION_REQUEST = "{phrase} Please respond with a segmentation mask."
 #: A stop word is looked for in the text of this many last tokens.
 _TAIL_TOKENS = 32
 
@@ -148,7 +145,7 @@ def segmentation_request(phrase: str, *, video: bool) -> str:
     """The request for one phrase; a question is asked as it is."""
     if "?" in phrase:
         return QUESTION_REQUEST.format(phrase=phrase)
-    return (VIDEO_REQUEST if video else PICTURE_REQUEST).format(phrase=phrase)
+    return (VIDEO_REFERRING_REQUEST if video else REFERRING_REQUEST).format(phrase=phrase)
 
 
 def why_nothing(reply: Reply, text: str, empty: int = 0) -> str:

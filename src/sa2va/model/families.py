@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+#: What the model writes where it points at something.
 SEG_TOKEN = "[SEG]"
+#: Label of a position that is not learnt, as torch's cross-entropy has it.
+IGNORED_LABEL = -100
 #: The tokens Sa2VA adds to a base tokenizer, in the released order: their ids follow each other.
 ADDED_TOKENS = (SEG_TOKEN, "<p>", "</p>", "<vp>", "</vp>")
 

@@ -19,6 +19,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 
 from sa2va.model import language
 from sa2va.model.configuration import Sa2VAConfig
+from sa2va.model.families import IGNORED_LABEL
 from sa2va.model.generation import GenerationOptions, generate
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -31,7 +32,6 @@ from sa2va.model.mask_decoder import (
 from sa2va.model.memory import propagate
 from sa2va.model.normalization import normalized_frames
 from sa2va.model.types import (
-    IGNORED_LABEL,
     Batch,
     Generated,
     Sa2VAOutput,

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from sa2va.model.mask_decoder import MaskPrediction
 
-#: Label of a position that is not learnt.
-IGNORED_LABEL = -100
-
 
 @dataclass(frozen=True)
 class Batch:

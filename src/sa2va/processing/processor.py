@@ -21,7 +21,7 @@ from PIL import Image
 from sa2va.hub import TEXT_PATTERNS, resolve_folder
 from sa2va.model.config_overlay import OWN_KEY, overlaid
 from sa2va.model.configuration import Sa2VAConfig
-from sa2va.model.families import ADDED_TOKENS, FAMILIES, SEG_TOKEN
+from sa2va.model.families import ADDED_TOKENS, FAMILIES, IGNORED_LABEL, SEG_TOKEN
 from sa2va.processing.chat_templates import template_of
 from sa2va.processing.conversation import (
     Piece,
@@ -33,6 +33,7 @@ from sa2va.processing.conversation import (
 )
 from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
 from sa2va.processing.regions import region_prompt
+from sa2va.processing.requests import IMAGE_MARK
 from sa2va.processing.response_parser import Phrase, clean_answer
 from sa2va.processing.tokenizer import load_tokenizer, read_json
 from sa2va.untrusted import reading
@@ -42,11 +43,8 @@ if TYPE_CHECKING:
 
     from sa2va.results.history import Turn
 
-IMAGE_MARK = "<image>"
 #: How a prompt of the Qwen families begins.
 _CHATML_START = "<|im_start|>"
-#: Label of a position that is not learnt.
-IGNORE = -100
 #: Question, answer, and what parts it from the next question.
 _PIECES_PER_TURN = 3
 
@@ -78,7 +76,7 @@ class EncodedTurns(NamedTuple):
     """A conversation for training.
 
     Attributes:
-        ids: its token ids. labels: as many: the ids of each answer and its suffix, ``IGNORE`` elsewhere.
+        ids: its token ids. labels: as many: the ids of each answer and its suffix, ``IGNORED_LABEL`` elsewhere.
         ends: position in ``ids`` of the last token of each run of words that was asked for.
     """
 
@@ -400,7 +398,7 @@ class Sa2VAProcessor:
         stops: list[int] = []
         for piece, (_, learnt) in zip(encoded, pieces, strict=False):
             ids += piece
-            labels += piece if learnt else [IGNORE] * len(piece)
+            labels += piece if learnt else [IGNORED_LABEL] * len(piece)
             stops.append(len(ids))
         found = [stops[k] - len(rest) - 1 for k, rest in zip(numbers, encoded[len(pieces) :], strict=True)]
         return EncodedTurns(self._checked(ids, vision, regions), labels, found)

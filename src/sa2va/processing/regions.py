@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from sa2va.processing.requests import REGION_NAME, REGIONS_ANNOUNCEMENT
+
 Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
@@ -110,8 +112,9 @@ def region_prompt(counts: Sequence[int], image_token: str) -> str:
         counts: cells of each region.
         image_token: the token whose places the region's features take.
     """
-    marks = [f"region{i}<vp>{image_token * count}</vp>" for i, count in enumerate(counts, start=1)]
-    return f"\nThere are {len(counts)} part regions in the picture: {', '.join(marks)}.\n"
+    named = ((REGION_NAME.format(number=number), count) for number, count in enumerate(counts, start=1))
+    marks = [f"{name}<vp>{image_token * count}</vp>" for name, count in named]
+    return REGIONS_ANNOUNCEMENT.format(count=len(counts), regions=", ".join(marks))
 
 
 def _checked_mask(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ before anything is loaded.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,7 @@ from sa2va.atomic import check_target
 from sa2va.data.check import KNOWN_SETS
 from sa2va.data.encode import EncodeOptions
 from sa2va.data.mixture import Part, Source
+from sa2va.processing.requests import TrainingRequests
 from sa2va.runtime import require_extra
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.parsing import build, override, plain, read_settings
@@ -38,34 +40,54 @@ class SourceOptions:
     Attributes:
         kind: a key of [`SOURCES`], or ``"package.module:factory"``. options: what the factory is called with.
         repeats: how often an epoch shows each sample. group: samples of different groups do not share a batch.
+        requests: YAML or JSON file of request wordings instead of ours, see [`TrainingRequests`]; a source whose
+            questions stand in its data has no use for it. ``data.requests=FILE`` gives it to all sources.
     """
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
     repeats: float = 1.0
     group: str = ""
+    requests: str | None = None
+
+    @property
+    def words_requests(self) -> bool:
+        """Whether the source puts annotations into requests: it takes ``requests``, itself or as what it derives from.
+
+        Raises:
+            ValueError: there is no such kind.
+        """
+        factory = self._factory()
+        makers = [vars(one).get("__init__") for one in factory.__mro__] if isinstance(factory, type) else [factory]
+        return any(inspect.isfunction(one) and "requests" in inspect.signature(one).parameters for one in makers)
 
     def open(self) -> Part:
         """The source, opened.
 
         Raises:
-            ValueError: there is no such kind, or it refuses its options.
+            ValueError: there is no such kind, it refuses its options, or the file of requests is wrong.
         """
-        place, meant = SOURCES.get(self.kind, (self.kind, {}))
+        factory, (_, meant) = self._factory(), SOURCES.get(self.kind, ("", {}))
+        options = {**meant, **self.options}
+        if self.requests is not None and self.words_requests:
+            options["requests"] = TrainingRequests.from_file(self.requests)
+        try:
+            source = factory(**options)
+        except TypeError as error:
+            raise ValueError(f"data source {self.kind!r} does not take options {self.options}: {error}") from error
+        return Part(self.kind, source, self.repeats, self.group)
+
+    def _factory(self) -> Callable[..., Source]:
+        place, _ = SOURCES.get(self.kind, (self.kind, {}))
         module, colon, name = place.partition(":")
         if not colon:
             raise ValueError(
                 f"unknown data source {self.kind!r}; take one of {sorted(SOURCES)}, or 'package.module:name'"
             )
         try:
-            factory: Callable[..., Source] = getattr(importlib.import_module(module), name)
+            return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"data source {self.kind!r} cannot be imported: {error}") from error
-        try:
-            source = factory(**{**meant, **self.options})
-        except TypeError as error:
-            raise ValueError(f"data source {self.kind!r} does not take options {self.options}: {error}") from error
-        return Part(self.kind, source, self.repeats, self.group)
 
 
 @dataclass(frozen=True)
@@ -244,6 +266,14 @@ class TrainConfig:
         if output.exists() and not output.is_dir():
             raise ValueError(f"output {output} is a file; name a folder")
         check_target(output, self.model, self.sam2, *(source.options.get("root") for source in self.data))
+        worded = [source for source in self.data if source.requests is not None]
+        for path in dict.fromkeys(source.requests for source in worded if source.requests is not None):
+            TrainingRequests.from_file(path)
+        if worded and not any(source.words_requests for source in worded):
+            kinds = ", ".join(dict.fromkeys(source.kind for source in worded))
+            raise ValueError(
+                f"requests replaces wordings, and {kinds} has none: its questions stand in it; leave it out"
+            )
         if self.deepspeed:
             _check_deepspeed(Path(self.deepspeed), self.prompted_frames)
 

@@ -16,7 +16,8 @@ import torch
 from sa2va.data.collate import Collator
 from sa2va.data.encode import Encoded, encode_sample
 from sa2va.data.sample import SEG, Sample
-from sa2va.model.types import IGNORED_LABEL, Batch
+from sa2va.model.families import IGNORED_LABEL
+from sa2va.model.types import Batch
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results.history import Turn
 

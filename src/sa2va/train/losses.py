@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va.data.encode import resize_masks
+from sa2va.model.families import IGNORED_LABEL
 from sa2va.model.mask_decoder import MaskPrediction
-from sa2va.model.types import IGNORED_LABEL
 
 #: What the reference adds to the number of masks or points it divides by: 1e-4, and the smallest step of a float32.
 AVERAGE_EPSILON = 1e-4 + torch.finfo(torch.float32).eps
@@ -115,7 +115,7 @@ def text_loss(logits: Tensor, labels_BL: Tensor) -> Term:
 
     Args:
         logits: (B, L, V), or (M, V) of the M positions whose next token has a label, row by row.
-        labels_BL: int64, -100 where nothing is learnt.
+        labels_BL: int64, ``IGNORED_LABEL`` where nothing is learnt.
     """
     targets_BL = labels_BL[:, 1:]
     learnt_BL = targets_BL != IGNORED_LABEL

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from sa2va.untrusted import STUMBLES, expecting, parse_json, read_yaml
+from sa2va.untrusted import STUMBLES, read_mapping
 
 T = TypeVar("T")
 
@@ -31,19 +31,14 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"configuration {path} does not exist; expected a .yaml or .json file, or the name of a preset"
         )
-    if path.suffix != ".json":
-        return read_yaml(path)
-    with expecting(f"configuration {path} cannot be read"):
-        values = parse_json(path.read_bytes())
-    if not isinstance(values, dict):
-        raise ValueError(f"configuration {path} must hold settings as 'name: value', got {type(values).__name__}")
-    return values
+    return read_mapping(path)
 
 
 def override(values: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Settings with ``key=value`` words applied, e.g. ``loss.weights.dice=1`` or ``data.0.repeats=2``.
 
-    Values are read as YAML, so ``null``, ``true``, ``3`` and ``[a, b]`` mean what they look like.
+    A name in place of a number means every entry of a list: ``data.repeats=2`` is for all sources. Values are read as
+    YAML, so ``null``, ``true``, ``3`` and ``[a, b]`` mean what they look like.
 
     Raises:
         ValueError: a word is not of that form, or its key leads nowhere.
@@ -145,6 +140,10 @@ def _read_value(text: str) -> Any:
 def _set(values: Any, keys: list[str], value: Any, word: str) -> None:
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
+        if isinstance(values, list) and not key.isdigit() and values and all(isinstance(one, dict) for one in values):
+            for one in values:
+                _set(one, keys[depth:], value, word)
+            return
         if isinstance(values, list):
             if not key.isdigit() or int(key) >= len(values):
                 raise ValueError(f"override {word!r}: {key!r} is not a place in a list of {len(values)}; count from 0")

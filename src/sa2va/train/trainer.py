@@ -25,7 +25,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from sa2va.data.collate import Collator
 from sa2va.data.encode import key_frames
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Visit, epochs_to_samples
-from sa2va.model.types import IGNORED_LABEL, Batch, Sa2VAOutput
+from sa2va.model.families import IGNORED_LABEL
+from sa2va.model.types import Batch, Sa2VAOutput
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sa2va.model.families import ADDED_TOKENS, FAMILIES
-
-IMAGE_MARK = "<image>"
-#: Text that would be read as the model's own tokens: a page of HTML holds ``<p>``.
-RESERVED = frozenset(
-    (*ADDED_TOKENS, *(token for f in FAMILIES.values() for token in (f.image_start, f.image_token, f.image_end)))
-)
+from sa2va.processing.requests import IMAGE_MARK, RESERVED
 
 
 def read_conversation(messages: Any) -> list[tuple[str, str]]:

@@ -10,9 +10,10 @@ from sa2va.data.annotations.annotated_images import Orientation, UprightPicture,
 from sa2va.data.annotations.coco import AnnotationId, CocoInstances, is_segmentation, unite
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, first_existing, require_files
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
-from sa2va.data.datasets.wording import CAPTION_REQUESTS, phrase_of
+from sa2va.data.datasets.wording import phrase_of
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 _KEYS = ("phrase", "caption")
 #: Phrases with their annotations, and captions, which have none.
@@ -29,7 +30,7 @@ class Coco:
 
     Args:
         root: a folder. annotations, images: the JSON and the folder of pictures, relative to it.
-        seed, phrases, views: see [`Draws`].
+        seed, phrases, views, requests: see [`Draws`].
         orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
             takes the one that has the height and width of the file; where both have, upright, with a warning.
         skip_broken: leave out pictures that are missing or wrongly annotated, with a warning, instead of refusing.
@@ -51,10 +52,11 @@ class Coco:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
-        self.draws = Draws(seed, phrases, views)
+        self.draws = Draws(seed, phrases, views, requests)
         self.orientation: Orientation | None = checked_orientation(orientation)
         # labelme's script calls the folder of pictures as Pascal VOC does.
         path, folder = Path(root) / annotations, first_existing([Path(root) / images, Path(root) / "JPEGImages"])
@@ -91,16 +93,16 @@ class Coco:
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.entries))
         path, number, said = self.entries[view.place]
-        image, rng = self.instances.images[number], self.draws.wording(index)
+        image, wording = self.instances.images[number], self.draws.wording(index)
         picture = upright_picture(path, image.size, self.orientation, self.doubts, claimed=True)
-        requests = [
+        asked = [
             Request(text, partial(self._union, picture, targets))
             if targets
-            else Request(text, None, question=rng.choice(CAPTION_REQUESTS), answer=text)
+            else Request(text, None, question=wording.draw(self.draws.requests.caption), answer=text)
             for text, targets in self.draws.choose(said, view)
         ]
         name = f"coco/{image.file_name}{view.suffix}"
-        return requests_sample(requests, rng, name=name, frame=picture.frame, source="coco")
+        return requests_sample(asked, wording, name=name, frame=picture.frame, source="coco")
 
     def _union(self, picture: UprightPicture, targets: tuple[AnnotationId, ...]) -> Mask:
         masks = {target: self.instances.mask(target, picture.canvas) for target in targets}

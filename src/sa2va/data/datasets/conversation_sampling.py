@@ -10,9 +10,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from sa2va.data.datasets.frame_sampling import check_counts, deal
-from sa2va.data.datasets.wording import ANSWERS, NO_TARGET_ANSWERS, phrase_of, request_for
+from sa2va.data.datasets.wording import Wording, phrase_of
 from sa2va.data.sample import LazyFrame, Sample
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 from sa2va.results.history import Turn
 
 #: Most turns of a sample unless a source is told otherwise: few pictures have more phrases.
@@ -35,10 +36,10 @@ class Request:
     question: str | None = None
     answer: str | None = None
 
-    def turn(self, rng: random.Random) -> Turn:
-        """Question and answer; their wordings are drawn by ``rng``."""
-        answer = self.answer or rng.choice(ANSWERS if self.mask else NO_TARGET_ANSWERS)
-        return Turn(self.question or request_for(self.text, rng), answer)
+    def turn(self, wording: Wording) -> Turn:
+        """Question and answer in drawn wordings."""
+        answer = self.answer or wording.answer(found=self.mask is not None)
+        return Turn(self.question or wording.referring(self.text), answer)
 
 
 class View(NamedTuple):
@@ -57,11 +58,13 @@ class Draws:
         seed: another seed draws others. phrases: most turns of a sample.
         views: samples per entry, with wordings of their own; where an entry has more than ``phrases``, its views show
             all of them equally often, give or take one.
+        requests: the templates that wordings are drawn from.
     """
 
     seed: int
     phrases: int = MOST_PHRASES
     views: int = 1
+    requests: TrainingRequests = TRAINING_REQUESTS
 
     def __post_init__(self) -> None:
         check_counts(phrases=self.phrases, views=self.views)
@@ -77,27 +80,27 @@ class Draws:
         """At most ``phrases`` of an entry's items, in random order, none of them twice."""
         return deal(items, self.phrases, view.number, random.Random(f"{self.seed}/{view.place}"))
 
-    def clip(self, index: int) -> random.Random:
-        """Draws the frames, and then the wordings, of sample ``index`` of a video."""
-        return random.Random(f"{self.seed}/{index}")
+    def clip(self, index: int) -> Wording:
+        """Draws the wordings of sample ``index`` of a video, after its ``rng`` has drawn the frames."""
+        return Wording(self.requests, random.Random(f"{self.seed}/{index}"))
 
-    def wording(self, index: int) -> random.Random:
+    def wording(self, index: int) -> Wording:
         """Draws the wordings of sample ``index``."""
-        return random.Random(f"{self.seed}/{index}/wording")
+        return Wording(self.requests, random.Random(f"{self.seed}/{index}/wording"))
 
 
 def requests_sample(
-    requests: Sequence[Request], rng: random.Random, *, name: str, frame: LazyFrame, source: str
+    requests: Sequence[Request], wording: Wording, *, name: str, frame: LazyFrame, source: str
 ) -> Sample:
     """A turn for each request, tagged with its phrase; what has a question of its own asks for no mask and has no tag.
 
     Args:
-        requests: at least one. rng: draws wordings. name: id of the sample. frame: the picture. source: its source.
+        requests: at least one. wording: draws theirs. name: id of the sample. frame: the picture. source: its source.
 
     Raises:
         ValueError: a request is for something whose mask is empty: nothing would be learnt but that it is not there.
     """
-    turns = tuple(one.turn(rng) for one in requests)
+    turns = tuple(one.turn(wording) for one in requests)
     masks = tuple(_shown(one, name) for one in requests if one.mask)
     tags = tuple("" if one.question else one.text for one in requests)
     return Sample(name, (frame,), turns, masks, source=source, tags=tags)

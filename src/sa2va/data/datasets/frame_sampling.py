@@ -10,10 +10,9 @@ from typing import TypedDict, TypeVar
 
 import numpy as np
 
-from sa2va.data.datasets.wording import QUESTION_REQUESTS, phrase_of
 from sa2va.data.sample import LazyFrame
-from sa2va.data.synthetic.wording import VIDEO_REQUESTS
 from sa2va.media.video_file import VideoFile
+from sa2va.processing.requests import TrainingRequests
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ class Draw(TypedDict, total=False):
     Attributes:
         frames: most frames of a sample (5). phrases: most sentences of a sample (5).
         views: samples per video, each with frames and wordings of its own (1).
-        seed: another seed draws others (0).
+        seed: another seed draws others (0). requests: the templates of wordings (ours).
         skip_broken: leave out videos of which files are missing, with a warning, instead of refusing (False).
     """
 
@@ -32,6 +31,7 @@ class Draw(TypedDict, total=False):
     phrases: int
     views: int
     seed: int
+    requests: TrainingRequests
     skip_broken: bool
 
 
@@ -83,13 +83,6 @@ def deal(items: Sequence[T], wanted: int, view: int, rng: random.Random) -> list
     shuffled = rng.sample(items, len(items))
     count = min(wanted, len(items))
     return [shuffled[(view * count + place) % len(items)] for place in range(count)]
-
-
-def video_request(text: str, rng: random.Random) -> str:
-    """A request for the masks of a phrase through a video, in a random wording; a question keeps its own words."""
-    if "?" in text:
-        return rng.choice(QUESTION_REQUESTS).format(text.strip())
-    return rng.choice(VIDEO_REQUESTS).format(phrase_of(text))
 
 
 class SeekedFrames:

@@ -20,13 +20,14 @@ from sa2va.data.datasets.rvos import ReferredVideos
 from sa2va.data.datasets.wording import phrase_of
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 
 class Options(TypedDict, total=False):
     """Options of every source of labelled pictures.
 
     Attributes:
-        seed, phrases, views: see [`Draws`] (0, 16, 1).
+        seed, phrases, views, requests: see [`Draws`] (0, 16, 1, ours).
         orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
             takes the one of the size that the export says; where both have it, upright, with a warning.
         skip_broken: leave out pictures that are missing or malformed, with a warning, instead of refusing (False).
@@ -35,6 +36,7 @@ class Options(TypedDict, total=False):
     seed: int
     phrases: int
     views: int
+    requests: TrainingRequests
     orientation: Orientation | None
     skip_broken: bool
 
@@ -44,7 +46,7 @@ class LabelledPictures:
 
     Args:
         pictures: of the set. name: of the source. problems: what its reader found.
-        seed, phrases, views, orientation, skip_broken: see [`Options`].
+        seed, phrases, views, requests, orientation, skip_broken: see [`Options`].
 
     Attributes:
         doubts: what was decided without being told.
@@ -62,10 +64,11 @@ class LabelledPictures:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
-        self.name, self.draws = name, Draws(seed, phrases, views)
+        self.name, self.draws = name, Draws(seed, phrases, views, requests)
         self.orientation: Orientation | None = checked_orientation(orientation)
         self.doubts = Doubts(name)
         self.pictures = [picture for picture in pictures if problems.present(picture.image, "your pictures")]

@@ -15,6 +15,7 @@ from sa2va.data.annotations.mask_files import numbered_areas, object_area
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample, united
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
@@ -59,7 +60,7 @@ class MaskFolder:
     are not quite what they should be.
 
     Args:
-        root: the folder. seed, phrases, views: see [`Draws`].
+        root: the folder. seed, phrases, views, requests: see [`Draws`].
         orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"`` or ``"stored"``. None
             takes the one that has the size of the masks; where both have, upright, with a warning.
         skip_broken: leave out pictures with missing or malformed masks, with a warning, instead of refusing.
@@ -79,10 +80,11 @@ class MaskFolder:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
-        self.root, self.draws = Path(root), Draws(seed, phrases, views)
+        self.root, self.draws = Path(root), Draws(seed, phrases, views, requests)
         self.orientation: Orientation | None = checked_orientation(orientation)
         self.doubts = Doubts(str(root))
         path = self.root / "phrases.json"

@@ -17,9 +17,9 @@ from sa2va.data.annotations.conversations import IMAGE_MARK, read_conversation
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json, require_files
 from sa2va.data.annotations.packed_records import PackedRecords
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws
-from sa2va.data.datasets.wording import REGION_DETAIL_REQUESTS, SHORT_ANSWER
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Size
+from sa2va.processing.requests import REGION_NAME, SHORT_ANSWER_REQUEST, TRAINING_REQUESTS, TrainingRequests
 from sa2va.results.history import Turn
 from sa2va.untrusted import STUMBLES, stumbled
 
@@ -44,7 +44,7 @@ class Osprey:
 
     Args:
         root: the folder that holds ``osprey-724k``. kind: a key of [`OSPREY_FILES`].
-        seed, phrases, views: see [`Draws`].
+        seed, phrases, views, requests: see [`Draws`].
         skip_broken: leave out entries that are malformed or whose picture is missing, with a warning.
 
     Raises:
@@ -59,11 +59,12 @@ class Osprey:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         skip_broken: bool = False,
     ):
         if kind not in OSPREY_FILES:
             raise ValueError(f"unknown kind {kind!r}; take one of {sorted(OSPREY_FILES)}")
-        self.kind, self.draws = kind, Draws(seed, phrases, views)
+        self.kind, self.draws = kind, Draws(seed, phrases, views, requests)
         base = Path(root) / "osprey-724k"
         path = base / "Osprey-724K" / OSPREY_FILES[kind]
         require_files("Osprey-724K", {path: _ORIGINS[0], base / "coco": _ORIGINS[1]})
@@ -83,10 +84,10 @@ class Osprey:
         view = self.draws.view(index, len(self.records))
         number, image, (height, width), segmentations, texts = self.records[view.place]
         if self.kind == "description":
-            chosen, rng = self.draws.choose(range(len(texts)), view), self.draws.wording(index)
+            chosen, wording = self.draws.choose(range(len(texts)), view), self.draws.wording(index)
             segmentations = [segmentations[place] for place in chosen]
             texts = [
-                (rng.choice(REGION_DETAIL_REQUESTS).format(f"region{name}"), texts[place])
+                (wording.draw(self.draws.requests.region, region=REGION_NAME.format(number=name)), texts[place])
                 for name, place in enumerate(chosen, start=1)
             ]
         return Sample(
@@ -119,7 +120,7 @@ class Osprey:
         return [_plain(text) for text in texts]
 
     def _turns(self, entry: dict[str, Any]) -> list[tuple[str, str]]:
-        suffix = f" {SHORT_ANSWER}" if self.kind == "short" else ""
+        suffix = f" {SHORT_ANSWER_REQUEST}" if self.kind == "short" else ""
         messages = [{**message, "value": _plain(message["value"])} for message in entry["conversations"]]
         return [(question + suffix, answer) for question, answer in read_conversation(messages)]
 

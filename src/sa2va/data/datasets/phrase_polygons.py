@@ -17,13 +17,14 @@ from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, read
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample, united
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 
 class Annotations:
     """Samples of one folder, one per picture, a turn per phrase. Entries of one picture are one sample.
 
     Args:
-        root: the folder. seed, phrases, views: see [`Draws`].
+        root: the folder. seed, phrases, views, requests: see [`Draws`].
         orientation: of pictures that their EXIF data turn, how they were annotated: ``"upright"``, as browsers show
             them, or ``"stored"``. None takes upright and warns, but for run lengths, which say it by their size.
         skip_broken: leave out entries that are malformed or whose picture is missing, with a warning.
@@ -42,10 +43,11 @@ class Annotations:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         orientation: Orientation | None = None,
         skip_broken: bool = False,
     ):
-        self.draws = Draws(seed, phrases, views)
+        self.draws = Draws(seed, phrases, views, requests)
         self.orientation: Orientation | None = checked_orientation(orientation)
         path, folder = Path(root) / "annotations.json", Path(root) / "images"
         require_files("own annotations", {path: "you: polygons and phrases", folder: "your pictures"})

@@ -8,9 +8,9 @@ from sa2va.data.annotations.annotated_images import lazy_picture
 from sa2va.data.annotations.layout import Problems
 from sa2va.data.annotations.reasoning import ReasonPicture, read_reasonseg
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
-from sa2va.data.datasets.wording import QUESTION_REQUESTS, REASONING_REQUESTS
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 
 class ReasonSeg:
@@ -21,7 +21,7 @@ class ReasonSeg:
     Args:
         root: the folder that holds ``lisa_reasoning/<split>`` or ``ReasonSeg/<split>``.
         split: ``train``, ``val`` or ``test``.
-        seed, phrases, views: see [`Draws`].
+        seed, phrases, views, requests: see [`Draws`].
         skip_broken: leave out pictures of which nothing counts, with a warning, instead of refusing.
 
     Raises:
@@ -36,9 +36,10 @@ class ReasonSeg:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         skip_broken: bool = False,
     ):
-        self.draws = Draws(seed, phrases, views)
+        self.draws = Draws(seed, phrases, views, requests)
         problems = Problems(f"ReasonSeg {split} in {root}")
         self.pictures = [picture for picture in read_reasonseg(root, split) if _has_target(picture, problems)]
         problems.settle(len(self.pictures), skip=skip_broken)
@@ -48,16 +49,16 @@ class ReasonSeg:
 
     def __getitem__(self, index: int) -> Sample:
         view = self.draws.view(index, len(self.pictures))
-        picture, rng = self.pictures[view.place], self.draws.wording(index)
+        picture, wording = self.pictures[view.place], self.draws.wording(index)
         target = Mask.from_array(picture.masks()[0])
-        pool = QUESTION_REQUESTS if picture.is_sentence else REASONING_REQUESTS
+        templates = self.draws.requests.question if picture.is_sentence else self.draws.requests.reasoning
         requests = [
-            Request(text, lambda: target, question=rng.choice(pool).format(text.strip()))
+            Request(text, lambda: target, question=wording.draw(templates, phrase=text.strip()))
             for text in self.draws.choose(picture.texts, view)
         ]
         return requests_sample(
             requests,
-            rng,
+            wording,
             name=f"reasonseg/{picture.id}{view.suffix}",
             frame=lazy_picture(picture.image, picture.size),
             source="reasonseg",

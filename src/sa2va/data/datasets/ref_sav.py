@@ -8,9 +8,8 @@ from sa2va.data.annotations.layout import Problems
 from sa2va.data.annotations.sav import read_ref_sav
 from sa2va.data.datasets.conversation_sampling import Draws
 from sa2va.data.datasets.frame_sampling import SeekedFrames, check_counts, draw_frames
-from sa2va.data.datasets.wording import ANSWERS
 from sa2va.data.sample import Sample
-from sa2va.data.synthetic.wording import VIDEO_REQUEST
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 from sa2va.results.history import Turn
 
 
@@ -23,7 +22,7 @@ class RefSAV:
 
     Args:
         root: the folder of all data. frames: most of a sample. phrases: most objects of a sample.
-        views: samples per video. seed: another seed draws others.
+        views: samples per video. seed: another seed draws others. requests: the templates of wordings.
         skip_broken: leave out videos of which files are missing, with a warning, instead of refusing.
 
     Raises:
@@ -40,10 +39,11 @@ class RefSAV:
         phrases: int = 5,
         views: int = 1,
         seed: int = 0,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         skip_broken: bool = False,
     ):
         check_counts(frames=frames)
-        self.frames, self.draws = frames, Draws(seed, phrases, views)
+        self.frames, self.draws = frames, Draws(seed, phrases, views, requests)
         folder = Path(root) / "video_datas"
         problems, kept = Problems(str(folder / "Ref-SAV.json")), []
         for video in read_ref_sav(folder / "Ref-SAV.json", folder / "sam_v_full"):
@@ -59,16 +59,17 @@ class RefSAV:
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, pictures undecoded. ValueError or OSError when its files are wrong."""
         view = self.draws.view(index, len(self.videos))
-        video, rng = self.videos[view.place], self.draws.clip(index)
+        video, wording = self.videos[view.place], self.draws.clip(index)
         clip = video.open()
-        shown = draw_frames(clip.frame_count, self.frames, rng)
+        shown = draw_frames(clip.frame_count, self.frames, wording.rng)
         objects = self.draws.choose(video.objects, view)
         # Descriptions are several sentences: they go where a request ends.
-        requests = [VIDEO_REQUEST.format(described.text.strip().removesuffix(".")) for described in objects]
+        templates = self.draws.requests.video_description
+        requests = [wording.draw(templates, phrase=one.text.strip().removesuffix(".")) for one in objects]
         return Sample(
             id=f"{self.name}/{video.id}{view.suffix}",
             frames=SeekedFrames(clip.video, clip.in_file(shown)).lazy,
-            turns=tuple(Turn(request, rng.choice(ANSWERS)) for request in requests),
+            turns=tuple(Turn(request, wording.answer()) for request in requests),
             masks=tuple(clip.masks(described.id, shown) for described in objects),
             video=True,
             source=self.name,

@@ -11,6 +11,7 @@ from sa2va.data.annotations.layout import Problems
 from sa2va.data.annotations.referring import ReferPicture, read_refer, refer_files
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
 from sa2va.data.sample import Sample
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 
 class Refer:
@@ -23,7 +24,7 @@ class Refer:
         root: the folder that holds ``ref_seg``, see [`read_refer`].
         dataset: ``refcoco``, ``refcoco+``, ``refcocog``, ``refclef`` or ``grefcoco``. split: e.g. ``train``.
         split_by: who made the splits; the customary one when None.
-        seed, phrases, views: see [`Draws`].
+        seed, phrases, views, requests: see [`Draws`].
         skip_broken: leave out pictures that are missing or wrongly annotated, with a warning, instead of refusing.
 
     Raises:
@@ -40,9 +41,10 @@ class Refer:
         seed: int = 0,
         phrases: int = MOST_PHRASES,
         views: int = 1,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         skip_broken: bool = False,
     ):
-        self.dataset, self.draws = dataset, Draws(seed, phrases, views)
+        self.dataset, self.draws = dataset, Draws(seed, phrases, views, requests)
         pictures = read_refer(root, dataset, split, split_by=split_by)
         *_, origin = refer_files(root, dataset, split_by=split_by).values()
         problems = Problems(f"{dataset} {split} in {root}")

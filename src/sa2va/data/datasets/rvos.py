@@ -22,9 +22,9 @@ from sa2va.data.annotations.annotated_images import (
 from sa2va.data.annotations.layout import Doubts, Problems, first_existing
 from sa2va.data.annotations.referring_video import RunLengths, RvosExpression, RvosVideo, read_rvos
 from sa2va.data.datasets.conversation_sampling import Draws, united
-from sa2va.data.datasets.frame_sampling import Draw, check_counts, draw_annotated, video_request
-from sa2va.data.datasets.wording import ANSWERS
+from sa2va.data.datasets.frame_sampling import Draw, check_counts, draw_annotated
 from sa2va.data.sample import LazyFrame, Sample
+from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 from sa2va.results.history import Turn
 
 
@@ -38,7 +38,7 @@ class ReferredVideos:
 
     Args:
         videos: of the set; those without expressions are left out. name: of the source.
-        frames, phrases, views, seed, skip_broken: see [`Draw`].
+        frames, phrases, views, seed, requests, skip_broken: see [`Draw`].
 
     Raises:
         MissingData: pictures are missing. ValueError: a number is below 1, or no video has an expression.
@@ -53,10 +53,11 @@ class ReferredVideos:
         phrases: int = 5,
         views: int = 1,
         seed: int = 0,
+        requests: TrainingRequests = TRAINING_REQUESTS,
         skip_broken: bool = False,
     ):
         check_counts(frames=frames)
-        self.name, self.frames, self.draws = name, frames, Draws(seed, phrases, views)
+        self.name, self.frames, self.draws = name, frames, Draws(seed, phrases, views, requests)
         problems = Problems(f"{name}: {len(videos)} videos")
         self.videos = tuple(video for video in videos if video.expressions and _complete(video, problems))
         problems.settle(len(self.videos), skip=skip_broken)
@@ -71,10 +72,10 @@ class ReferredVideos:
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, pictures undecoded. ValueError or OSError when its annotation or first header is wrong."""
         view = self.draws.view(index, len(self.videos))
-        video, rng = self.videos[view.place], self.draws.clip(index)
+        video, wording = self.videos[view.place], self.draws.clip(index)
         spoken = self.draws.choose(video.expressions, view)
         annotated_KF = np.stack([video.annotated(expression) for expression in spoken])
-        shown = draw_annotated(annotated_KF, self.frames, rng)
+        shown = draw_annotated(annotated_KF, self.frames, wording.rng)
         known_KF = annotated_KF[:, shown]
         if not known_KF.any(axis=1).all():  # fewer frames than are needed to see each object where it is known
             spoken = [expression for expression, known in zip(spoken, known_KF, strict=True) if known.any()]
@@ -83,7 +84,7 @@ class ReferredVideos:
         return Sample(
             id=f"{self.name}/{video.id}{view.suffix}",
             frames=frames,
-            turns=tuple(Turn(video_request(expression.text, rng), rng.choice(ANSWERS)) for expression in spoken),
+            turns=tuple(Turn(wording.referring(one.text, video=True), wording.answer()) for one in spoken),
             masks=masks,
             video=True,
             source=self.name,

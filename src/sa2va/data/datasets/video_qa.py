@@ -70,7 +70,7 @@ class VideoQuestions:
         view = self.draws.view(index, len(self.records))
         number, name, turns = self.records[view.place]
         video = VideoFile(Path(name), threads=1)
-        shown = draw_from_segments(video.frame_count, self.frames, self.draws.clip(index))
+        shown = draw_from_segments(video.frame_count, self.frames, self.draws.clip(index).rng)
         return Sample(
             id=f"{self.name}/{number}{view.suffix}",
             frames=SeekedFrames(video, shown).lazy,

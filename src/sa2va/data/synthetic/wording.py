@@ -1,7 +1,7 @@
 """Sentences of the synthetic world: requests, answers and questions, with ``{}`` where a phrase goes.
 
-The first entry of each request pool is the exact wording that inference uses. The answer forms with ``[SEG]`` are those
-of the released models. ``vocabulary`` lists every word that any sentence of this world can hold.
+What real data are asked with too is in ``sa2va.processing.requests``. The first entry of each request pool is the exact
+wording that inference uses. ``vocabulary`` lists every word that any sentence of this world can hold.
 """
 
 from __future__ import annotations
@@ -11,54 +11,30 @@ from collections.abc import Iterable
 
 from sa2va.data.synthetic import lexicon
 from sa2va.data.synthetic.paint import COLORS, TEXTURES
+from sa2va.model.families import SEG_TOKEN
+from sa2va.processing import requests
 
-SEG = "[SEG]"
-SEG_ANSWER = "Sure, [SEG]."
-SEG_ANSWERS = (
-    "It is [SEG].",
-    "Sure, [SEG].",
-    "Sure, it is [SEG].",
-    "Sure, the segmentation result is [SEG].",
-    "[SEG].",
-)
-NO_TARGET_ANSWER = "There is no such object."
-NO_TARGET_ANSWERS = (NO_TARGET_ANSWER, "I cannot find it.", "Nothing here matches that.", "It is not there.")
 
-IMAGE_REQUEST = "Please segment {} in this image."
-VIDEO_REQUEST = "Please segment {}."
-QUESTION_REQUEST = "{} Please respond with a segmentation mask."
-IMAGE_REQUESTS = (
-    IMAGE_REQUEST,
-    "Please segment {}.",
-    "Segment {}.",
-    "Can you segment {} in this picture?",
-    "Could you find {} and give me the mask?",
-    "Show me {} with a mask.",
-    "Mark {} in the image.",
-    "I would like a mask of {}.",
-    "Please outline {} in the picture.",
-    "Where can I see {}? Please give a mask.",
-)
-VIDEO_REQUESTS = (
-    VIDEO_REQUEST,
-    "Please segment {} in this video.",
-    "Segment {} in the clip.",
-    "Track {}.",
-    "Please track {} through the video.",
-    "Can you follow {} and give me the masks?",
-    "Show me {} in every frame.",
-)
+def _blank(template: str) -> str:
+    """A template with one placeholder, written as this module writes them."""
+    return template.replace("{phrase}", "{}").replace(requests.REGION_NAME, "{}")
 
-CAPTION_REQUEST = (
-    "Could you please give me a brief description of the image? Please respond with interleaved segmentation masks for "
-    "the corresponding parts of the answer."
-)
-CAPTION_REQUESTS = (
-    CAPTION_REQUEST,
-    "Please describe this picture and add a mask for each object you name.",
-    "What is in the image? Answer with masks for the phrases.",
-    "Tell me what you see and segment every part of your answer.",
-)
+
+_real = requests.TRAINING_REQUESTS
+
+SEG = SEG_TOKEN
+SEG_ANSWERS = requests.SEG_ANSWERS
+SEG_ANSWER = SEG_ANSWERS[1]
+NO_TARGET_ANSWERS = _real.no_target
+NO_TARGET_ANSWER = NO_TARGET_ANSWERS[0]
+
+# The packaged model's vocabulary was made of these: longer pools of real data would give it words it has never seen.
+IMAGE_REQUESTS = tuple(map(_blank, _real.referring[:10]))
+VIDEO_REQUESTS = tuple(map(_blank, _real.video_referring[:7]))
+CAPTION_REQUESTS = _real.gcg[:4]
+IMAGE_REQUEST, VIDEO_REQUEST, CAPTION_REQUEST = IMAGE_REQUESTS[0], VIDEO_REQUESTS[0], CAPTION_REQUESTS[0]
+QUESTION_REQUEST = _blank(requests.QUESTION_REQUEST)
+
 VIDEO_CAPTION_REQUESTS = (
     CAPTION_REQUEST.replace("the image", "the video"),
     "Please describe this clip and add a mask for each object you name.",
@@ -67,11 +43,11 @@ VIDEO_CAPTION_REQUESTS = (
 CAPTION_OPENING = "The picture shows"
 VIDEO_CAPTION_OPENING = "In the video"
 CAPTION_RELATIONS = {"left": "left of", "above": "above", "below": "below"}
-GROUNDED = "<p> {} </p> [SEG]"
+GROUNDED = _blank(requests.GROUNDED_PHRASE)
 AND = "and"
 NOT = "not"
 
-REGION_REQUEST = "Please give me a short description of the region in the picture marked by {}."
+REGION_REQUEST = _blank(requests.REGION_REQUEST)
 REGION_REQUESTS = (
     REGION_REQUEST,
     "Please describe {} in detail.",
@@ -80,8 +56,8 @@ REGION_REQUESTS = (
     "Tell me what you see in {}.",
     "What does {} show?",
 )
-REGION_NAMES = ("region1", "region2", "region3")
-SHORT_ANSWER = "Answer the question using a single word or phrase."
+REGION_NAMES = tuple(requests.REGION_NAME.format(number=number) for number in (1, 2, 3))
+SHORT_ANSWER = requests.SHORT_ANSWER_REQUEST
 
 COLOR_QUESTIONS = ("What color is {}?", "What is the color of {}?", "What colour is {}?", "Which color does {} have?")
 TEXTURE_QUESTIONS = ("What pattern does {} have?", "Is {} plain, striped, dotted or checkered?")

@@ -15,12 +15,8 @@ from sa2va.eval.benchmarks.published import GCG_VAL
 from sa2va.eval.captions import caption_scores, plain_caption, word_f1
 from sa2va.eval.grounded import Grounded, Similarity, average_precision, greedy_miou, phrase_recall
 from sa2va.eval.similarity import EncoderSimilarity
+from sa2va.processing.requests import GCG_BENCHMARK_REQUEST
 
-#: The run of blanks is part of the request the published numbers were made with.
-REQUEST = (
-    "Could you please give me a brief description of the image? Please respond with interleaved     segmentation masks "
-    "for the corresponding parts of the answer."
-)
 #: Where under the data root a text encoder is looked for.
 ENCODER = "bert-base-uncased"
 _PROTOCOL = (
@@ -49,7 +45,7 @@ class GroundedCaptions(FileBenchmark[GcgTruth]):
     def item(self, entry: GcgTruth) -> Item:
         """One picture with its one request."""
         (name,) = self.ids(entry)
-        return Item(name, picture(entry.image, entry.size), False, entry.size, (Query(name, REQUEST),))
+        return Item(name, picture(entry.image, entry.size), False, entry.size, (Query(name, GCG_BENCHMARK_REQUEST),))
 
     def ids(self, entry: GcgTruth) -> Sequence[str]:
         """``benchmark/picture``."""

@@ -13,11 +13,11 @@ from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, by_tag, first_mask, picture, row
 from sa2va.eval.metrics import Overlap, ciou, giou, overlap
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import REASONING_REQUEST, REASONING_SENTENCE_REQUEST
 
-SENTENCE_REQUEST = "{} Please output segmentation mask."
-PHRASE_REQUEST = "What is {} in this image? Please output segmentation mask."
 _PROTOCOL = (
-    f"The first text of each picture is asked, a sentence as {SENTENCE_REQUEST!r}, a phrase as {PHRASE_REQUEST!r}. The "
+    "The first text of each picture is asked, a sentence as "
+    f"{REASONING_SENTENCE_REQUEST.format(phrase='{}')!r}, a phrase as {REASONING_REQUEST.format(phrase='{}')!r}. The "
     "first mask counts; an answer without one counts as an empty mask. Pixels marked to be ignored do not count. gIoU: "
     "mean IoU over pictures, 1 where nothing is to be found and nothing is; cIoU: sum of intersections over sum of "
     "unions. Groups: long (sentences) and short (phrases)."
@@ -29,7 +29,7 @@ class Reasoning(FileBenchmark[ReasonPicture]):
 
     def item(self, entry: ReasonPicture) -> Item:
         """One picture with its request."""
-        request = (SENTENCE_REQUEST if entry.is_sentence else PHRASE_REQUEST).format(entry.texts[0])
+        request = (REASONING_SENTENCE_REQUEST if entry.is_sentence else REASONING_REQUEST).format(phrase=entry.texts[0])
         (name,) = self.ids(entry)
         query = Query(name, request, tag=_tag(entry))
         return Item(name, picture(entry.image, entry.size), False, entry.size, (query,))

@@ -12,16 +12,16 @@ from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, empty_mask, mask
 from sa2va.eval.benchmarks.published import REFCOCO
 from sa2va.eval.metrics import Areas, ciou, generalized_areas, giou, mask_areas, precision_at
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import REFERRING_BENCHMARK_REQUEST
 
-#: The blank before it is part of the request the published numbers were made with.
-REQUEST = " Please segment {} in this image."
 _PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _GENERAL_PRECISIONS = (0.7, 0.8, 0.9)
 #: Some papers on gRefCOCO take a mask of fewer pixels for "no target".
 _FEW_PIXELS = 50
 _ASKED = (
-    f"Each expression (cleaned, lower case) is asked alone as {REQUEST!r}. The union of all masks of the answer "
-    "counts; an answer without a mask counts as an empty one. Targets are unions of their polygons. "
+    "Each expression (cleaned, lower case) is asked alone as "
+    f"{REFERRING_BENCHMARK_REQUEST.format(phrase='{}')!r}. The union of all masks of the answer counts; an answer "
+    "without a mask counts as an empty one. Targets are unions of their polygons. "
 )
 _PROTOCOL = _ASKED + (
     "cIoU: sum of intersections over sum of unions, over expressions. gIoU: mean IoU over expressions. Pr@k: share of "
@@ -43,7 +43,7 @@ class Referring(FileBenchmark[ReferPicture]):
     def item(self, entry: ReferPicture) -> Item:
         """One picture with all its expressions."""
         queries = [
-            Query(name, REQUEST.format(expression.text), tag=self.tag(expression))
+            Query(name, REFERRING_BENCHMARK_REQUEST.format(phrase=expression.text), tag=self.tag(expression))
             for name, expression in zip(self.ids(entry), entry.expressions, strict=True)
         ]
         return Item(f"{self.name}/{entry.id}", picture(entry.image, entry.size), False, entry.size, tuple(queries))

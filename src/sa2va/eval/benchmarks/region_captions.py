@@ -13,11 +13,12 @@ from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, picture, row
 from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
 from sa2va.masks.mask import Mask, Size
+from sa2va.processing.requests import REGION_REQUEST
 from sa2va.untrusted import STUMBLES
 
-REQUEST = "Please give me a short description of the region in the picture marked by region1."
+_REQUEST = REGION_REQUEST.format(number=1)
 _PROTOCOL = (
-    f"Each region is asked for alone, as {REQUEST!r}. METEOR and CIDEr against RefCOCOg's expressions, of the cleaned "
+    f"Each region is asked for alone, as {_REQUEST!r}. METEOR and CIDEr against RefCOCOg's expressions, of the cleaned "
     "answer: opening and closing phrases of the template (such as 'region1 is', 'it is', 'in the image') are taken off "
     "its two ends, words inside it stay. Values marked raw are of the answer as it came, without special tokens."
 )
@@ -50,7 +51,7 @@ class RegionCaptions(FileBenchmark[RegionCaption]):
     def item(self, entry: RegionCaption) -> Item:
         """One picture with one region."""
         (name,) = self.ids(entry)
-        query = Query(name, REQUEST, region=entry.mask().array)
+        query = Query(name, _REQUEST, region=entry.mask().array)
         return Item(name, picture(entry.image, entry.size), False, entry.size, (query,))
 
     def ids(self, entry: RegionCaption) -> Sequence[str]:

@@ -13,14 +13,13 @@ from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, by_tag, empty_mask, first_mask, means
 from sa2va.eval.metrics import BoolArray, jf_sequence, pixel_agreement, robustness
 from sa2va.masks.mask import Mask
+from sa2va.processing.requests import VIDEO_QUESTION_BENCHMARK_REQUEST, VIDEO_REFERRING_REQUEST
 
-REQUEST = "Please segment {}."
-#: The blank before it is part of the request the published numbers were made with.
-QUESTION_REQUEST = " {} Please respond with a segmentation mask."
 #: Frames that are held as pixels at once.
 _CHUNK = 8
 ASKED = (
-    f"Each expression is asked alone, as {REQUEST!r}, or as {QUESTION_REQUEST!r} where it has a question mark. The "
+    f"Each expression is asked alone, as {VIDEO_REFERRING_REQUEST.format(phrase='{}')!r}, or as "
+    f"{VIDEO_QUESTION_BENCHMARK_REQUEST.format(phrase='{}')!r} where it has a question mark. The "
     "masks of the first [SEG] count; an answer without one counts as empty masks. "
 )
 JF = (
@@ -153,7 +152,9 @@ class Revos(GroupedVideos):
 
 def request(expression: str) -> str:
     """What the model is asked."""
-    return (QUESTION_REQUEST if "?" in expression else REQUEST).format(expression)
+    return (VIDEO_QUESTION_BENCHMARK_REQUEST if "?" in expression else VIDEO_REFERRING_REQUEST).format(
+        phrase=expression
+    )
 
 
 def chunks(video: RvosVideo, prediction: Prediction) -> Iterator[tuple[range, BoolArray]]:
