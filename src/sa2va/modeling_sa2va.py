@@ -23,7 +23,7 @@ from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
 from sa2va.hub import HUB_OPTIONS
 from sa2va.inference.predict_forward import predict_forward
-from sa2va.inference.vlm import Asker
+from sa2va.inference.vlm import VLMRunner
 from sa2va.media.open import ImageSource, MediaSource
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.network import Sa2VANetwork
@@ -163,7 +163,7 @@ class Sa2VAModel(Sa2VANetwork):
             tokenizer, processor: needed only where the model was not loaded from a folder, which has its own.
         """
         return predict_forward(
-            Asker(self, self._processor_for(tokenizer, processor)),
+            VLMRunner(self, self._processor_for(tokenizer, processor)),
             image=image,
             video=video,
             text=text,

@@ -43,13 +43,12 @@ def segment(
     said, never made up.
     """
     from sa2va.cli.reporter import Reporter
-    from sa2va.cli.source import open_source
-    from sa2va.media.frames import FrameSource
+    from sa2va.media.open import Picture, open_media
 
     options.check_phrases(phrases)
     loading = options.Loading(device, dtype, quantize, device_map)
-    media = open_source(source)
-    if isinstance(media, FrameSource):
+    media = open_media(source)
+    if not isinstance(media, Picture):
         from sa2va.cli.video import Task, follow
 
         task = Task(source, phrases, model, threshold, tidy, max_new_tokens, loading)
@@ -87,13 +86,12 @@ def caption(
     from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import plan_answers
     from sa2va.cli.reporter import Reporter
-    from sa2va.cli.source import open_source
-    from sa2va.media.frames import FrameSource
+    from sa2va.media.open import Picture, open_media
 
     masks, name = options.mask_options(threshold, tidy), model_name(model)
     loading = options.Loading(device, dtype, quantize, device_map)
-    media = open_source(source)
-    plan = plan_answers(source, out, save, video=isinstance(media, FrameSource), overwrite=overwrite)
+    media = open_media(source)
+    plan = plan_answers(source, out, save, video=not isinstance(media, Picture), overwrite=overwrite)
     sa2va = load_model(screen, name, loading)
     started = perf_counter()
     answer = sa2va.caption(media, max_new_tokens=max_new_tokens, **masks)
