@@ -32,8 +32,8 @@ from sa2va.runtime import default_device, default_dtype, present_device
 class Sa2VA:
     """A loaded model and its processor, ready to answer.
 
-    Every method opens its medium, asks, and closes it; [`open`] keeps it for several requests. ``**options`` are those of
-    [`InferenceOptions`] and its parts:
+    Every method opens its medium, asks, and closes it; [`open`] keeps it for several requests. ``**options`` are those
+    of [`InferenceOptions`] and its parts:
 
     * ``threshold``: probability above which a pixel belongs to an object; 0.5 if not given. ``probabilities``: keep
       float32 probabilities in every segment. ``cleanup``: holes to fill, specks to remove and the like.

@@ -1,7 +1,7 @@
 """An open picture, video, or nothing but words: looked at once, asked any number of times.
 
-What requests share is made at the first need and kept: the visual tokens of the frames that the language model sees, the
-keys and values of the prompt read last, and SAM 2's features of a picture.
+What requests share is made at the first need and kept: the visual tokens of the frames that the language model sees,
+the keys and values of the prompt read last, and SAM 2's features of a picture.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Scene:
     """One open medium and what the model has made of it; [`Sa2VA.open`] makes one.
 
     The second request about a picture runs neither the vision tower nor SAM 2's image encoder, and reads only the words
-    that no earlier prompt began with; so does the next turn of a conversation. Answers are those of a scene opened anew.
-    Several threads may ask: they take turns. ::
+    that no earlier prompt began with; so does the next turn of a conversation. Answers are those of a scene opened
+    anew. Several threads may ask: they take turns. ::
 
         with model.open("street.jpg") as scene:
             cars = scene.segment("all cars")

@@ -1,4 +1,4 @@
-"""The language model's half of an answer: pictures and questions in; text, and a mask prompt for each ``[SEG]``, out."""
+"""The language model's half of an answer: pictures and questions in, text and a mask prompt for each ``[SEG]`` out."""
 
 from __future__ import annotations
 
