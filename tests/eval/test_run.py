@@ -32,8 +32,8 @@ from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint
 from sa2va.eval.score import score_all
 from sa2va.eval.submission import pack_all
-from sa2va.eval.synthetic import synthetic_benchmark
 from sa2va.results.history import Turn
+from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 from synthetic_checkpoint import picture
 
 SHORT = Settings(max_new_tokens=6)
