@@ -11,9 +11,9 @@ from sa2va.data.sample import SEG
 from sa2va.tiny.synthetic import (
     SyntheticWorld,
 )
+from sa2va.tiny.synthetic.drawn_scene import DrawnScene, Thing
 from sa2va.tiny.synthetic.lexicon import KIND_NOUNS, NUMBERS, ORDINALS
 from sa2va.tiny.synthetic.paint import COLORS, TEXTURES
-from sa2va.tiny.synthetic.scene import Scene, Thing
 from sa2va.tiny.synthetic.shapes import KINDS
 
 KIND_OF = {noun.one: kind for kind, noun in KIND_NOUNS.items()}
@@ -42,18 +42,18 @@ def fits(thing: Thing, text: str) -> bool | None:
     return truth
 
 
-def found(scene: Scene, text: str) -> list[int] | None:
+def found(scene: DrawnScene, text: str) -> list[int] | None:
     truths = [fits(thing, text) for thing in scene.things]
     return None if None in truths else [index for index, truth in enumerate(truths) if truth]
 
 
-def middle(scene: Scene, index: int) -> tuple[float, float]:
+def middle(scene: DrawnScene, index: int) -> tuple[float, float]:
     """(x, y) of the visible box of a picture's object."""
     rows, columns = scene.masks[index, 0].nonzero()
     return (float(columns.min() + columns.max() + 1) / 2, float(rows.min() + rows.max() + 1) / 2)
 
 
-def read_phrase(scene: Scene, phrase: str) -> list[int] | None:
+def read_phrase(scene: DrawnScene, phrase: str) -> list[int] | None:
     """Targets of a phrase by simple rules of its own; None for phrases that are beyond it."""
     phrase = phrase.removeprefix("the ")
     for word in ("all the ", "all ", "both ", "every "):
@@ -83,7 +83,7 @@ def read_phrase(scene: Scene, phrase: str) -> list[int] | None:
     return found(scene, phrase)
 
 
-def nth(members: list[int] | None, scene: Scene, side: str, count: int) -> list[int] | None:
+def nth(members: list[int] | None, scene: DrawnScene, side: str, count: int) -> list[int] | None:
     if members is None:
         return None
     axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[side]
@@ -142,7 +142,7 @@ def test_counting_beyond_one_is_practised_more_often_than_it_is_asked_for() -> N
     assert trained > 1.5 * asked and trained_several > 1.3 * asked_several
 
 
-def read_question(scene: Scene, question: str) -> str | None:
+def read_question(scene: DrawnScene, question: str) -> str | None:
     question = question.removesuffix(" Answer the question using a single word or phrase.")
     one = re.fullmatch(r"\w.*?the (?:color of the )?(?!color|size)(.+?)(?: have| small, .*| plain, .*)?\?", question)
     count = re.fullmatch(r"(?:How many (.+) (?:are there|do you see)\?|Count the (.+)\.)", question)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sa2va.cli import options
+from sa2va.cli import arguments
+from sa2va.cli.arguments import Dtype
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen, explanation
-from sa2va.cli.options import Dtype
 from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ def chat(
     question: Annotated[
         str | None, typer.Argument(metavar="[QUESTION]", show_default=False, help="Left out: a conversation.")
     ] = None,
-    out: options.Out = None,
-    save: options.Save = None,
-    overwrite: options.Overwrite = False,
-    threshold: options.Threshold = 0.5,
-    tidy: options.Tidy = None,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    out: arguments.Out = None,
+    save: arguments.Save = None,
+    overwrite: arguments.Overwrite = False,
+    threshold: arguments.Threshold = 0.5,
+    tidy: arguments.Tidy = None,
+    model: arguments.Model = None,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Ask anything; answers may point at things with masks.
 
@@ -69,8 +69,8 @@ def chat(
         raise ValueError("without a picture there is nothing to write; leave out -o, or name a SOURCE")
     if question is not None:
         check_text(question, "the question")
-    masks, name = options.mask_options(threshold, tidy), model_name(model)
-    loading = options.Loading(device, dtype, quantize, device_map)
+    masks, name = arguments.mask_options(threshold, tidy), model_name(model)
+    loading = arguments.Loading(device, dtype, quantize, device_map)
     media = None if source == "-" else open_media(source)
 
     def plan(place: Path | None) -> Plan:

@@ -18,8 +18,8 @@ from sa2va.eval.grounded import best_pairs
 from sa2va.eval.metrics import Overlap, ciou, generalized_scores, giou, jf_sequence, overlap, precision_at
 from sa2va.masks.mask import Mask
 from sa2va.results.history import Turn
+from sa2va.tiny.synthetic.drawn_scene import SIZES
 from sa2va.tiny.synthetic.paint import COLORS, TEXTURES
-from sa2va.tiny.synthetic.scene import SIZES
 from sa2va.tiny.synthetic.wording import COLOR_QUESTIONS, PRONOUN
 
 _PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)

@@ -12,8 +12,8 @@ import numpy as np
 
 from sa2va.tiny.synthetic.background import background, readable_colors, speckle
 from sa2va.tiny.synthetic.casting import Cast, confusable
+from sa2va.tiny.synthetic.drawn_scene import DrawnScene, Thing, enough_in_sight, random_radius, random_style
 from sa2va.tiny.synthetic.paint import Sprite, draw, lay, silhouettes, visible_parts
-from sa2va.tiny.synthetic.scene import Scene, Thing, enough_in_sight, random_radius, random_style
 from sa2va.tiny.synthetic.shapes import KINDS
 from sa2va.tiny.synthetic.splits import Look, Split, home_split
 from sa2va.tiny.synthetic.tracks import (
@@ -44,7 +44,7 @@ class _Mover:
 
 def clip_scene(
     rng: random.Random, noise: np.random.Generator, split: Split, size: tuple[int, int], frames: int
-) -> Scene:
+) -> DrawnScene:
     """A scene of up to five objects over ``frames`` frames before a still background."""
     canvas = background(rng, noise, size)
     cast = Cast(rng, split, readable_colors(canvas))
@@ -101,7 +101,7 @@ def _compatible(mover: _Mover, other: _Mover) -> bool:
 
 def _paint_clip(
     canvas: np.ndarray, movers: list[_Mover], rng: random.Random, noise: np.random.Generator, frames: int, split: Split
-) -> Scene:
+) -> DrawnScene:
     size = (canvas.shape[0], canvas.shape[1])
     sprites = [_sprites(mover, min(size), rng) for mover in movers]
     spots = [[(int(y // 1), int(x // 1)) for x, y in mover.track.xy] for mover in movers]
@@ -119,7 +119,7 @@ def _paint_clip(
         pictures = speckle(pictures, noise, rng.uniform(0.02, 0.08))
     things = tuple(Thing(m.look, m.size, m.radius, home_split(m.look) != "train", m.motion) for m in movers)
     paths = np.array([mover.track.xy for mover in movers]).reshape(-1, frames, 2)
-    return Scene(pictures, things, visible_parts(outlines), outlines, paths, split)
+    return DrawnScene(pictures, things, visible_parts(outlines), outlines, paths, split)
 
 
 def _sprites(mover: _Mover, unit: int, rng: random.Random) -> list[Sprite | None]:

@@ -12,6 +12,7 @@ import numpy as np
 from sa2va.results.history import Turn
 from sa2va.tiny.synthetic import wording as w
 from sa2va.tiny.synthetic.absent import ABSENT_FAMILIES
+from sa2va.tiny.synthetic.drawn_scene import box_of
 from sa2va.tiny.synthetic.facts import Facts
 from sa2va.tiny.synthetic.motion import (
     CLIP_ABSENT_FAMILIES,
@@ -23,7 +24,6 @@ from sa2va.tiny.synthetic.motion import (
 )
 from sa2va.tiny.synthetic.phrases import PICTURE_FAMILIES, PICTURE_LESSON, Family, Phrase, riddle, with_article
 from sa2va.tiny.synthetic.questions import PICTURE_ASKERS, PICTURE_QUIZ, Question, ask_riddle, name_of
-from sa2va.tiny.synthetic.scene import box_of
 
 Answers = Literal["fixed", "pool"]
 _EXACT_SHARE = 0.5  # of requests in the exact wording of inference; the others paraphrase it

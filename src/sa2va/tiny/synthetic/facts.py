@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import atan2, degrees, hypot
 
+from sa2va.tiny.synthetic.drawn_scene import DrawnScene, Thing
 from sa2va.tiny.synthetic.lexicon import GROUP_NOUNS, Noun
-from sa2va.tiny.synthetic.scene import Scene, Thing
 from sa2va.tiny.synthetic.shapes import RING_HOLE
 
 Truth = bool | None  # None: unsure
@@ -42,7 +42,7 @@ class Description:
 class Facts:
     """Questions that phrases ask about one scene."""
 
-    def __init__(self, scene: Scene):
+    def __init__(self, scene: DrawnScene):
         self.scene = scene
         self.things = scene.things
         self.everything = range(len(scene.things))

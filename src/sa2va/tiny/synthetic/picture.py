@@ -13,8 +13,8 @@ import numpy as np
 
 from sa2va.tiny.synthetic.background import background, readable_colors, speckle
 from sa2va.tiny.synthetic.casting import Cast, confusable
+from sa2va.tiny.synthetic.drawn_scene import SIZES, DrawnScene, Thing, enough_in_sight, random_radius, random_style
 from sa2va.tiny.synthetic.paint import Sprite, draw, lay, silhouettes, visible_parts
-from sa2va.tiny.synthetic.scene import SIZES, Scene, Thing, enough_in_sight, random_radius, random_style
 from sa2va.tiny.synthetic.shapes import KINDS, RING_HOLE
 from sa2va.tiny.synthetic.splits import Look, Split, home_split
 
@@ -40,7 +40,7 @@ def picture_scene(
     size: tuple[int, int],
     crowd: bool = False,
     distant: bool = False,
-) -> Scene:
+) -> DrawnScene:
     """A still scene of up to eight objects on a background, or of a crowd of up to 24; frames have F = 1."""
     canvas = background(rng, noise, size)
     stage = _Stage(rng, Cast(rng, split, readable_colors(canvas), varied=crowd), size, distant)
@@ -122,7 +122,7 @@ class _Stage:
 
 def _paint(
     canvas: np.ndarray, actors: list[Actor], rng: random.Random, noise: np.random.Generator, split: Split
-) -> Scene:
+) -> DrawnScene:
     size, unit = (canvas.shape[0], canvas.shape[1]), min(canvas.shape[:2])
     spots = [(int(actor.xy[1] // 1), int(actor.xy[0] // 1)) for actor in actors]
     sprites = [
@@ -136,7 +136,7 @@ def _paint(
     actors, outlines = [actors[index] for index in kept], outlines[kept, None]
     things = tuple(Thing(a.look, a.size, a.radius, home_split(a.look) != "train") for a in actors)
     paths = np.array([actor.xy for actor in actors]).reshape(-1, 1, 2)
-    return Scene(frames, things, visible_parts(outlines), outlines, paths, split)
+    return DrawnScene(frames, things, visible_parts(outlines), outlines, paths, split)
 
 
 def _recognisable(sprites: list[Sprite], outlines: np.ndarray, unit: int) -> list[int]:

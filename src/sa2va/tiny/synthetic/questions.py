@@ -12,10 +12,10 @@ from typing import NamedTuple
 from sa2va.tiny.synthetic import lexicon
 from sa2va.tiny.synthetic import wording as w
 from sa2va.tiny.synthetic.absent import absent_description
+from sa2va.tiny.synthetic.drawn_scene import Thing
 from sa2va.tiny.synthetic.facts import Description, Facts
 from sa2va.tiny.synthetic.lexicon import KIND_NOUNS
 from sa2va.tiny.synthetic.phrases import definite, loose_description, unique_description, with_article, words
-from sa2va.tiny.synthetic.scene import Thing
 
 
 class Question(NamedTuple):

@@ -11,10 +11,10 @@ import numpy as np
 from sa2va.data.sample import Sample
 from sa2va.tiny.synthetic.clip import clip_scene
 from sa2va.tiny.synthetic.dialogs import CLIP_MIX, PICTURE_MIX, TASKS, Answers, Dialog, Writer
+from sa2va.tiny.synthetic.drawn_scene import DrawnScene
 from sa2va.tiny.synthetic.facts import Facts
 from sa2va.tiny.synthetic.mentions import mentions
 from sa2va.tiny.synthetic.picture import picture_scene
-from sa2va.tiny.synthetic.scene import Scene
 from sa2va.tiny.synthetic.splits import SPLITS, Split
 
 _PICTURE_ONLY = ("region", "text")
@@ -86,11 +86,11 @@ class SyntheticWorld:
         """Sample ``index``, the same whenever and wherever it is asked for; IndexError beyond the length."""
         return self.pair(index)[0]
 
-    def scene(self, index: int) -> Scene:
+    def scene(self, index: int) -> DrawnScene:
         """The scene behind sample ``index``: every object with its look, place, motion and masks."""
         return self.pair(index)[1]
 
-    def pair(self, index: int) -> tuple[Sample, Scene]:
+    def pair(self, index: int) -> tuple[Sample, DrawnScene]:
         """Sample and scene at once."""
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside of 0..{self.length - 1}")
@@ -105,7 +105,7 @@ class SyntheticWorld:
                 return self._sample(index, task, facts, dialog), scene
         raise AssertionError(f"no scene allows task {task!r} for sample {index} of {self}")
 
-    def _scene(self, rng: random.Random) -> Scene:
+    def _scene(self, rng: random.Random) -> DrawnScene:
         noise = np.random.default_rng(rng.getrandbits(63))
         if self.frames == 1:
             return picture_scene(rng, noise, self.split, self.shape, self.crowd, self.distant)

@@ -38,7 +38,7 @@ class Thing:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class DrawnScene:
     """Frames and truth.
 
     Attributes:
