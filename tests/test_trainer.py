@@ -39,7 +39,7 @@ from sa2va.train.estimate import estimate_memory
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.parsing import plain
 from sa2va.train.presets import finetune, preset
-from sa2va.train.run import Run, encoder, prepare, train
+from sa2va.train.run import TrainingRun, encoder, prepare, train
 from sa2va.train.summary import overview
 from sa2va.train.trainable import (
     PARTS,
@@ -90,12 +90,12 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     capfd.readouterr()
 
 
-def trainer_of(run: Run) -> Sa2VATrainer:
+def trainer_of(run: TrainingRun) -> Sa2VATrainer:
     dataset = EncodedDataset(run.parts, encoder(run.config, run.processor), seed=0)
     return Sa2VATrainer(run.model, run.processor, run.config, dataset)
 
 
-def batch_of(run: Run, *indices: int, frames: int = 1, text_every: int = 0) -> Batch:
+def batch_of(run: TrainingRun, *indices: int, frames: int = 1, text_every: int = 0) -> Batch:
     source = Rectangles(frames=frames, text_every=text_every)
     return Collator.of(run.processor)([encode_sample(source[index], run.processor) for index in indices])
 

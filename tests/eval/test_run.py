@@ -25,8 +25,8 @@ from sa2va.cli import main
 from sa2va.data.annotations.layout import MissingData
 from sa2va.eval import benchmarks as table
 from sa2va.eval.asking import Settings, answer_item, evaluate
-from sa2va.eval.benchmark import Item, Prediction, Query, Row, Scores, require_all
-from sa2va.eval.predict import BenchmarkRecord, Progress, Shard, predict, rehearse
+from sa2va.eval.benchmark import BenchmarkSpec, Item, Prediction, Query, Scores, require_all
+from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Shard, predict, rehearse
 from sa2va.eval.prediction_files import ShardWriter, read_predictions, shard_path
 from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint
@@ -90,7 +90,7 @@ def stub_row(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def put(*stubs: Stub, files: dict[Path, str] | None = None) -> None:
         for stub in stubs:
-            row = Row(stub.name, lambda root, stub=stub: stub, lambda root: files or {}, {}, "Stub")
+            row = BenchmarkSpec(stub.name, lambda root, stub=stub: stub, lambda root: files or {}, {}, "Stub")
             monkeypatch.setitem(table.BENCHMARKS, stub.name, row)
 
     return put
@@ -255,7 +255,7 @@ def test_a_run_goes_on_where_it_stopped(sa2va: Sa2VA, tmp_path: Path):
         folder.mkdir()
         broken = shard_path(folder, 0, 1)
         broken.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])
-        steps: list[Progress] = []
+        steps: list[PredictionProgress] = []
         for k in range(count):
             predict(sa2va, stub, folder, SHORT, shard=Shard(k, count), on_item=steps.append)
         assert timeless(read_predictions(folder)) == timeless(read_predictions(tmp_path / "whole"))

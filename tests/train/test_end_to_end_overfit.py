@@ -14,7 +14,7 @@ from sa2va import Sa2VA, zoo
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
 from sa2va.train.presets import preset
-from sa2va.train.run import Run, prepare, train
+from sa2va.train.run import TrainingRun, prepare, train
 
 #: What is overridden of the preset: higher rate and smaller steps for ten samples instead of thousands, and what only
 #: saves time. The rest is the released recipe.
@@ -33,7 +33,7 @@ STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 160, "o
 ALWAYS = ("mask-folder", "llava")
 
 
-def learnt(kind: str, folder: Path) -> tuple[Sa2VA, Run]:
+def learnt(kind: str, folder: Path) -> tuple[Sa2VA, TrainingRun]:
     """A model that was fine-tuned on ten samples, loaded again."""
     words = [f"model={zoo.TINY}", f"data={folder / 'data'}", f"output={folder / 'run'}", f"kind={kind}"]
     run = prepare(preset("finetune", [*words, f"steps={STEPS[kind]}", *WORDS]))

@@ -49,9 +49,9 @@ def segment(
     loading = arguments.Loading(device, dtype, quantize, device_map)
     media = open_media(source)
     if not isinstance(media, Picture):
-        from sa2va.cli.video import Task, follow
+        from sa2va.cli.video import TrackRequest, follow
 
-        task = Task(source, phrases, model, threshold, tidy, max_new_tokens, loading)
+        task = TrackRequest(source, phrases, model, threshold, tidy, max_new_tokens, loading)
         follow(screen, task, out=out, save=save, overwrite=overwrite)
         return
     from sa2va.cli.model_loading import load_model, model_name

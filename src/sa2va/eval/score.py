@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.atomic import replacing
-from sa2va.eval.benchmark import Benchmark, Prediction, Row, Scores
+from sa2va.eval.benchmark import Benchmark, BenchmarkSpec, Prediction, Scores
 from sa2va.eval.predict import RECORD, limited, query_ids, read_record
 from sa2va.eval.prediction_files import read_predictions
 from sa2va.eval.registry import is_of, known_row, place
@@ -28,7 +28,7 @@ class Answered:
     """
 
     folder: Path
-    row: Row
+    row: BenchmarkSpec
     benchmark: Benchmark
     limit: int | None
     predictions: dict[str, Prediction]

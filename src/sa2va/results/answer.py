@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class _Picture:
+class _PictureResult:
     """Exits shared by everything that holds the segments of one picture."""
 
     segments: tuple[Segment, ...]
@@ -90,7 +90,7 @@ class _Picture:
 
 
 @dataclass(frozen=True, repr=False)
-class Answer(_Picture):
+class Answer(_PictureResult):
     """What the model said, and the masks it gave.
 
     Attributes:
@@ -153,7 +153,7 @@ class Answer(_Picture):
 
 
 @dataclass(frozen=True, repr=False)
-class Frame(_Picture):
+class Frame(_PictureResult):
     """One frame of a track.
 
     Attributes:

@@ -14,10 +14,10 @@ from sa2va.data.mixture import epochs_to_samples
 from sa2va.train.config import SOURCES, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.parsing import plain
-from sa2va.train.run import Run
+from sa2va.train.run import TrainingRun
 
 
-def overview(run: Run, processes: int = 1) -> list[RenderableType]:
+def overview(run: TrainingRun, processes: int = 1) -> list[RenderableType]:
     """Tables and lines, in reading order."""
     return [_plan(run), _data(run), _schedule(run, processes), _memory(run)]
 
@@ -49,7 +49,7 @@ def _settings(values: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plan(run: Run) -> Table:
+def _plan(run: TrainingRun) -> Table:
     table = Table("part", "trained", title="What is trained", title_justify="left")
     for column in ("parameters", "of these trained"):
         table.add_column(column, justify="right")
@@ -62,7 +62,7 @@ def _plan(run: Run) -> Table:
     return table
 
 
-def _data(run: Run) -> Table:
+def _data(run: TrainingRun) -> Table:
     table = Table("source", "group", title="Data", title_justify="left")
     for column in ("entries", "views of each", "repeats", "samples an epoch", "share"):
         table.add_column(column, justify="right")
@@ -77,7 +77,7 @@ def _data(run: Run) -> Table:
     return table
 
 
-def _schedule(run: Run, processes: int) -> Text:
+def _schedule(run: TrainingRun, processes: int) -> Text:
     config = run.config
     per_step = config.batch_size * config.accumulation * processes
     steps = config.steps or epochs_to_samples(run.parts, config.epochs) // per_step
@@ -96,7 +96,7 @@ def _tracked(config: TrainConfig) -> str:
     return f"; look at the curves with `tensorboard --logdir {shlex.quote(config.output)}`"
 
 
-def _memory(run: Run) -> Text:
+def _memory(run: TrainingRun) -> Text:
     estimate = estimate_memory(run.model, run.plan, run.probes, run.config)
     parts = ("weights", "gradients", "optimizer", "activations")
     listed = ", ".join(f"{name} {_bytes(getattr(estimate, name))}" for name in parts)

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from sa2va.data.collate import Collator
 from sa2va.data.encode import key_frames
-from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Visit, epochs_to_samples
+from sa2va.data.mixture import EncodedDataset, MixtureOrder, SampleCounters, SampleIndex, epochs_to_samples
 from sa2va.model.families import IGNORED_LABEL
 from sa2va.model.types import Batch, Sa2VAOutput
 from sa2va.modeling_sa2va import Sa2VAModel
@@ -315,7 +315,7 @@ class Sa2VATrainer(Trainer):
 
     def _dropped_samples(self) -> dict[str, float]:
         """Samples that were not trained on as they are, by kind, over all processes."""
-        lost = (Counted.REJECTED, Counted.BROKEN, Counted.SHORTENED)
+        lost = (SampleCounters.REJECTED, SampleCounters.BROKEN, SampleCounters.SHORTENED)
         counted = torch.tensor([self.dataset.count(kind) for kind in lost], device=self.args.device)
         named = zip(lost, self._sum(counted).tolist(), strict=True)
         return {f"{kind.name.lower()}_samples": number for kind, number in named if number}
@@ -342,7 +342,9 @@ class Sa2VATrainer(Trainer):
     def _validation_batches(self) -> Iterator[Batch]:
         """This process's share of what is held out; all have as many batches, or they would wait for each other."""
         dataset = cast(EncodedDataset, self.eval_dataset)
-        visits = [Visit(0, part, index) for part, own in enumerate(dataset.parts) for index in range(len(own.source))]
+        visits = [
+            SampleIndex(0, part, index) for part, own in enumerate(dataset.parts) for index in range(len(own.source))
+        ]
         own = visits[: len(visits) // self.args.world_size * self.args.world_size][
             self.args.process_index :: self.args.world_size
         ]
