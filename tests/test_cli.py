@@ -560,6 +560,14 @@ def test_mistakes_are_told_in_one_line(
     assert sorted(path.name for path in Path().iterdir()) == ["street.png", "text.png"]
 
 
+def test_ctrl_c_before_a_command_begins_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sa2va.cli.commands.app", interrupted)
+    assert main(["models"]) == 130
+
+
 def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Missing argument" in run(capsys, "segment", code=2)[1]
     assert "No such option" in run(capsys, "models", "--colour", code=2)[1]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from typer.testing import CliRunner
 
 from rectangles import Rectangles
 from sa2va import Sa2VA, Sa2VAModel
+from sa2va.atomic import sole_writer
 from sa2va.cli.train import train as command
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
@@ -352,6 +354,31 @@ def test_a_signal_ends_a_run_after_the_step_in_hand_which_is_saved(
     assert signal.getsignal(signal.SIGTERM) is handler
     train(prepare(settings))
     assert (Path(settings.output) / "model.safetensors").is_file()
+
+
+def test_a_full_disk_leaves_no_half_checkpoint_and_the_run_goes_on_when_there_is_room(
+    tune: Callable[..., TrainConfig], no_room: Callable[[int], AbstractContextManager[None]], quiet: None
+):
+    settings, notes = tune(trainable=EVERYTHING, steps=2, save_every=1, batch_size=1, accumulation=1), []
+    output = train(prepare(replace(settings, steps=1)))
+    assert output is not None
+    size = (output / "checkpoint-1" / "optimizer.pt").stat().st_size
+    with pytest.raises(OSError, match="File too large") as caught, no_room(size - 1):
+        train(prepare(settings), note=notes.append)
+    assert caught.value.filename == str(output / "checkpoint-2" / "optimizer.pt")  # which torch does not tell
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1"]
+    assert "checkpoint-1 is whole" in notes[-1]
+    train(prepare(settings))
+    assert last_checkpoint(output, 1) == output / "checkpoint-2"
+
+
+def test_a_second_run_in_a_folder_is_refused(tune: Callable[..., TrainConfig]):
+    run = prepare(tune())
+    output = Path(run.config.output)
+    output.mkdir()
+    with sole_writer(output), pytest.raises(ValueError, match=f"another process is writing to {output}"):
+        train(run)
+    assert not list(output.iterdir())
 
 
 def test_curves_go_to_tensorboard_unless_told_otherwise(tune: Callable[..., TrainConfig], quiet: None):

@@ -11,7 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,26 @@ def stub_row(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def model(checkpoint: Callable[[str], Path]) -> str:
     return str(checkpoint("iv25_qwen2"))
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path, no_room: Callable[[int], AbstractContextManager[None]]):
+    path = shard_path(tmp_path, 0, 1)
+    answers = [Prediction(str(number), "text", "raw", (), (), 0.0) for number in range(2)]
+    with ShardWriter(path) as writer:
+        writer.write(answers[:1])
+        room = path.stat().st_size + 10
+        with pytest.raises(OSError, match="File too large") as caught, no_room(room):
+            writer.write(answers[1:])
+    assert caught.value.filename == str(path)
+    assert list(read_predictions(tmp_path)) == ["0"] and path.read_bytes().endswith(b"\n")
+
+
+def test_a_second_process_on_a_shard_is_refused(tmp_path: Path):
+    first, other = shard_path(tmp_path, 0, 2), shard_path(tmp_path, 1, 2)
+    with ShardWriter(first), ShardWriter(other), pytest.raises(ValueError, match="another process is writing"):
+        ShardWriter(first).__enter__()
+    with ShardWriter(first):
+        pass
 
 
 def timeless(predictions: dict[str, Prediction]) -> dict[str, Prediction]:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sa2va
-from sa2va.cli import app
+from sa2va.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "finetune.md"

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from sa2va.atomic import check_target
+from sa2va.atomic import check_target, remove_leftovers
 from sa2va.cli.arguments import Loading
 from sa2va.cli.console import LogProgress, Screen, show_scores
 from sa2va.cli.model_loading import load_model, model_name, quiet_libraries
@@ -84,6 +84,7 @@ def evaluate(screen: Screen, task: EvaluationRequest, out: Path, *, scoring: boo
     """Ask every benchmark into a folder; score those that are complete."""
     screen.quiet = screen.quiet or ("RANK" in os.environ and task.shard.index > 0)
     check_target(out, task.data, task.model, *_own_folders(task.data, out))
+    remove_leftovers(out)
     rows = task.rows(screen)
     for row in rows:
         if absent_files(row, task.data):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sa2va.atomic import check_target
+from sa2va.atomic import check_target, remove_leftovers
 from sa2va.cli import arguments
 
 #: Kinds of output for a picture, with their names in a folder.
@@ -101,6 +101,7 @@ def plan(
         check_target(found.folder, source)
     for path in found.files.values():
         check_target(path, source)
+    remove_leftovers(out)
     if not overwrite:
         _refuse_results(out)
     return found

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sa2va import __version__
-from sa2va.cli.answers import answer_record, show_found, show_text
+from sa2va.cli.answers import answer_record, note_on_tiny, show_found, show_text
 from sa2va.cli.console import Screen
 from sa2va.cli.outputs import OutputPlan
 from sa2va.cli.source import write_found
@@ -54,6 +54,9 @@ class Reporter:
             for answer in answers:
                 show_text(self.screen, answer)
         show_found(self.screen, answers, wanted)
+        if len(answers[0].history) == 1:  # once in a conversation
+            scores = [max((segment.score for segment in answer.segments), default=0.0) for answer in answers]
+            note_on_tiny(self.screen, self.model, scores)
         self.screen.note(f"{seconds:.1f} s" + (f"; wrote {summary(plan, outputs)}" if outputs else ""))
 
     def write(self, answers: Sequence[Answer], plan: OutputPlan, wanted: Sequence[str] | None = None) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from sa2va.atomic import RUN_RECORD
-from sa2va.cli.answers import named, nothing, scored
+from sa2va.atomic import RUN_RECORD, sole_writer
+from sa2va.cli.answers import named, note_on_tiny, nothing, scored
 from sa2va.cli.console import Screen
 from sa2va.cli.frame_loop import ObjectStats, write_frames
 from sa2va.cli.outputs import OutputPlan
@@ -63,9 +63,10 @@ class TrackRun:
 
         Raises:
             typer.Exit: a signal stopped it; the code is 130 for Ctrl-C.
+            ValueError: another process writes into the folder.
         """
         tally = ObjectStats()
-        with Interrupts() as interrupts:
+        with self._alone(), Interrupts() as interrupts:
             try:
                 track = start()
                 self._record.reasons = track.reasons
@@ -104,6 +105,8 @@ class TrackRun:
         self._screen.rows(rows)
         for phrase, reason in self._record.reasons.items():
             self._screen.result(nothing(phrase, reason))
+        scores = [row["score"] for row in objects] + [0.0] * len(self._record.reasons)
+        note_on_tiny(self._screen, self._record.model, scores)
         if "overlay" in self._plan.files and not self._record.found_anything:
             self._screen.note("nothing was found, so there is no overlay")
         results = f"; results in {summary(self._plan, self._record.outputs)}" if self._record.outputs else ""
@@ -119,6 +122,13 @@ class TrackRun:
                 writers.append(kind(path, **about, resume=self._resume and kind.resumable))
                 opened.callback(writers[-1].abort)  # does nothing to one that is closed
             yield writers
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Hold the folder: the frames of two runs would mix."""
+        if self._plan.folder is None:
+            return nullcontext()
+        self._plan.folder.mkdir(parents=True, exist_ok=True)
+        return sole_writer(self._plan.folder)
 
     def _note(self, tally: ObjectStats, *, complete: bool) -> None:
         """Bring the record up to date. A run that has not caught up with an earlier one leaves that one's."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va.atomic import naming
 from sa2va.hub import TEXT_PATTERNS, resolve_folder
 from sa2va.model.config_overlay import OWN_KEY, overlaid
 from sa2va.model.configuration import Sa2VAConfig
@@ -245,9 +246,14 @@ class Sa2VAProcessor:
             return cls(tokenizer, settings)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's files and ``processor_config.json``, from which [`from_pretrained`] loads the same."""
-        self.tokenizer.save_pretrained(folder)
-        self.settings.save(folder)
+        """Write the tokenizer's files and ``processor_config.json``, from which [`from_pretrained`] loads the same.
+
+        Raises:
+            OSError: they cannot be written there (full, read-only, not permitted).
+        """
+        with naming(folder):
+            self.tokenizer.save_pretrained(folder)
+            self.settings.save(folder)
 
     def vision(
         self, images: Sequence[Image.Image], *, video: bool = False, budget: tuple[int, int] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sa2va.atomic import remove_leftovers, sole_writer
 from sa2va.data.encode import Encoded, EncodeOptions, MakeTargets, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.holdout import HoldOut, OneView
 from sa2va.data.mixture import EncodedDataset, MixtureEntry
@@ -105,6 +107,8 @@ def train(
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the step in hand was finished and saved first (with one process).
+        ValueError: the folder holds another run, or another process trains in it.
+        OSError: a checkpoint could not be written; nothing of it stays.
     """
     # The tokenizers' own threads do not survive the fork of data loader workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -127,11 +131,27 @@ def train(
         )
     elif any(output.glob("checkpoint-*")) and not run.config.resume:
         raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
-    if not _train(run, progress, checkpoint=checkpoint):
+    try:
+        with _alone(output):
+            done = _train(run, progress, checkpoint=checkpoint)
+    except OSError:
+        if saved := last_checkpoint(output, processes):
+            note(f"{saved} is whole; once the cause is mended, the same command goes on from there")
+        raise
+    if not done:
         note(f"stopped, and saved in {last_checkpoint(output, processes)}; the same command goes on from there")
         raise KeyboardInterrupt
     note(f"the model is in {output}")
     return output
+
+
+def _alone(output: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a run, which belongs to the first of its processes."""
+    if int(os.environ.get("RANK", "0")):
+        return nullcontext()
+    output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
+    return sole_writer(output)
 
 
 def _train(run: TrainingRun, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> bool:
