@@ -132,6 +132,11 @@ def test_the_released_recipe_per_family(load: Callable[[str], Sa2VAModel], case:
     assert sum(row.total for row in plan) == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_all_parts_beside_lora_are_all_but_the_language_model(load: Callable[[str], Sa2VAModel]):
+    plan = make_trainable(deepcopy(load("iv25_qwen2")), TrainableOptions(("all",), lora=SMALL_LORA))
+    assert {row.part: row.how for row in plan} == {row.part: "full" for row in plan} | {"language": "lora"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -452,9 +457,20 @@ def test_overview_and_memory(tune: Callable[..., TrainConfig]):
     text = console.export_text()
     assert "3 steps of 8 samples (2 x 2 x 2 processes)" in text
     assert "mask_decoder" in text and "1,651,621" in text and "rectangles:Rectangles" in text
+    width = run.model.config.get_text_config().hidden_size
+    assert f"LoRA: its rank of 4 has {8 / width:.0%} of the parameters" in " ".join(text.split())
     estimate = estimate_memory(run.model, run.plan, run.probes, run.config)
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     assert (estimate.gradients, estimate.optimizer) == (4 * trained, 8 * trained)
+
+
+def test_the_overview_says_why_nothing_is_trained_by_lora(tune: Callable[..., TrainConfig]):
+    run = prepare(tune(trainable=EVERYTHING))
+    width = run.model.config.get_text_config().hidden_size
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(overview(run)[0])
+    said = f"no LoRA: a rank of 128 would have {256 / width:.0%} of the parameters of a matrix {width} wide"
+    assert said in " ".join(console.export_text().split())
 
 
 def test_the_estimate_of_activations_is_near_what_is_kept(tune: Callable[..., TrainConfig]):

@@ -15,6 +15,7 @@ from sa2va.train.config import SOURCES, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.parsing import plain
 from sa2va.train.run import TrainingRun
+from sa2va.train.trainable import LoraOptions, lora_share
 
 
 def overview(run: TrainingRun, processes: int = 1) -> list[RenderableType]:
@@ -59,7 +60,19 @@ def _plan(run: TrainingRun) -> Table:
     total, trained = (sum(getattr(row, name) for row in run.plan) for name in ("total", "trained"))
     table.add_section()
     table.add_row("all", f"{trained / max(total, 1):.1%}", f"{total:,}", f"{trained:,}")
+    table.caption = _reason(run)
     return table
+
+
+def _reason(run: TrainingRun) -> str | None:
+    """Why LoRA, or why not; nothing where it would save something and is left out all the same."""
+    lora, width = run.config.trainable.lora, run.model.config.get_text_config().hidden_size
+    rank = (lora or LoraOptions()).rank
+    share = lora_share(width, rank)
+    if not lora and share < 1:
+        return None
+    has = "LoRA: its rank of {} has" if lora else "no LoRA: a rank of {} would have"
+    return f"{has.format(rank)} {share:.0%} of the parameters of a matrix {width:,} wide, as the language model is"
 
 
 def _data(run: TrainingRun) -> Table:

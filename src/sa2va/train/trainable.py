@@ -76,7 +76,8 @@ class TrainableOptions:
     """What is trained.
 
     Attributes:
-        parts: trained in full, of [`PARTS`]; None takes the released recipe of the family. ``("all",)`` is every part.
+        parts: trained in full, of [`PARTS`]; None takes the released recipe of the family. ``("all",)`` is every part,
+            beside LoRA all but ``language``.
         lora: LoRA on the language model, which then stays frozen itself; None for none.
     """
 
@@ -96,6 +97,15 @@ class PlanRow:
     how: Literal["full", "lora", "frozen"]
     total: int
     trained: int
+
+
+def lora_share(width: int, rank: int = LoraOptions.rank) -> float:
+    """Parameters of LoRA on a square matrix, as a share of those of the matrix: from 1 on it saves nothing.
+
+    Args:
+        width: rows of the matrix, which the language model's are as wide as it is. rank: of the update.
+    """
+    return 2 * rank / width
 
 
 def released_parts(family: Family) -> tuple[Part, ...]:
@@ -121,7 +131,9 @@ def chosen_parts(options: TrainableOptions, model: Sa2VAModel) -> tuple[Part, ..
     present = tuple(dict.fromkeys(part_of(name) for name, _ in model.named_parameters()))
     if options.parts is None:
         return released_parts(model.config.family)
-    parts = present if options.parts == ("all",) else options.parts
+    parts = options.parts
+    if parts == ("all",):
+        parts = tuple(part for part in present if not (options.lora and part == "language"))
     wrong = [part for part in parts if part not in present]
     if wrong:
         raise ValueError(f"trainable.parts names {wrong}, which this model does not have; it has {list(present)}")
