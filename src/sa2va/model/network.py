@@ -123,6 +123,7 @@ class Sa2VANetwork(PreTrainedModel):
         is_finished: Callable[[list[int]], bool],
         on_token: Callable[[int, int], None] | None = None,
         cache: PromptCache | None = None,
+        drafts: Sequence[Sequence[int]] = (),
     ) -> list[Generated]:
         """Answer prompts that share their pictures; see [`sa2va.model.generation.generate`]."""
         return generate(
@@ -135,6 +136,7 @@ class Sa2VANetwork(PreTrainedModel):
             is_finished=is_finished,
             on_token=on_token,
             kept=cache,
+            drafts=drafts,
         )
 
     def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:
