@@ -42,7 +42,7 @@ class Tally:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The objects, JSON-ready; see [`RunRecord`]."""
+        """The objects, JSON-ready; see [`sa2va.cli.run_record.RunRecord`]."""
         return [
             {"id": number, "phrase": phrase, "frames": seen, "score": round(total / count, 4), "color": color}
             for number, (phrase, seen, count, total, color) in self.objects.items()

@@ -56,7 +56,7 @@ class Sample:
 
     Attributes:
         id: unique name inside the source; every error about the sample carries it.
-        frames: uint8 RGB arrays (H, W, 3) or :class:`LazyFrame`, all of one size: none = text only, one = a picture.
+        frames: uint8 RGB arrays (H, W, 3) or [`LazyFrame`], all of one size: none = text only, one = a picture.
         turns: questions and answers in order. Questions carry no media placeholder.
         masks: bool arrays (F, H, W); the k-th ``[SEG]``, counted over all answers, belongs to ``masks[k]``. Where an
             object is hidden or absent its frame is all False.

@@ -48,7 +48,7 @@ class Item:
 
     Attributes:
         id: unique in the benchmark.
-        media: see :data:`Media`; None for words alone.
+        media: see [`Media`]; None for words alone.
         video: whether the media is a clip; a clip of one frame is one too.
         size: (height, width) in pixels of the masks that are expected.
         queries: what is asked.
@@ -95,7 +95,7 @@ class Prediction:
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:
-        """The inverse of :meth:`to_json`. Raises ValueError for anything else."""
+        """The inverse of [`to_json`]. Raises ValueError for anything else."""
         try:
             record = parse_json(line)
             masks = tuple(tuple(Mask.from_rle(mask) for mask in masks) for masks in record["masks"])
@@ -135,7 +135,7 @@ class Benchmark(Protocol):
         protocol: a paragraph for the report: what is asked, which masks count, formulas, conventions.
         kind: how the model is asked: ``"segment"``, ``"caption"``, ``"question"`` and ``"chat"`` put the text as it is,
             after the query's history; ``"region"`` puts it about the query's region.
-        submission: True where the truth is on a server: there is only :meth:`pack`.
+        submission: True where the truth is on a server: there is only [`pack`].
     """
 
     @property

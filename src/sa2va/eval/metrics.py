@@ -128,7 +128,7 @@ class GeneralizedScores:
 def generalized_scores(
     predictions: Iterable[BoolArray | None], targets: Iterable[BoolArray], *, least_pixels: int = 1
 ) -> GeneralizedScores:
-    """gRefCOCO's scores of masks; see :func:`generalized_areas`.
+    """gRefCOCO's scores of masks; see [`generalized_areas`].
 
     Args:
         predictions: a bool mask, or None where the model says that there is no target.

@@ -161,7 +161,7 @@ def rehearse(sa2va: Sa2VA, benchmark: Benchmark, settings: Settings, *, items: i
     """Ask the first items and keep nothing on disk: tells whether data, model and settings fit together.
 
     Raises:
-        ValueError: as in :func:`predict`, or the benchmark is empty.
+        ValueError: as in [`predict`], or the benchmark is empty.
     """
     chosen = benchmark.items()
     query_ids(chosen)

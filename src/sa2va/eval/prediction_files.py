@@ -43,7 +43,7 @@ def read_ids(folder: Path) -> set[str]:
     """The queries that are answered in a folder, without reading their masks.
 
     Raises:
-        ValueError: as in :func:`read_predictions`.
+        ValueError: as in [`read_predictions`].
     """
     places: dict[str, str] = {}
     for place, line in _lines(folder):

@@ -36,7 +36,7 @@ class RunHeader:
 
     Attributes:
         model: folder or hub id. revision: commit of the hub, "" for a folder.
-        config: SHA-256 of the model's configuration. weights: fingerprint of the weights, see :func:`fingerprint`.
+        config: SHA-256 of the model's configuration. weights: fingerprint of the weights, see [`fingerprint`].
         dtype, device, device_name: e.g. ``"bfloat16"``, ``"cuda"``, ``"NVIDIA H100 80GB HBM3"``.
         mode: how masks were carried through clips, after the checkpoint's own choice was made.
         settings: fields of ``Settings``. versions: of this package, Python and the libraries.

@@ -37,7 +37,7 @@ def pack_all(out: Path, names: Sequence[str] = (), data: Path | None = None) -> 
     """Pack every server benchmark of a run's folder: its name and archive.
 
     Raises:
-        ValueError: as in :func:`pack`, or the folder holds no server benchmark.
+        ValueError: as in [`pack`], or the folder holds no server benchmark.
     """
     opened = [open_answered(folder, data) for folder in benchmark_folders(out, names)]
     servers = opened if names else [one for one in opened if one.benchmark.submission]
