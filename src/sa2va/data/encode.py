@@ -30,15 +30,16 @@ class EncodeOptions:
     """How samples become tensors.
 
     Attributes:
-        max_length: most tokens of a conversation.
-        key_frames: most frames of a clip that the language model sees.
-        drawn_frames: most frames of a clip that SAM 2 draws, others each time the clip is shown; None draws all
-            (released).
+        max_length: largest number of tokens of a conversation.
+        key_frames: largest number of frames of a clip that the language model sees.
+        drawn_frames: largest number of frames of a clip that SAM 2 is trained on, drawn anew each time the clip is
+            shown; None takes all (released).
         key_frame_policy: ``"uniform"`` over the clip, or the ``"first"`` ones.
-        targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the share of its area that
-            the object covers (``"area"``), from which small pictures learn borders finer than a cell.
-        picture_pixels, frame_pixels: least and most pixels of a picture, and of a frame of a clip, as the language
-            model of a Qwen family sees it; the defaults are the released ones. InternVL families have tiles.
+        targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the fraction of its area
+            that the object covers (``"area"``), which teaches small images borders finer than a cell.
+        picture_pixels: smallest and largest number of pixels of an image in Qwen families; the defaults are the
+            released ones. InternVL families use tiles.
+        frame_pixels: the same of a frame of a clip.
     """
 
     max_length: int = 8192

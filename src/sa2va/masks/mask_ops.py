@@ -16,12 +16,27 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Cleanup:
-    """What is tidied in a thresholded mask; the defaults change nothing.
+    """Postprocessing of a thresholded mask; by default none.
 
-    Steps run in the order of the fields. Areas are in pixels, radii in pixels of a Euclidean disk.
+    The steps run in the order of the fields. The world outside the image is unknown, not background, so an object that
+    leaves the image keeps its edge there.
+
+    Attributes:
+        fill_holes: fill holes of at most this many pixels.
+        remove_specks: remove connected parts of fewer pixels.
+        largest_component: keep only the largest connected part.
+        closing, opening, dilate, erode: radius in pixels of a Euclidean disk.
 
     Raises:
         ValueError: a negative area or radius.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.masks.mask_ops import Cleanup
+        >>> mask = np.ones((5, 5), bool)
+        >>> mask[2, 2] = False
+        >>> Cleanup(fill_holes=4).apply(mask).all()
+        True
     """
 
     fill_holes: int = 0
@@ -38,7 +53,7 @@ class Cleanup:
                 raise ValueError(f"{field.name} must not be negative (0 turns it off), got {getattr(self, field.name)}")
 
     def apply(self, mask: BoolArray) -> BoolArray:
-        """The tidied mask: bool (H, W) to bool (H, W)."""
+        """The cleaned mask: bool (H, W) to bool (H, W)."""
         if self.fill_holes:
             mask = fill_holes(mask, self.fill_holes)
         if self.remove_specks:

@@ -76,9 +76,8 @@ class EncodedTurns(NamedTuple):
     """A conversation for training.
 
     Attributes:
-        ids: its token ids.
-        labels: for each of them, the id itself in answers and their suffixes, ``IGNORED_LABEL`` elsewhere.
-        ends: position in ``ids`` of the last token of each phrase that was asked for.
+        ids: its token ids. labels: as many: the ids of each answer and its suffix, ``IGNORED_LABEL`` elsewhere.
+        ends: position in ``ids`` of the last token of each run of words that was asked for.
     """
 
     ids: list[int]
@@ -410,20 +409,14 @@ class Sa2VAProcessor:
         regions: Sequence[np.ndarray] | None = None,
         ends: Sequence[tuple[int, int]] = (),
     ) -> EncodedTurns:
-        """Token ids and labels of a whole conversation, for training.
+        """A whole conversation for training.
 
-        Qwen families are trained on plain ChatML, as the released models were: without a system prompt, and with a
-        line break between the frames of a video. Inference uses the tokenizer's template, which may add a system
-        prompt and writes frames side by side.
+        Qwen families are trained on plain ChatML, as the released ones were: no system prompt, a line break between
+        the frames of a video. Their prompts in inference come from the tokenizer's template, which may write one and
+        writes frames side by side.
 
         Args:
-            turns: at least one question and answer.
-            vision: the images of the conversation; None for text alone.
-            regions: bool (cells, cells) grids, as for [`prompt_ids`].
-            ends: (turn, character) positions where phrases of the questions end; their last tokens are returned.
-
-        Raises:
-            ValueError: no turns, or image placeholders or regions that do not fit the images or the family.
+            ends: (turn, character) where words of a question end whose last token is to be found.
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")

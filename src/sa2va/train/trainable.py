@@ -63,7 +63,9 @@ class LoraOptions:
     """LoRA (arXiv 2106.09685) on every linear layer of the language model; the defaults are the released recipe.
 
     Attributes:
-        rank: of the update. alpha: its scale is alpha / rank. dropout: on its input.
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on its input.
     """
 
     rank: int = 128
@@ -76,8 +78,10 @@ class TrainableOptions:
     """What is trained.
 
     Attributes:
-        parts: trained in full, of [`PARTS`]; None takes the released recipe of the family. ``("all",)`` is every part.
-        lora: LoRA on the language model, which then stays frozen itself; None for none.
+        parts: parts of the model to train in full: ``"vision"``, ``"projector"``, ``"language"``, ``"embeddings"``,
+            ``"head"``, ``"projection"``, ``"image_encoder"``, ``"prompt_encoder"``, ``"mask_decoder"``,
+            ``"original_mask_decoder"``, ``"memory"``, or ``("all",)``. None takes the released recipe of the family.
+        lora: LoRA on the language model, which stays frozen itself; None for none.
     """
 
     parts: tuple[str, ...] | None = None
