@@ -35,8 +35,8 @@ class Cleanup:
         >>> from sa2va.masks.mask_ops import Cleanup
         >>> mask = np.ones((5, 5), bool)
         >>> mask[2, 2] = False
-        >>> Cleanup(fill_holes=4).apply(mask).all()
-        True
+        >>> int(Cleanup(fill_holes=4).apply(mask).sum())
+        25
     """
 
     fill_holes: int = 0
