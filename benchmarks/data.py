@@ -36,14 +36,14 @@ from sa2va.data.collate import Collator
 from sa2va.data.encode import Encoded, EncodeOptions, encode_sample
 from sa2va.data.mixture import EncodedDataset, MixtureOrder, Part, Source
 from sa2va.data.sample import Sample
-from sa2va.data.synthetic import SyntheticWorld
 from sa2va.media.video_file import VideoFile
 from sa2va.model.types import Batch
 from sa2va.processing.processor import ProcessorSettings, Sa2VAProcessor
+from sa2va.tiny.curriculum import tiny
+from sa2va.tiny.random_model import tiny_config, tiny_model, tiny_tokenizer
+from sa2va.tiny.synthetic import SyntheticWorld
 from sa2va.train.config import TrainConfig
-from sa2va.train.curriculum import tiny
 from sa2va.train.losses import text_loss
-from sa2va.train.tiny import tiny_config, tiny_model, tiny_tokenizer
 from sa2va.train.trainable import make_trainable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

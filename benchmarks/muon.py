@@ -18,8 +18,8 @@ from torch import nn
 from torch.optim import Muon, Optimizer
 
 from sa2va.runtime import fast_bfloat16
+from sa2va.tiny.random_model import tiny_model, tiny_tokenizer
 from sa2va.train.muon import MuonWithAdamW, is_matrix
-from sa2va.train.tiny import tiny_model, tiny_tokenizer
 
 STEPS = 3
 

@@ -10,7 +10,7 @@ import griffe
 
 #: ``height, width: in pixels.``: one entry of a section for several names, with the lines that continue it.
 GROUP = re.compile(r"^( +)(\w+(?:, \w+)+):((?: .*)?(?:\n\1 +.*)*)", re.MULTILINE)
-#: [`Name`] or [`Class.method`], of what is in the scope of the docstring; or a full path.
+#: [`Name`] or [`Class.method`] in the scope of the docstring or the names of the package; or a full path.
 REFERENCE = re.compile(r"\[`([\w.]+)`\](?![\[(])")
 
 
@@ -42,14 +42,18 @@ def _entries(group: re.Match[str]) -> str:
 def _link(obj: griffe.Object, name: str) -> str:
     first, *rest = name.split(".")
     try:
-        path = first if first == obj.package.name else obj.resolve(first)
-        target = obj.modules_collection[".".join([path, *rest])]
-    except (griffe.NameResolutionError, KeyError):
+        target = obj.modules_collection[".".join([_path(obj, first), *rest])]
+    except KeyError:
         assert obj.docstring is not None
-        griffe.docstring_warning(
-            obj.docstring, 0, f"[`{name}`] refers to nothing in scope; import it, or write its path"
-        )
+        griffe.docstring_warning(obj.docstring, 0, f"[`{name}`] is not in scope; import it, or write its path")
         return f"`{name}`"
     if target.is_attribute and target.parent.is_class and not target.has_docstring:  # a row in the table of its class
         target = target.parent
     return f"[`{name}`][{target.path}]"
+
+
+def _path(obj: griffe.Object, name: str) -> str:
+    try:
+        return obj.resolve(name)
+    except griffe.NameResolutionError:
+        return name if name == obj.package.name else f"{obj.package.name}.{name}"

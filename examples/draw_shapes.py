@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sa2va.data.synthetic import SyntheticWorld
-from sa2va.writers.video_encoder import VideoFile
+from sa2va.tiny.synthetic import SyntheticWorld
+from sa2va.writers.video_encoder import VideoEncoder
 
 SEED, SIDE = 7, 256
 PICTURE, CLIP, FRAMES, FPS = 2, 4, 24, 8
@@ -25,7 +25,7 @@ def draw(folder: Path) -> list[Path]:
     picture = SyntheticWorld("test", seed=SEED, size=SIDE, tasks={"refer": 1})[PICTURE].picture(0)
     Image.fromarray(picture).save(folder / "shapes.png", optimize=True)
     clip = SyntheticWorld("test", seed=SEED, size=SIDE, frames=FRAMES, tasks={"refer": 1})[CLIP]
-    video = VideoFile(folder / "shapes.mp4", size=(SIDE, SIDE), fps=FPS)
+    video = VideoEncoder(folder / "shapes.mp4", size=(SIDE, SIDE), fps=FPS)
     for frame in clip.pictures():
         video.write(frame)
     video.close()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sa2va.inference import sasasa2va
-from sa2va.inference.postprocess import MaskOutput
+from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.media.open import open_media
 from sa2va.model.mask_decoder import decode_masks, language_tokens, upsample_logits
 from synthetic_checkpoint import picture
@@ -93,7 +93,7 @@ def test_a_frame_is_decoded_by_its_clip_alone(sa2va):
     model = sa2va.model
     frames = [picture(75, 48, seed) for seed in range(3)]
     prompts = torch.randn(2, 10, 128, generator=torch.Generator().manual_seed(0))
-    output = MaskOutput(probabilities=True)
+    output = MaskPostprocessing(probabilities=True)
     steps = sasasa2va.follow_clips(
         model, open_media(frames), ["a", "b"], [prompts], [[(0,), (4,), (9,)]], output=output
     )
@@ -114,7 +114,7 @@ def test_modes_are_averaged(sa2va):
     generator = torch.Generator().manual_seed(1)
     views = [torch.randn(1, 10, 128, generator=generator) for _ in range(2)]
     plan = [(0,), (1,)]
-    output = MaskOutput(probabilities=True)
+    output = MaskPostprocessing(probabilities=True)
 
     def run(prompts):
         steps = sasasa2va.follow_clips(
@@ -133,7 +133,7 @@ def test_frames_without_a_clip_are_carried_by_memory(sa2va):
     prompts = torch.randn(1, 10, 128, generator=torch.Generator().manual_seed(2))
     steps = list(
         sasasa2va.follow_clips(
-            sa2va.model, open_media(frames), ["a"], [prompts], [[(0,), (1,), (), ()]], output=MaskOutput()
+            sa2va.model, open_media(frames), ["a"], [prompts], [[(0,), (1,), (), ()]], output=MaskPostprocessing()
         )
     )
     assert [frame.index for frame, _ in steps] == [0, 1, 2, 3]

@@ -24,7 +24,7 @@ from sa2va.data.collate import Collator
 from sa2va.data.datasets.phrase_polygons import Annotations
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
-from sa2va.data.sample import Mention, Sample
+from sa2va.data.sample import Sample
 from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results.history import Turn
@@ -85,48 +85,6 @@ def test_a_clip_is_drawn_in_other_frames_each_time(processor: Sa2VAProcessor):
     assert seen == set(range(6))
     picture = encode_sample(Rectangles()[0], processor, options, rng)
     assert picture.grounding is not None and len(picture.grounding) == 1
-
-
-def test_mentions_become_tokens_and_shares_of_cells(processor: Sa2VAProcessor):
-    processor = Sa2VAProcessor(processor.tokenizer, replace(processor.settings, max_tiles=1))
-    sample = Rectangles()[1]
-    objects = np.zeros((2, *sample.masks[0].shape), bool)
-    height, width = objects.shape[-2:]
-    objects[0, :, : height // 2, : width // 2] = True
-    objects[1, :, :, width // 2 :] = True
-    question = sample.turns[1].question
-    mentions = (
-        Mention(1, question.index(" "), (0,)),
-        Mention(1, len(question), (0, 1)),
-        Mention(1, question.index(" "), ()),
-    )
-    sample = replace(sample, objects=objects, mentions=mentions)
-    assert encode_sample(sample, processor).mention_ends is None, "nobody asked for places"
-    encoded = encode_sample(sample, processor, places=True)
-    assert encoded.mention_ends is not None and encoded.mention_shares is not None
-    text = processor.tokenizer.decode(encoded.ids[: int(encoded.mention_ends[0]) + 1])
-    assert isinstance(text, str) and text.endswith(question[: question.index(" ")])
-    first, both, nothing = encoded.mention_shares.unflatten(1, (processor.cells, processor.cells))
-    half = (processor.cells or 0) // 2
-    assert first[:half, :half].sum().item() == pytest.approx(1 / 2)
-    assert both[:, half:].sum().item() == pytest.approx(1 / 3)
-    assert both.sum().item() == pytest.approx(2 / 3)
-    assert not nothing.any()
-
-
-def test_places_in_a_picture_of_tiles_are_in_its_tiles_and_its_thumbnail(processor: Sa2VAProcessor):
-    side = processor.tile_side or 0
-    mask = np.zeros((1, 2 * side, 2 * side), bool)
-    mask[0, : side // 2, side:] = True  # the upper half of the upper right of two by two tiles
-    picture = np.zeros((2 * side, 2 * side, 3), np.uint8)
-    sample = Sample("tiled", (picture,), (Turn("What is there?", "It is [SEG]."),), (mask,))
-    encoded = encode_sample(sample, processor, places=True)
-    assert encoded.pixel_values is not None and len(encoded.pixel_values) == 5
-    assert encoded.seg_shares is not None
-    covered = torch.zeros(5, 2, 2)  # cells of each tile, row by row
-    covered[1, 0] = 1
-    covered[4, 0, 1] = 1 / 2
-    torch.testing.assert_close(encoded.seg_shares, (covered / covered.sum()).view(1, -1))
 
 
 def test_text_and_pictures_without_masks_need_no_grounding(processor: Sa2VAProcessor):

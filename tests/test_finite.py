@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sa2va import Sa2VA
-from sa2va.inference.postprocess import MaskOutput
+from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.sasasa2va import follow_clips
 from sa2va.media.open import open_media
 from sa2va.model import language
@@ -90,7 +90,7 @@ def test_an_overflowing_memory_is_told(sa2va: Sa2VA):
 def test_compressed_views_are_checked_too(sa2va: Sa2VA):
     prompts = torch.from_numpy(noise("prompts", 1280).astype(np.float32)).reshape(1, 10, 128)
     frames = follow_clips(
-        sa2va.model, open_media(CLIP), ["the dog"], [prompts], [[(0,), (4,), (9,)]], output=MaskOutput()
+        sa2va.model, open_media(CLIP), ["the dog"], [prompts], [[(0,), (4,), (9,)]], output=MaskPostprocessing()
     )
     assert next(frames)[0].segments
     with (

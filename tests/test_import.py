@@ -73,3 +73,13 @@ def test_torch_load_reads_weights_only():
     calls = [match for path in FILES for match in re.findall(r"torch\.load\((.*)", path.read_text())]
     assert calls
     assert all("weights_only=True" in call for call in calls)
+
+
+def test_only_registries_know_the_drawn_world():
+    importing = [
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        if "tiny" not in path.relative_to(SOURCE).parts
+        and re.search(r"^\s*(from|import) sa2va\.tiny\b", path.read_text(), re.MULTILINE)
+    ]
+    assert not importing, "they name it as text, 'package.module:name', and import it when they are asked for it"

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from sa2va.data.preview import preview
-from sa2va.data.sample import LazyFrame, Mention, Sample
-from sa2va.data.synthetic import (
+from sa2va.data.sample import LazyFrame, Sample
+from sa2va.results.history import Turn
+from sa2va.tiny.synthetic import (
     SyntheticWorld,
 )
-from sa2va.results.history import Turn
 
 GREY = np.full((4, 6, 3), 128, dtype=np.uint8)
 MASK = np.zeros((1, 4, 6), dtype=bool)
@@ -42,10 +42,6 @@ def test_a_good_sample_validates_to_itself() -> None:
         ({"frames": (GREY.astype(np.float32),)}, "must be uint8 RGB"),
         ({"frames": (GREY, GREY[:2]), "video": True}, "sizes must agree"),
         ({"turns": ()}, "no turns"),
-        ({"mentions": (Mention(1, 3, ()),)}, "character 3 of question 1, which does not exist"),
-        ({"mentions": (Mention(0, 999, ()),)}, "character 999 of question 0"),
-        ({"mentions": (Mention(0, 3, (0,)),)}, r"objects \(0,\), but there are 0"),
-        ({"objects": MASK}, r"objects has shape \(1, 4, 6\), expected \(1, 1, 4, 6\)"),
         ({"turns": (Turn("What?", " "),)}, "empty question or answer"),
         ({"turns": (Turn("[SEG]?", "[SEG]."),)}, "only answers may carry it"),
         ({"turns": (Turn("What?", "<p> a cat [SEG]."),)}, "opens and closes <p>"),

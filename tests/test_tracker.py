@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
-from sa2va.inference.postprocess import MaskOutput
-from sa2va.inference.propagation import follow, key_frame_indices
+from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.propagation import key_frame_indices, propagate_video
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.media.open import open_media
 from sa2va.model.mask_decoder import decode_masks, language_tokens
@@ -52,7 +52,7 @@ def prompts(*seeds: int) -> Tensor:
 
 
 def tracker_of(model: Sa2VAModel, *seeds: int, frames: int = 1, **options) -> VideoTracker:
-    tracker = VideoTracker(model, **{"output": MaskOutput(probabilities=True), **options})
+    tracker = VideoTracker(model, **{"output": MaskPostprocessing(probabilities=True), **options})
     tracker.add_prompts(prompts(*seeds), [f"object {seed}" for seed in seeds], frames=frames)
     return tracker
 
@@ -115,7 +115,7 @@ def test_frame_by_frame_is_the_whole_clip(two_decoder_model: Sa2VAModel, mode, c
     stepped = [streaming.step(frame) for frame in CLIP]
     offline = tracker_of(two_decoder_model, 1, 2, mode=mode)
     keys = key_frame_indices("first", count, len(CLIP))
-    followed = [frame for frame, _ in follow(offline, open_media(CLIP), keys)]
+    followed = [frame for frame, _ in propagate_video(offline, open_media(CLIP), keys)]
     assert [frame.index for frame in stepped] == [frame.index for frame in followed] == list(range(9))
     for number in (1, 2):
         assert_agree(seen_of(stepped, number), seen_of(followed, number))
@@ -164,7 +164,7 @@ def test_every_frame_is_encoded_once_and_covered(model: Sa2VAModel, policy, numb
     tracker = tracker_of(model, 1, 2)
     keys = key_frame_indices(policy, number, len(CLIP))
     with encoded(model) as seen:
-        frames = [frame for frame, _ in follow(tracker, open_media(CLIP), keys)]
+        frames = [frame for frame, _ in propagate_video(tracker, open_media(CLIP), keys)]
     assert frames_of(seen) == len(CLIP)
     assert [frame.index for frame in frames] == list(range(len(CLIP)))
     assert all([segment.id for segment in frame.segments] == [1, 2] for frame in frames)
@@ -174,7 +174,7 @@ def test_several_groups_share_the_frames(model: Sa2VAModel):
     tracker = tracker_of(model, 1, 2)
     tracker.add_prompts(prompts(3), ["another"])
     with encoded(model) as seen:
-        frames = [frame for frame, _ in follow(tracker, open_media(CLIP), [2, 6])]
+        frames = [frame for frame, _ in propagate_video(tracker, open_media(CLIP), [2, 6])]
     assert frames_of(seen) == len(CLIP)
     assert all([segment.id for segment in frame.segments] == [1, 2, 3] for frame in frames)
 
@@ -191,9 +191,9 @@ def test_frames_come_lazily_and_a_few_at_a_time(sa2va: Sa2VA):
 
 def test_before_the_first_key_frame_time_runs_backwards(model: Sa2VAModel):
     """From a key frame back to the start is from the start of the reversed clip on."""
-    forth = [frame for frame, _ in follow(tracker_of(model, 1, 2), open_media(CLIP), [5])]
-    back = [frame for frame, _ in follow(tracker_of(model, 1, 2), open_media(CLIP[5::-1]), [0])]
-    after = [frame for frame, _ in follow(tracker_of(model, 1, 2), open_media(CLIP[5:]), [0])]
+    forth = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP), [5])]
+    back = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP[5::-1]), [0])]
+    after = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP[5:]), [0])]
     for number in (1, 2):
         assert_agree(seen_of(forth[:6], number)[::-1], seen_of(back, number))
         assert_agree(seen_of(forth[5:], number), seen_of(after, number))
@@ -201,12 +201,12 @@ def test_before_the_first_key_frame_time_runs_backwards(model: Sa2VAModel):
 
 @pytest.mark.parametrize("order", [[0, 4, 7], [7, 0, 4], [4, 7, 0]])
 def test_key_frames_may_be_looked_at_in_any_order(model: Sa2VAModel, order: list[int]):
-    expected = [frame for frame, _ in follow(tracker_of(model, 1), open_media(CLIP), [0, 4, 7])]
+    expected = [frame for frame, _ in propagate_video(tracker_of(model, 1), open_media(CLIP), [0, 4, 7])]
     tracker = tracker_of(model, 1)
     for index in order:
-        tracker.look_ahead(tracker.encode([CLIP[index]]), SIZE, index)
+        tracker.prompt_frame(tracker.encode([CLIP[index]]), SIZE, index)
     found = [
-        tracker.take_ready(SIZE) if tracker.is_ready(index) else tracker.step_encoded(tracker.encode([frame]), SIZE)
+        tracker.pop_result(SIZE) if tracker.is_ready(index) else tracker.step_encoded(tracker.encode([frame]), SIZE)
         for index, frame in enumerate(CLIP)
     ]
     assert_agree(seen_of(found, 1), seen_of(expected, 1))
@@ -408,7 +408,7 @@ def test_boxes_and_points_prompt_the_next_frame(model: Sa2VAModel, given: dict):
         frames = [tracker.step(frame) for frame in CLIP[1:4]]
     assert len(calls) == 6
     assert all([segment.phrase for segment in frame.segments] == ["object 1", "by hand"] for frame in frames)
-    other = VideoTracker(model, output=MaskOutput(probabilities=True))
+    other = VideoTracker(model, output=MaskPostprocessing(probabilities=True))
     other.add("by hand", **given)
     assert_agree(seen_of(frames, 2), seen_of([other.step(frame) for frame in CLIP[1:4]], 1))
 
@@ -569,8 +569,8 @@ def test_a_failed_step_loses_no_phrase(model: Sa2VAModel):
             raise RuntimeError("out of memory")
         return found
 
-    tracker = VideoTracker(model, ask=fails_once, output=MaskOutput(probabilities=True))
-    undisturbed = VideoTracker(model, ask=Told(**told.found), output=MaskOutput(probabilities=True))
+    tracker = VideoTracker(model, ask=fails_once, output=MaskPostprocessing(probabilities=True))
+    undisturbed = VideoTracker(model, ask=Told(**told.found), output=MaskPostprocessing(probabilities=True))
     for each in (tracker, undisturbed):
         each.add("dog"), each.add("cat")
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -682,8 +682,8 @@ def test_a_track_says_what_it_did_not_find(sa2va: Sa2VA):
 
 
 def test_settings_reach_every_mask(model: Sa2VAModel):
-    plain = tracker_of(model, 1, output=MaskOutput(probabilities=True))
-    strict = tracker_of(model, 1, output=MaskOutput(threshold=0.8, cleanup=Cleanup(largest_component=True)))
+    plain = tracker_of(model, 1, output=MaskPostprocessing(probabilities=True))
+    strict = tracker_of(model, 1, output=MaskPostprocessing(threshold=0.8, cleanup=Cleanup(largest_component=True)))
     for frame in CLIP[:3]:
         (one,), (other,) = plain.step(frame).segments, strict.step(frame).segments
         expected = Cleanup(largest_component=True).apply(one.probabilities[0] > 0.8)

@@ -145,7 +145,7 @@ def test_impossible_plans_say_why(load: Callable[[str], Sa2VAModel], options: Tr
 
 def test_every_parameter_belongs_to_a_part(two_decoders: Path):
     model = Sa2VAModel.from_pretrained(two_decoders)
-    assert {part_of(name) for name, _ in model.named_parameters()} == set(PARTS) - {"pretext"}
+    assert {part_of(name) for name, _ in model.named_parameters()} == set(PARTS) - {"auxiliary"}
 
 
 # -- one step ----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_text_alone_leaves_every_parameter_in_the_graph_with_no_gradient(tune: C
             if index == 0 and part_of(name) not in ("language", "embeddings", "head"):
                 assert not gradient.any(), name
     reached = {part_of(name) for name, gradient in gradients(trainer, batch).items() if gradient.any()}
-    assert reached == set(PARTS) - {"original_mask_decoder", "pretext"}
+    assert reached == set(PARTS) - {"original_mask_decoder", "auxiliary"}
 
 
 def test_what_is_not_finite_and_not_used_does_not_spread(tune: Callable[..., TrainConfig]):
@@ -551,7 +551,7 @@ def test_settings_come_from_files_and_words(tune: Callable[..., TrainConfig], tm
         ("learning_rat=1", "unknown setting 'learning_rat'; did you mean 'learning_rate'"),
         ("loss.weights.dise=1", "'loss.weights.dise'; did you mean 'dice'"),
         ("steps=many", "steps must be a whole number, got 'many'"),
-        ("stage=both", r"stage must be one of \['joint', 'segmenter', 'towers', 'language', 'memory'\]"),
+        ("stage=both", r"stage must be one of \['joint', 'segmenter'\]"),
         ("data.3.repeats=1", "not a place in a list of 1"),
         ("betas=[1]", "betas must be a list of 2"),
         ("steps", "must look like key=value"),
@@ -604,9 +604,8 @@ def test_what_is_followed_is_drawn_in_all_frames(tune: Callable[..., TrainConfig
     with pytest.raises(ValueError, match=r"set encode\.drawn_frames=null"):
         tune(encode=EncodeOptions(drawn_frames=2), prompted_frames=1).check()
     parts = TrainableOptions(("mask_decoder",), lora=None)
-    for stage in ("segmenter", "towers", "language"):
-        with pytest.raises(ValueError, match=rf'"{stage}" takes the frames .* set encode\.drawn_frames=null'):
-            tune(encode=EncodeOptions(drawn_frames=2), stage=stage, trainable=parts).check()
+    with pytest.raises(ValueError, match=r'"segmenter" takes the frames .* set encode\.drawn_frames=null'):
+        tune(encode=EncodeOptions(drawn_frames=2), stage="segmenter", trainable=parts).check()
 
 
 @pytest.mark.parametrize("sharding", [{"fsdp": True}, {"deepspeed": "zero.json"}])

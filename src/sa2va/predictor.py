@@ -1,14 +1,10 @@
-"""The user's handle on a model: pictures, videos and words in; text and masks out.
-
-A request reads its media once. Several phrases about one picture share the vision tower, the prompt's prefix in the
-key-value cache and SAM 2's image features; the prompts decode as one batch.
-"""
+"""The user's handle on a model: pictures, videos and words in; text and masks out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,34 +12,34 @@ from torch import Tensor
 
 from sa2va import zoo
 from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adapter
-from sa2va.inference import sasasa2va
-from sa2va.inference.pipeline import Answerer, MaskSettings, Media, Region
-from sa2va.inference.postprocess import MaskOutput
+from sa2va.inference.options import InferenceOptions, Options
 from sa2va.inference.predict_forward import predict_forward
-from sa2va.inference.propagation import KeyFrames, follow, frame_count, key_frame_indices
 from sa2va.inference.sasasa2va import Selection
-from sa2va.inference.tracker import Mode, VideoTracker
+from sa2va.inference.scene import Scene, checked_phrases
+from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import Asker, segmentation_request, unfound
-from sa2va.masks.mask_ops import Cleanup
-from sa2va.media.open import ImageSource, MediaSource, is_video, load_image, open_media
-from sa2va.model.generation import GenerationOptions
+from sa2va.inference.vlm import VLMRunner
+from sa2va.media.open import ImageSource, MediaSource, Picture, open_media
 from sa2va.model.quantization import Quantization
 from sa2va.modeling_sa2va import Sa2VAModel
-from sa2va.processing.conversation import check_text
 from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.processing.regions import as_regions
-from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST
+from sa2va.processing.regions import Region
 from sa2va.results.answer import Answer
 from sa2va.results.history import History
 from sa2va.runtime import default_device, default_dtype, present_device
 
-#: Frames of a video that the language model sees.
-KEY_FRAMES = 5
-
 
 class Sa2VA:
     """A loaded model and its processor, ready to answer.
+
+    Every method opens its medium, asks, and closes it; [`open`] keeps it for several requests. ``**options`` are those
+    of [`InferenceOptions`] and its parts:
+
+    * ``threshold``: probability above which a pixel belongs to an object; 0.5 if not given. ``probabilities``: keep
+      float32 probabilities in every segment. ``cleanup``: holes to fill, specks to remove and the like.
+    * ``key_frames``, ``num_key_frames``, ``mode``: for videos, see [`track`].
+    * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
+      [`GenerationOptions`].
 
     Attributes:
         model: the [`Sa2VAModel`]. processor: its [`Sa2VAProcessor`].
@@ -52,8 +48,7 @@ class Sa2VA:
     def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
         self.model = model.eval()
         self.processor = processor
-        self._asker = Asker(model, processor)
-        self._answerer = Answerer(self._asker)
+        self._runner = VLMRunner(model, processor)
 
     @classmethod
     def from_pretrained(
@@ -104,18 +99,36 @@ class Sa2VA:
             model.to(target)
         return cls(model, Sa2VAProcessor.from_pretrained(source, model.config, **hub))
 
-    def segment(
+    def open(
         self,
-        media: Media,
-        phrases: str | Sequence[str],
+        media: MediaSource | None,
         *,
-        threshold: float = 0.5,
-        probabilities: bool = False,
-        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
-        key_frames: KeyFrames = "uniform",
-        num_key_frames: int = KEY_FRAMES,
-        mode: Mode | None = None,
-        **generation: Any,
+        stride: int = 1,
+        fps: float | None = None,
+        start: int | float | None = None,
+        end: int | float | None = None,
+        max_frames: int | None = None,
+    ) -> Scene:
+        """Open a picture or video for any number of requests, which share what the model makes of it. ::
+
+            with model.open("street.jpg") as scene:
+                cars = scene.segment("all cars")
+                answer = scene.chat("What is the weather like?")
+
+        Args:
+            media: a picture, a video, or None to talk without one; see [`open_media`].
+            stride, fps, start, end, max_frames: which frames of a video count, see [`open_media`].
+
+        Raises:
+            FileNotFoundError, ValueError: there is nothing to read, or it is damaged.
+        """
+        if media is None:
+            return Scene(self._runner, None)
+        source = open_media(media, stride=stride, fps=fps, start=start, end=end, max_frames=max_frames)
+        return Scene(self._runner, source)
+
+    def segment(
+        self, media: MediaSource, phrases: str | Sequence[str], **options: Unpack[Options]
     ) -> Answer | list[Answer]:
         """Find what phrases (or questions) describe.
 
@@ -123,76 +136,41 @@ class Sa2VA:
             media: a picture, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
                 RGB (H, W, 3); what OpenCV reads is BGR: pass ``frame[..., ::-1]``.
             phrases: one, or several that are answered together; a phrase with a question mark is asked as a question.
-            threshold: probability above which a pixel belongs to the object.
-            probabilities: keep float32 probabilities in every segment.
-            cleanup: holes to fill, specks to remove and the like; off by default.
-            key_frames, num_key_frames, mode: for videos, see [`track`].
-            generation: fields of [`GenerationOptions`], such as ``max_new_tokens`` or ``temperature``.
+            options: see [`Sa2VA`].
 
         Returns:
             an [`Answer`] for a single phrase, a list of them for a list. One that points at nothing has no segments,
             and ``reason`` says why.
         """
-        wanted = _phrases(phrases)
-        if media is None:
-            raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
-        video = is_video(media)
-        answers = self._answerer.answer(
-            media,
-            [segmentation_request(phrase, video=video) for phrase in wanted],
-            GenerationOptions(**generation),
-            MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
-            names=wanted,
-        )
-        return answers[0] if isinstance(phrases, str) else answers
+        checked_phrases(phrases)  # before anything is decoded
+        with self.open(media) as scene:
+            return scene.segment(phrases, **options)
 
     def chat(
-        self,
-        media: Media | None,
-        question: str,
-        *,
-        history: History = (),
-        threshold: float = 0.5,
-        probabilities: bool = False,
-        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
-        key_frames: KeyFrames = "uniform",
-        num_key_frames: int = KEY_FRAMES,
-        mode: Mode | None = None,
-        **generation: Any,
+        self, media: MediaSource | None, question: str, *, history: History = (), **options: Unpack[Options]
     ) -> Answer:
         """Ask anything about a picture, a short video, or nothing but words (``media=None``).
 
         Args:
             history: ``history`` of an earlier answer about the same media, to go on talking; or pairs (question,
                 answer), or messages ``{"role": "user" | "assistant", "content": text}``.
-            threshold, probabilities, cleanup, key_frames, num_key_frames, mode, generation: as in [`segment`].
+            options: see [`Sa2VA`].
         """
-        (answer,) = self._answerer.answer(
-            media,
-            [question],
-            GenerationOptions(**generation),
-            MaskSettings(MaskOutput(threshold, probabilities, cleanup), key_frames, num_key_frames, mode),
-            names=[None],
-            histories=[history],
-        )
-        return answer
+        with self.open(media) as scene:
+            return scene.chat(question, history=history, **options)
 
     def ask(
         self,
-        media: Media | None,
+        media: MediaSource | None,
         questions: Sequence[str],
         *,
         histories: Sequence[History] | None = None,
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
         empty_masks: bool = False,
-        threshold: float = 0.5,
-        key_frames: KeyFrames = "uniform",
-        num_key_frames: int = KEY_FRAMES,
-        mode: Mode | None = None,
-        **generation: Any,
+        **options: Unpack[Options],
     ) -> list[Answer]:
-        """Many unrelated questions about one picture or short video, which is encoded once for all of them.
+        """Many unrelated questions about one picture or short video.
 
         Args:
             questions: each is put as it is, and knows nothing of the others.
@@ -201,7 +179,7 @@ class Sa2VA:
             at_once: how many are answered together; None for all. Fewer need less memory. Questions about regions are
                 answered one by one.
             empty_masks: keep a segment for every ``[SEG]``, also where its mask is empty.
-            threshold, key_frames, num_key_frames, mode, generation: as in [`segment`].
+            options: see [`Sa2VA`].
 
         Returns:
             an [`Answer`] for each, as [`chat`] would give.
@@ -209,35 +187,28 @@ class Sa2VA:
         Raises:
             ValueError: histories or regions of another number than the questions; or as in [`describe`].
         """
-        if isinstance(questions, str):
-            raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
-        for name, given in (("history", histories), ("region", regions)):
-            if given is not None and len(given) != len(questions):
-                raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
-        if regions is not None and (media is None or is_video(media)):
-            raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
-        return self._answerer.answer(
-            media,
-            list(questions),
-            GenerationOptions(**generation),
-            MaskSettings(MaskOutput(threshold), key_frames, num_key_frames, mode, empty_masks),
-            names=[None] * len(questions),
-            histories=histories,
-            regions=regions,
-            at_once=at_once,
-        )
+        with self.open(media) as scene:
+            return scene.ask(
+                questions,
+                histories=histories,
+                regions=regions,
+                at_once=at_once,
+                empty_masks=empty_masks,
+                **options,
+            )
 
-    def caption(self, media: Media, **options: Any) -> Answer:
+    def caption(self, media: MediaSource, **options: Unpack[Options]) -> Answer:
         """Describe a picture and point at what is named: segments carry their phrase and its characters in the text.
 
         Args:
-            options: as in [`chat`].
+            options: see [`Sa2VA`].
         """
-        return self.chat(media, GCG_REQUEST, **options)
+        with self.open(media) as scene:
+            return scene.caption(**options)
 
     def describe(
         self,
-        media: Media,
+        media: MediaSource,
         regions: Region | Sequence[Region],
         *,
         requests: Sequence[str] | None = None,
@@ -249,86 +220,45 @@ class Sa2VA:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture; one of them may come bare.
             requests: what to ask about each region, where they are called region1, region2, ...; None for the released
                 models' own wording.
+            generation: fields of [`GenerationOptions`], such as ``max_new_tokens``.
 
         Raises:
             ValueError: the model's family reads no regions, or a region is empty or outside the picture.
         """
-        regions = as_regions(regions)
-        if not regions:
-            raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
-        if requests is not None and len(requests) != len(regions):
-            raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(regions)}")
-        image = load_image(media)
-        grids = self._answerer.region_grids(image, regions)
-        questions = requests or [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
-        view = self._asker.look([image], video=False, regions=grids)
-        replies = self._asker.ask(view, questions, GenerationOptions(**generation), regions=grids)
-        return [self.processor.clean(reply.raw)[0] for reply in replies]
+        with self.open(media) as scene:
+            return scene.describe(regions, requests=requests, **generation)
 
     def track(
         self,
-        media: Media,
+        media: MediaSource,
         phrases: str | Sequence[str],
         *,
-        key_frames: KeyFrames | Literal["compressed"] = "uniform",
-        num_key_frames: int = KEY_FRAMES,
-        mode: Mode | None = None,
         selections: Sequence[Selection] = ("uniform",),
-        threshold: float = 0.5,
-        probabilities: bool = False,
-        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
         sampling: dict[str, Any] | None = None,
-        **generation: Any,
+        **options: Unpack[Options],
     ) -> Track:
         """Follow what phrases describe through a video of any length, lazily.
 
         Args:
             media: video file, folder of frames, or list of frames (arrays uint8 RGB); frames are decoded when they are
                 needed.
-            key_frames: which frames the language model sees: ``"uniform"`` over the video (measured better),
-                ``"first"`` (the reference), frame indices (one, or a list or array of them), or ``"compressed"``
-                (SaSaSa2VA checkpoints).
-            num_key_frames: how many.
-            mode: ``"released"`` or ``"consistent"``, see [`sa2va.inference.tracker`]; None takes what the checkpoint
-                was made for.
-            selections: with ``"compressed"``, how its hundred frames are chosen; several are averaged.
-            threshold, probabilities, cleanup, generation: as in [`segment`].
+            selections: with ``key_frames="compressed"``, how its hundred frames are chosen; several are averaged.
             sampling: ``stride``, ``fps``, ``start``, ``end``, ``max_frames`` of [`open_media`].
+            options: see [`Sa2VA`]; for videos: ``key_frames``, which frames the language model sees: ``"uniform"`` over
+                the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array of
+                them), or ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, how many; ``mode``,
+                ``"released"`` or ``"consistent"``, see [`sa2va.inference.tracker`], None for what the checkpoint was
+                made for.
 
         Returns:
             a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.
         """
-        wanted = _phrases(phrases)
-        options = GenerationOptions(**generation)
-        output = MaskOutput(threshold, probabilities, cleanup)
-        source = open_media(media, **(sampling or {}))
-        tracker = VideoTracker(self.model, mode=mode, output=output)
-        if isinstance(key_frames, str) and key_frames == "compressed":
-            return sasasa2va.track(self._asker, source, wanted, selections, options, output)
-        keys = key_frame_indices(key_frames, num_key_frames, frame_count(source))
-        requests = [segmentation_request(phrase, video=True) for phrase in wanted]
-        replies = self._asker.ask(self._asker.look_at_frames(source, keys), requests, options)
-        for phrase, reply in zip(wanted, replies, strict=True):
-            tracker.add_prompts(reply.prompts_KC, [phrase] * len(reply.prompts_KC))
-        return Track(
-            follow(tracker, source, keys),
-            source=source.path,
-            fps=source.fps,
-            size=source.size,
-            total=source.frame_count,
-            reasons=unfound(self._asker, wanted, replies),
-            pixels=lambda: (decoded.pixels for decoded in source),
-        )
+        checked_phrases(phrases)
+        InferenceOptions.of(**options)
+        with self.open(media, **(sampling or {})) as scene:
+            return scene.track(phrases, selections=selections, **options)
 
-    def stream(
-        self,
-        *phrases: str | Sequence[str],
-        mode: Mode | None = None,
-        threshold: float = 0.5,
-        probabilities: bool = False,
-        cleanup: Cleanup = Cleanup(),  # noqa: B008 -- frozen
-        **generation: Any,
-    ) -> VideoTracker:
+    def stream(self, *phrases: str | Sequence[str], **options: Unpack[Options]) -> VideoTracker:
         """A tracker for frames that arrive one by one; phrases are looked for in the first frame it is given.
 
         Frames are uint8 RGB (H, W, 3), not OpenCV's BGR.
@@ -336,21 +266,20 @@ class Sa2VA:
         Args:
             phrases: what to look for, one by one or as a list; their ids are 1, 2, ... in this order. More may be added
                 at any time with ``tracker.add``.
-            mode, threshold, probabilities, cleanup, generation: as in [`track`].
+            options: see [`Sa2VA`].
 
         Raises:
             ValueError: a phrase is blank or no text.
         """
         listed = phrases[0] if len(phrases) == 1 and not isinstance(phrases[0], str) else phrases
-        first = _phrases(listed) if phrases else []
-        options = GenerationOptions(**generation)
+        first = checked_phrases(listed) if phrases else []
+        chosen = InferenceOptions.of(**options)
 
         def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
-            view = self._asker.look([load_image(pixels)], video=False)
-            requests = [segmentation_request(phrase, video=False) for phrase in wanted]
-            return [reply.prompts_KC for reply in self._asker.ask(view, requests, options)]
+            with Scene(self._runner, Picture(pixels)) as scene:
+                return scene.mask_prompts(wanted, chosen.generation)
 
-        tracker = VideoTracker(self.model, mode=mode, output=MaskOutput(threshold, probabilities, cleanup), ask=ask)
+        tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, ask=ask)
         for phrase in first:
             tracker.add(phrase)
         return tracker
@@ -386,7 +315,7 @@ class Sa2VA:
             ValueError: no ``text``, a video without frames, or masks of another form.
         """
         return predict_forward(
-            self._asker,
+            self._runner,
             image=image,
             video=video,
             text=text,
@@ -394,13 +323,3 @@ class Sa2VA:
             mask_prompts=mask_prompts,
             max_new_tokens=max_new_tokens,
         )
-
-
-def _phrases(phrases: Any) -> list[str]:
-    several = isinstance(phrases, Iterable) and not isinstance(phrases, str | bytes)
-    wanted: list[Any] = list(phrases) if several else [phrases]
-    if not wanted or not all(isinstance(phrase, str) and phrase.strip() for phrase in wanted):
-        raise ValueError(f"phrases must be a non-empty text or a list of them; got {phrases!r}")
-    for phrase in wanted:
-        check_text(phrase, "the phrase")
-    return wanted

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,24 @@ def require_extra(module: str, extra: str) -> ModuleType:
         raise ImportError(
             f"this needs the package {module!r}, which is not installed; install it with: pip install 'sa2va[{extra}]'"
         ) from error
+
+
+def import_object(place: str, what: str) -> Any:
+    """The object that a ``"package.module:name"`` names.
+
+    Args:
+        what: it is called in errors, e.g. ``"data source"``.
+
+    Raises:
+        ValueError: the text is not of this form, or there is no such module or name.
+    """
+    module, colon, name = place.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"{what} {place!r} is not of the form 'package.module:name'")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{what} {place!r} cannot be imported: {error}") from error
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def _annotations(root: Path) -> None:
 
 def _chat(root: Path) -> None:
     from sa2va.data.datasets.interchange import write_chat
-    from sa2va.data.synthetic import SyntheticWorld
+    from sa2va.tiny.synthetic import SyntheticWorld
 
     write_chat([SyntheticWorld("train", length=3)[index] for index in range(3)], root / "chat.jsonl")
 

@@ -30,7 +30,7 @@ from sa2va.data.datasets.mask_folders import MaskFolder
 from sa2va.data.datasets.osprey import OSPREY_FILES, Osprey
 from sa2va.data.datasets.reasonseg import ReasonSeg
 from sa2va.data.datasets.refer import Refer
-from sa2va.data.datasets.wording import phrase_of
+from sa2va.data.datasets.request_wording import phrase_of
 from sa2va.data.encode import Encoded, encode_sample, resize_masks
 from sa2va.data.sample import SEG, Sample
 from sa2va.model.families import IGNORED_LABEL

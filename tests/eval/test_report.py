@@ -24,7 +24,7 @@ from sa2va.eval.report import report, written
 from sa2va.eval.run_metadata import RunHeader
 from sa2va.eval.sample_images import extremes
 from sa2va.eval.score import score_all
-from sa2va.eval.synthetic import SyntheticBenchmark, synthetic_benchmark
+from sa2va.tiny.synthetic_benchmarks import SyntheticBenchmark, synthetic_benchmark
 
 EVIL = "<script>alert('x')</script> | [a](javascript:b) `c` **d** <img src=x> &amp; \x1b[31m"
 HEADER = RunHeader(

@@ -32,8 +32,8 @@ from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint
 from sa2va.eval.score import score_all
 from sa2va.eval.submission import pack_all
-from sa2va.eval.synthetic import synthetic_benchmark
 from sa2va.results.history import Turn
+from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 from synthetic_checkpoint import picture
 
 SHORT = Settings(max_new_tokens=6)
@@ -167,7 +167,7 @@ def test_a_mask_stands_for_every_seg_even_an_empty_one(sa2va: Sa2VA, monkeypatch
     (item,) = Stub(count=1, texts=REQUESTS[:1]).items()
     (found,) = answer_item(sa2va, "segment", item, SHORT)
     assert len(found.masks) >= 1
-    monkeypatch.setattr("sa2va.inference.postprocess.MaskOutput.cut", 1e9)
+    monkeypatch.setattr("sa2va.inference.postprocess.MaskPostprocessing.cut", 1e9)
     (blank,) = answer_item(sa2va, "segment", item, SHORT)
     assert len(blank.masks) == len(blank.phrases) == len(found.masks)
     assert all(mask.area == 0 for masks in blank.masks for mask in masks)

@@ -22,9 +22,9 @@ from miniatures.videos import write_mp4
 from sa2va.data.annotations.coco import decode_segmentation
 from sa2va.data.datasets.interchange import write_chat
 from sa2va.data.sample import Sample
-from sa2va.data.synthetic import SyntheticWorld
 from sa2va.masks.mask import Mask
 from sa2va.results.history import Turn
+from sa2va.tiny.synthetic import SyntheticWorld
 
 COUNT, FRAMES = 10, 4
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 from sa2va.data.mixture import EncodedDataset
 from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.tiny.random_model import tiny_model, tiny_tokenizer
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.run import Run, encoder, prepare
-from sa2va.train.tiny import tiny_model, tiny_tokenizer
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 from sa2va.train.trainer import Sa2VATrainer
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sa2va.cli import options
+from sa2va.cli import arguments
+from sa2va.cli.arguments import Dtype
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen, explanation
-from sa2va.cli.options import Dtype
 from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ def chat(
     question: Annotated[
         str | None, typer.Argument(metavar="[QUESTION]", show_default=False, help="Left out: a conversation.")
     ] = None,
-    out: options.Out = None,
-    save: options.Save = None,
-    overwrite: options.Overwrite = False,
-    threshold: options.Threshold = 0.5,
-    tidy: options.Tidy = None,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    out: arguments.Out = None,
+    save: arguments.Save = None,
+    overwrite: arguments.Overwrite = False,
+    threshold: arguments.Threshold = 0.5,
+    tidy: arguments.Tidy = None,
+    model: arguments.Model = None,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Ask anything; answers may point at things with masks.
 
@@ -61,8 +61,7 @@ def chat(
     from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import Plan, plan_answers
     from sa2va.cli.reporter import Reporter
-    from sa2va.cli.source import open_source
-    from sa2va.media.frames import FrameSource
+    from sa2va.media.open import Picture, open_media
 
     if question is not None and not question.strip():
         raise ValueError("the question is empty; leave it out for a conversation")
@@ -70,15 +69,15 @@ def chat(
         raise ValueError("without a picture there is nothing to write; leave out -o, or name a SOURCE")
     if question is not None:
         check_text(question, "the question")
-    masks, name = options.mask_options(threshold, tidy), model_name(model)
-    loading = options.Loading(device, dtype, quantize, device_map)
-    media = None if source == "-" else open_source(source)
+    masks, name = arguments.mask_options(threshold, tidy), model_name(model)
+    loading = arguments.Loading(device, dtype, quantize, device_map)
+    media = None if source == "-" else open_media(source)
 
     def plan(place: Path | None) -> Plan:
         return (
             Plan({})
             if media is None
-            else plan_answers(source, place, save, video=isinstance(media, FrameSource), overwrite=overwrite)
+            else plan_answers(source, place, save, video=not isinstance(media, Picture), overwrite=overwrite)
         )
 
     first_plan = plan(out)
@@ -102,7 +101,8 @@ class Conversation:
     """
 
     def __init__(self, sa2va: Sa2VA, reporter: Reporter, plan: Callable[[Path | None], Plan], options: dict[str, Any]):
-        self._sa2va, self._reporter, self._plan, self._options = sa2va, reporter, plan, options
+        self._scene = sa2va.open(reporter.media)
+        self._reporter, self._plan, self._options = reporter, plan, options
         self._screen = reporter.screen
         self._last: Answer | None = None
 
@@ -110,8 +110,7 @@ class Conversation:
         """Get the next answer, which knows all earlier ones, and report it."""
         started = perf_counter()
         history = self._last.history if self._last else ()
-        media: Any = self._reporter.media
-        self._last = self._sa2va.chat(media, question, history=history, **self._options)
+        self._last = self._scene.chat(question, history=history, **self._options)
         self._reporter.report([self._last], plan, started=started)
 
     def with_pipe(self) -> None:

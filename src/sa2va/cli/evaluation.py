@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sa2va.cli import options
+from sa2va.cli import arguments
+from sa2va.cli.arguments import Dtype
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen, show_scores
-from sa2va.cli.options import Dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,15 +94,15 @@ def run(
     ] = False,
     no_score: Annotated[bool, typer.Option("--no-score", help="Leave counting to `sa2va eval score`.")] = False,
     at_once: Annotated[int, typer.Option(min=1, help="Queries about one picture that are answered together.")] = 16,
-    key_frames: options.KeyFrames = "uniform",
-    num_key_frames: options.NumKeyFrames = 5,
-    mode: options.Mode = None,
-    threshold: options.Threshold = 0.5,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    key_frames: arguments.KeyFrames = "uniform",
+    num_key_frames: arguments.NumKeyFrames = 5,
+    mode: arguments.Mode = None,
+    threshold: arguments.Threshold = 0.5,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Ask a model everything in benchmarks, and score its answers.
 
@@ -120,7 +120,7 @@ def run(
         _settings(key_frames, num_key_frames, mode, threshold, max_new_tokens, at_once),
         limit,
         Shard.of_process() if shard is None else Shard.parse(shard),
-        options.Loading(device, dtype, quantize, device_map),
+        arguments.Loading(device, dtype, quantize, device_map),
     )
     if dry_run:
         rehearse(screen, task)
@@ -251,15 +251,15 @@ def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
 def _settings(
     key_frames: str,
     num_key_frames: int,
-    mode: options.PropagationMode | None,
+    mode: arguments.PropagationMode | None,
     threshold: float,
     max_new_tokens: int,
     at_once: int,
 ) -> Settings:
     from sa2va.eval.asking import Settings
 
-    options.mask_options(threshold, None)
-    frames: Any = options.key_frames(key_frames)
+    arguments.mask_options(threshold, None)
+    frames: Any = arguments.key_frames(key_frames)
     if frames == "compressed":
         raise ValueError("sa2va eval takes --key-frames uniform, first, or frame numbers; compressed is for `track`")
     return Settings(

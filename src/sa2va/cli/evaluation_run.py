@@ -14,9 +14,9 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from sa2va.atomic import check_target
+from sa2va.cli.arguments import Loading
 from sa2va.cli.console import LogProgress, Screen, show_scores
 from sa2va.cli.model_loading import load_model, model_name, quiet_libraries
-from sa2va.cli.options import Loading
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import Row

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa2va import zoo
+from sa2va.cli.arguments import Dtype, Loading
 from sa2va.cli.console import Screen
-from sa2va.cli.options import Dtype, Loading
 from sa2va.runtime import present_device
 
 if TYPE_CHECKING:

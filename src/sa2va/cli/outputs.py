@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sa2va.atomic import check_target
-from sa2va.cli import options
+from sa2va.cli import arguments
 
 #: Kinds of output for a picture, with their names in a folder.
 PICTURE_FILES = {
@@ -117,7 +117,7 @@ def _planned(out: Path, save: str | None, names: dict[str, str], suffixes: dict[
         if save is not None:
             raise ValueError(f"-o {out} names one file, so there is nothing for --save to choose; name a folder")
         return Plan({suffixes[out.suffix.lower()]: out})
-    wanted = options.kinds(save, tuple(names), DEFAULT_KINDS)
+    wanted = arguments.kinds(save, tuple(names), DEFAULT_KINDS)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder, or give the file an ending such as {', '.join(suffixes)}")
     return Plan({kind: out / names[kind] for kind in wanted}, out)

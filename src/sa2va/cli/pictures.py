@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from sa2va.cli import options
+from sa2va.cli import arguments
+from sa2va.cli.arguments import Dtype
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen
-from sa2va.cli.options import Dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 @command
 def segment(
     screen: Screen,
-    source: options.Source,
-    phrases: options.Phrases,
-    out: options.Out = None,
-    save: options.Save = None,
-    overwrite: options.Overwrite = False,
-    threshold: options.Threshold = 0.5,
-    tidy: options.Tidy = None,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    source: arguments.Source,
+    phrases: arguments.Phrases,
+    out: arguments.Out = None,
+    save: arguments.Save = None,
+    overwrite: arguments.Overwrite = False,
+    threshold: arguments.Threshold = 0.5,
+    tidy: arguments.Tidy = None,
+    model: arguments.Model = None,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Find what phrases or questions describe, as masks.
 
@@ -43,13 +43,12 @@ def segment(
     said, never made up.
     """
     from sa2va.cli.reporter import Reporter
-    from sa2va.cli.source import open_source
-    from sa2va.media.frames import FrameSource
+    from sa2va.media.open import Picture, open_media
 
-    options.check_phrases(phrases)
-    loading = options.Loading(device, dtype, quantize, device_map)
-    media = open_source(source)
-    if isinstance(media, FrameSource):
+    arguments.check_phrases(phrases)
+    loading = arguments.Loading(device, dtype, quantize, device_map)
+    media = open_media(source)
+    if not isinstance(media, Picture):
         from sa2va.cli.video import Task, follow
 
         task = Task(source, phrases, model, threshold, tidy, max_new_tokens, loading)
@@ -58,7 +57,7 @@ def segment(
     from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import plan_pictures
 
-    masks, name = options.mask_options(threshold, tidy), model_name(model)
+    masks, name = arguments.mask_options(threshold, tidy), model_name(model)
     plan = plan_pictures(source, out, save, overwrite=overwrite)
     sa2va = load_model(screen, name, loading)
     started = perf_counter()
@@ -70,30 +69,29 @@ def segment(
 @command
 def caption(
     screen: Screen,
-    source: options.Source,
-    out: options.Out = None,
-    save: options.Save = None,
-    overwrite: options.Overwrite = False,
-    threshold: options.Threshold = 0.5,
-    tidy: options.Tidy = None,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    source: arguments.Source,
+    out: arguments.Out = None,
+    save: arguments.Save = None,
+    overwrite: arguments.Overwrite = False,
+    threshold: arguments.Threshold = 0.5,
+    tidy: arguments.Tidy = None,
+    model: arguments.Model = None,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Describe a picture or a short clip, with a mask for each thing the text names."""
     from sa2va.cli.model_loading import load_model, model_name
     from sa2va.cli.outputs import plan_answers
     from sa2va.cli.reporter import Reporter
-    from sa2va.cli.source import open_source
-    from sa2va.media.frames import FrameSource
+    from sa2va.media.open import Picture, open_media
 
-    masks, name = options.mask_options(threshold, tidy), model_name(model)
-    loading = options.Loading(device, dtype, quantize, device_map)
-    media = open_source(source)
-    plan = plan_answers(source, out, save, video=isinstance(media, FrameSource), overwrite=overwrite)
+    masks, name = arguments.mask_options(threshold, tidy), model_name(model)
+    loading = arguments.Loading(device, dtype, quantize, device_map)
+    media = open_media(source)
+    plan = plan_answers(source, out, save, video=not isinstance(media, Picture), overwrite=overwrite)
     sa2va = load_model(screen, name, loading)
     started = perf_counter()
     answer = sa2va.caption(media, max_new_tokens=max_new_tokens, **masks)
@@ -116,12 +114,12 @@ def describe(
             help="Region as a picture of the same size: white, opaque, or a palette index above 0. May be repeated.",
         ),
     ] = None,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    model: arguments.Model = None,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Describe marked parts of a picture, one text each: boxes first, then masks.
 
@@ -131,8 +129,8 @@ def describe(
     from sa2va.cli.model_loading import load_model, model_name
     from sa2va.media.open import load_image
 
-    name, loading = model_name(model), options.Loading(device, dtype, quantize, device_map)
-    named = [(f"box {text}", options.box(text)) for text in box or ()]
+    name, loading = model_name(model), arguments.Loading(device, dtype, quantize, device_map)
+    named = [(f"box {text}", arguments.box(text)) for text in box or ()]
     named += [(f"mask {path}", read_mask(path)) for path in mask or ()]
     if not named:
         raise ValueError("nothing is marked; use --box x0,y0,x1,y1 or --mask FILE, as often as you like")

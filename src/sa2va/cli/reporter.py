@@ -11,7 +11,8 @@ from sa2va import __version__
 from sa2va.cli.answers import answer_record, show_found, show_text
 from sa2va.cli.console import Screen
 from sa2va.cli.outputs import Plan
-from sa2va.cli.source import Media, media_size, write_found
+from sa2va.cli.source import write_found
+from sa2va.media.frames import FrameSource
 
 if TYPE_CHECKING:
     from sa2va.results.answer import Answer
@@ -27,7 +28,7 @@ class Reporter:
     """
 
     screen: Screen
-    media: Media | None
+    media: FrameSource | None
     source: str
     model: str
 
@@ -71,7 +72,7 @@ class Reporter:
             "sa2va": __version__,
             "source": self.source,
             "model": self.model,
-            "size": None if self.media is None else media_size(self.media),
+            "size": None if self.media is None else self.media.size,
             "answers": [answer_record(request, answer) for request, answer in zip(requests, answers, strict=True)],
         }
 

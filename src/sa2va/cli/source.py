@@ -1,4 +1,4 @@
-"""SOURCE, opened before a model is loaded, so that a wrong path costs nothing; and files about what was found in it."""
+"""Files about what was found in a picture or clip."""
 
 from __future__ import annotations
 
@@ -6,38 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image
-
 from sa2va.cli.outputs import Plan
 from sa2va.inference.video_result import Track
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import DecodedFrame, FrameSource
-from sa2va.media.open import is_video, load_image, open_media
+from sa2va.media.open import Picture
 from sa2va.results.answer import Frame
 from sa2va.writers import WRITERS, write_track
 from sa2va.writers.picture_files import write_json, write_picture
 
-Media = Image.Image | FrameSource
 
-
-def open_source(source: str) -> Media:
-    """A picture, read; or a video, opened.
-
-    Raises:
-        FileNotFoundError, ValueError: there is nothing to read, or it is neither.
-    """
-    return open_media(source) if is_video(source) else load_image(source)
-
-
-def media_size(media: Media) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    return media.size if isinstance(media, FrameSource) else (media.height, media.width)
-
-
-def write_found(plan: Plan, media: Media, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
+def write_found(plan: Plan, media: FrameSource, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
     """Write what was found in a picture or a clip; see [`write_picture`]."""
-    if not isinstance(media, FrameSource):
-        return write_picture(plan.files, media, segments, record, folder=plan.folder)
+    if isinstance(media, Picture):
+        return write_picture(plan.files, media.image, segments, record, folder=plan.folder)
     about = {"size": media.size, "fps": media.fps, "source": media.path}
     writers = [WRITERS[kind](path, **about) for kind, path in plan.files.items() if kind != "json"]
     if writers:

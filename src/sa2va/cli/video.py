@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sa2va.cli import options
+from sa2va.cli import arguments
+from sa2va.cli.arguments import Dtype, PropagationMode
 from sa2va.cli.command import command
 from sa2va.cli.console import Screen
-from sa2va.cli.options import Dtype, PropagationMode
 
 if TYPE_CHECKING:
     from sa2va.cli.run_record import RunRecord
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @command
 def track(
     screen: Screen,
-    source: options.Source,
-    phrases: options.Phrases,
-    out: options.Out = None,
-    save: options.Save = None,
-    overwrite: options.Overwrite = False,
+    source: arguments.Source,
+    phrases: arguments.Phrases,
+    out: arguments.Out = None,
+    save: arguments.Save = None,
+    overwrite: arguments.Overwrite = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -36,22 +36,22 @@ def track(
             "model goes through the video again.",
         ),
     ] = False,
-    key_frames: options.KeyFrames = "uniform",
-    num_key_frames: options.NumKeyFrames = 5,
-    mode: options.Mode = None,
-    stride: options.Stride = 1,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    max_frames: options.MaxFrames = None,
-    threshold: options.Threshold = 0.5,
-    tidy: options.Tidy = None,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    dtype: options.Precision = Dtype.AUTO,
-    quantize: options.Quantization = None,
-    device_map: options.DeviceMap = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
+    key_frames: arguments.KeyFrames = "uniform",
+    num_key_frames: arguments.NumKeyFrames = 5,
+    mode: arguments.Mode = None,
+    stride: arguments.Stride = 1,
+    fps: arguments.Fps = None,
+    start: arguments.Start = None,
+    end: arguments.End = None,
+    max_frames: arguments.MaxFrames = None,
+    threshold: arguments.Threshold = 0.5,
+    tidy: arguments.Tidy = None,
+    model: arguments.Model = None,
+    device: arguments.Device = "auto",
+    dtype: arguments.Precision = Dtype.AUTO,
+    quantize: arguments.Quantization = None,
+    device_map: arguments.DeviceMap = None,
+    max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Follow what phrases describe through a video of any length.
 
@@ -69,11 +69,11 @@ def track(
         threshold,
         tidy,
         max_new_tokens,
-        options.Loading(device, dtype, quantize, device_map),
-        key_frames=options.key_frames(key_frames),
+        arguments.Loading(device, dtype, quantize, device_map),
+        key_frames=arguments.key_frames(key_frames),
         num_key_frames=num_key_frames,
         mode=mode,
-        sampling=options.sampling(stride, fps, start, end, max_frames),
+        sampling=arguments.sampling(stride, fps, start, end, max_frames),
     )
     follow(screen, task, out=out, save=save, overwrite=overwrite, resume=resume)
 
@@ -88,15 +88,15 @@ class Task:
     threshold: float
     tidy: str | None
     max_new_tokens: int
-    loading: options.Loading
+    loading: arguments.Loading
     key_frames: str | list[int] = "uniform"
     num_key_frames: int = 5
     mode: PropagationMode | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        options.check_phrases(self.phrases)
-        options.mask_options(self.threshold, self.tidy)
+        arguments.check_phrases(self.phrases)
+        arguments.mask_options(self.threshold, self.tidy)
 
     @property
     def tracking(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Task:
             "num_key_frames": self.num_key_frames,
             "mode": None if self.mode is None else self.mode.value,
             "max_new_tokens": self.max_new_tokens,
-            **options.mask_options(self.threshold, self.tidy),
+            **arguments.mask_options(self.threshold, self.tidy),
         }
 
     def open(self) -> FrameSource:

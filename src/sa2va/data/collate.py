@@ -48,6 +48,7 @@ class Collator:
         partly = any(sample.annotated is not None for sample in samples)
         has_regions = any(sample.regions is not None for sample in samples)
         tiles = tuple(0 if sample.pixel_values is None else len(sample.pixel_values) for sample in samples)
+        extras = dict.fromkeys(name for sample in samples for name in sample.extras)
         grids = _joined([sample.image_grid_thw for sample in samples])
         return Batch(
             input_ids=_padded([sample.ids for sample in samples], self.pad_id),
@@ -63,9 +64,7 @@ class Collator:
             annotated=tuple(sample.annotated for sample in samples) if partly else None,
             points=_joined([_pairs(sample.points) for sample in samples]),
             point_labels=_joined([_pairs(sample.point_labels) for sample in samples]),
-            seg_shares=tuple(sample.seg_shares for sample in samples),
-            mention_ends=tuple(sample.mention_ends for sample in samples),
-            mention_shares=tuple(sample.mention_shares for sample in samples),
+            extras={name: tuple(sample.extras.get(name) for sample in samples) for name in extras},
             sample_ids=tuple(sample.id for sample in samples),
         )
 

@@ -6,9 +6,10 @@ is refused with its name. Shapes: L tokens, K objects, F frames, S grounding sid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.data.clicks import random_clicks
-from sa2va.data.sample import SEG, Mention, Sample
+from sa2va.data.sample import SEG, Sample
 from sa2va.media.frames import first_indices, uniform_indices
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.processor import EncodedTurns, Sa2VAProcessor, VisionInputs
@@ -64,12 +65,7 @@ class Encoded:
         annotated: bool (K, F), where targets are known; None where they all are.
         points, point_labels: float32 (K, F, P, 2) and int64 (K, F, P) clicks, as in ``Batch``.
         turns_dropped: turns that ``max_length`` took from the end.
-        seg_shares: float32 (K, T), where the objects are in what the language model sees: how much of each lies in each
-            of the T visual tokens, of tiles and thumbnail alike; all zero for one that is not in sight. None where that
-            is not known of all frames.
-        mention_ends: (M,) int64, the last token of each mention of a question.
-        mention_shares: float32 (M, T), the same for the n objects of each mention that are in sight, 1 / (n + 1) for
-            each of them.
+        extras: targets of auxiliary losses, by their names.
     """
 
     id: str
@@ -84,9 +80,35 @@ class Encoded:
     points: Tensor | None = None
     point_labels: Tensor | None = None
     turns_dropped: int = 0
-    seg_shares: Tensor | None = None
-    mention_ends: Tensor | None = None
-    mention_shares: Tensor | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the model is shown of a sample, for targets of auxiliary losses.
+
+    Attributes:
+        turns: those that fit. objects: number of their ``[SEG]``; the first masks of the sample are theirs.
+        key_frames: indices of the frames that the language model sees. drawn_frames: of those that SAM 2 draws.
+        cells: visual tokens along a side of a tile, or of a frame of a clip; None in families whose frames are no
+            squares of cells.
+        grid: columns and rows of tiles. The visual tokens of a picture of several are those of the tiles, row by row,
+            then those of the thumbnail.
+        question_tokens: takes (turn, character after some words of its question) and returns the position of the last
+            token of these words, for each of a list.
+    """
+
+    turns: tuple[Turn, ...]
+    objects: int
+    key_frames: tuple[int, ...]
+    drawn_frames: tuple[int, ...]
+    cells: int | None
+    grid: tuple[int, int]
+    question_tokens: Callable[[Sequence[tuple[int, int]]], list[int]]
+
+
+#: What an auxiliary loss learns of a sample: tensors in any nesting of tuples and mappings, or None for nothing.
+MakeTargets = Callable[[Sample, Shown], Any]
 
 
 class SampleRejected(ValueError):
@@ -99,7 +121,7 @@ def encode_sample(
     options: EncodeOptions | None = None,
     rng: np.random.Generator | None = None,
     *,
-    places: bool = False,
+    extras: Mapping[str, MakeTargets] | None = None,
 ) -> Encoded:
     """Encode a conversation with everything it is about.
 
@@ -107,8 +129,7 @@ def encode_sample(
 
     Args:
         rng: draws the frames of a clip where ``drawn_frames`` are fewer than it has; None draws them with seed 0.
-        places: also say where ``[SEG]`` and mentions are to look (``seg_shares``, ``mention_ends`` and
-            ``mention_shares``); only for processors whose pictures are a square of cells.
+        extras: what makes the targets of auxiliary losses, by their names.
 
     Raises:
         SampleRejected: not even its first turn fits ``max_length``.
@@ -125,21 +146,22 @@ def encode_sample(
     cells = processor.cells or 16
     grid = processor.tile_grid(shown[0].size) if shown and not sample.video else (1, 1)
     regions = [region_cells(region, sample.size or (0, 0), cells) for region in sample.regions]
-    mentions = sample.mentions if places else ()
-    (ids, labels, ends), kept = _fitting_ids(sample, processor, vision, regions, mentions, options.max_length)
+    turns, kept = _fitting_ids(sample, processor, vision, regions, options.max_length)
+    ids = turns.ids
     objects = min(len(sample.masks), _count_seg(kept))
     masks_KFHW = np.stack(sample.masks[:objects]) if objects else None
-    places_known = places and sample.annotated is None
     annotated_KF = None if sample.annotated is None or not objects else sample.annotated[:objects]
     if ids.count(processor.seg_token_id) != objects:
         raise ValueError(
             f"sample {sample.id!r} of source {sample.source!r}: {ids.count(processor.seg_token_id)} {SEG} tokens but "
             f"{objects} masks; write {SEG} in answers only, once per mask"
         )
+    question_tokens = partial(processor.question_tokens, kept, turns)
+    shown_parts = Shown(kept, objects, tuple(keys), tuple(drawn), processor.cells, grid, question_tokens)
     return Encoded(
         id=sample.id,
         ids=torch.tensor(ids),
-        labels=torch.tensor(labels),
+        labels=torch.tensor(turns.labels),
         pixel_values=vision.pixel_values if vision else None,
         image_grid_thw=vision.image_grid_thw if vision else None,
         regions=torch.from_numpy(np.stack(regions)) if regions else None,
@@ -147,9 +169,7 @@ def encode_sample(
         masks=None if masks_KFHW is None else _targets(masks_KFHW[:, drawn], processor.grounding_side, options),
         annotated=None if annotated_KF is None else torch.from_numpy(annotated_KF[:, drawn]),
         turns_dropped=len(sample.turns) - len(kept),
-        seg_shares=_cell_shares(masks_KFHW[:, keys], cells, grid) if masks_KFHW is not None and places_known else None,
-        mention_ends=torch.tensor(ends) if ends else None,
-        mention_shares=_mention_shares(sample, len(ends), keys, cells, grid) if ends else None,
+        extras={name: make(sample, shown_parts) for name, make in (extras or {}).items()},
     )
 
 
@@ -208,30 +228,6 @@ def _targets(masks_KFHW: np.ndarray, grounding_side: int, options: EncodeOptions
     return F.adaptive_avg_pool2d(masks.float(), side)
 
 
-def _mention_shares(sample: Sample, count: int, keys: Sequence[int], cells: int, grid: tuple[int, int]) -> Tensor:
-    """(M, T) of the first mentions, see ``Encoded.mention_shares``."""
-    assert sample.objects is not None, "validated"
-    share_KT = _cell_shares(sample.objects[:, keys], cells, grid)
-    shares_MT = torch.stack([share_KT[list(mention.objects)].sum(dim=0) for mention in sample.mentions[:count]])
-    return shares_MT / (shares_MT.sum(dim=1, keepdim=True) + 1)  # the sum is how many are in sight
-
-
-def _cell_shares(masks_KFHW: np.ndarray, cells: int, grid: tuple[int, int]) -> Tensor:
-    """(K, T) how much of each object lies in each visual token, a part of 1; zeros where it is not in sight.
-
-    Args:
-        grid: columns and rows of tiles. T is of each frame a square of cells, or of the tiles of a picture, row by row,
-            one each and one of the thumbnail.
-    """
-    masks, (columns, rows) = torch.from_numpy(masks_KFHW).float(), grid
-    cover_KT = F.adaptive_avg_pool2d(masks, cells).flatten(1)
-    if columns * rows > 1:
-        tiled = F.adaptive_avg_pool2d(masks[:, 0], (rows * cells, columns * cells))
-        tiled = tiled.unflatten(2, (columns, cells)).unflatten(1, (rows, cells)).transpose(2, 3)  # (K, r, c, y, x)
-        cover_KT = torch.cat([tiled.flatten(1), cover_KT], dim=1)
-    return cover_KT / cover_KT.sum(dim=1, keepdim=True).clamp(min=1e-6)
-
-
 def key_frames(count: int, options: EncodeOptions) -> list[int]:
     """Which frames of a clip of so many the language model sees."""
     choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
@@ -252,15 +248,13 @@ def _fitting_ids(
     processor: Sa2VAProcessor,
     vision: VisionInputs | None,
     regions: Sequence[np.ndarray],
-    mentions: Sequence[Mention],
     max_length: int,
 ) -> tuple[EncodedTurns, tuple[Turn, ...]]:
     """As many first turns as fit."""
     turns = sample.turns
     while turns:
         try:
-            ends = [(turn, end) for turn, end, _ in mentions if turn < len(turns)]
-            encoded = processor.encode_turns(turns, vision, regions or None, ends)
+            encoded = processor.encode_turns(turns, vision, regions or None)
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r} of source {sample.source!r}: {error}") from error
         if len(encoded.ids) <= max_length:

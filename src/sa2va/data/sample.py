@@ -8,9 +8,9 @@ of samples without decoding an image. Shapes: F frames, H height, W width.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -36,20 +36,6 @@ class LazyFrame:
 FrameLike = np.ndarray | LazyFrame
 
 
-class Mention(NamedTuple):
-    """Words of a question that speak of objects: "the red star" in "Segment the red star left of the house."
-
-    Attributes:
-        turn: whose question it is. end: its characters up to the end of these words.
-        objects: indices into ``Sample.objects`` of what the words alone fit, "star" for every star; none where they
-            fit nothing.
-    """
-
-    turn: int
-    end: int
-    objects: tuple[int, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One conversation about an image, a clip, or nothing but text.
@@ -62,12 +48,11 @@ class Sample:
             without the object it is all False.
         video: whether the frames are a clip in time order (it may have only one).
         regions: bool arrays (H, W), which questions call ``region1``, ``region2``, ...; images only.
-        source: name of the data source, e.g. ``"synthetic"``.
+        source: name of the data source, e.g. ``"refcoco"``.
         tags: one short label per turn for scores by kind of turn, or nothing.
-        objects: bool (objects, F, H, W), what is known of the scene beyond the answers; None where nothing is.
-        mentions: which words of the questions speak of which of them.
         annotated: bool (masks, F), which frames of which masks are annotated; None if all are. Masks are ignored in
             the other frames.
+        extras: inputs of auxiliary losses, each under a name of its own (see [`sa2va.train.auxiliary`]).
 
     Examples:
         >>> import numpy as np
@@ -91,9 +76,8 @@ class Sample:
     regions: tuple[np.ndarray, ...] = ()
     source: str = ""
     tags: tuple[str, ...] = ()
-    objects: np.ndarray | None = None
-    mentions: tuple[Mention, ...] = ()
     annotated: np.ndarray | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -130,7 +114,6 @@ class Sample:
         self._check_turns()
         self._check_masks()
         self._check_regions()
-        self._check_mentions()
         return self
 
     def _check_frames(self) -> None:
@@ -184,16 +167,6 @@ class Sample:
             for number in map(int, _REGION.findall(turn.question)):
                 if not 1 <= number <= len(self.regions):
                     self._fail(f"a question names region{number} but there are {len(self.regions)} regions")
-
-    def _check_mentions(self) -> None:
-        if self.objects is not None:
-            self._expect_bool(self.objects, "objects", (len(self.objects), len(self.frames), *(self.size or ())))
-        known = 0 if self.objects is None else len(self.objects)
-        for turn, end, objects in self.mentions:
-            if not 0 <= turn < len(self.turns) or not 0 < end <= len(self.turns[turn].question):
-                self._fail(f"a mention ends at character {end} of question {turn}, which does not exist")
-            if not all(0 <= index < known for index in objects):
-                self._fail(f"a mention speaks of objects {objects}, but there are {known}")
 
     def _expect_picture(self, picture: np.ndarray, name: str, size: tuple[int, int] | None) -> None:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:

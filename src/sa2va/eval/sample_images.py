@@ -16,7 +16,7 @@ from sa2va.eval.benchmark import Benchmark, Expected, Explains, Item, Prediction
 from sa2va.masks.mask import Mask
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import uniform_indices
-from sa2va.media.open import is_video, load_image, open_media
+from sa2va.media.open import Picture, load_image, open_media
 from sa2va.visualization.colors import ObjectColors
 from sa2va.visualization.overlay import overlay
 
@@ -102,9 +102,9 @@ def _picture(
     """
     if media is None:
         return None
-    if not is_video(media):
-        return _drawn(load_image(media), masks, phrases, 0, SIDE, colors)
     source = open_media(media)
+    if isinstance(source, Picture):
+        return _drawn(source.image, masks, phrases, 0, SIDE, colors)
     indices = uniform_indices(source.frame_count or 1, FRAMES)
     frames = zip(source.read(indices), indices, strict=True)
     shown = [_drawn(load_image(frame), masks, phrases, index, FRAME_SIDE, colors) for frame, index in frames]

@@ -20,7 +20,7 @@ from sa2va.results.answer import Frame
 
 
 @dataclass(frozen=True)
-class MaskOutput:
+class MaskPostprocessing:
     """How logits become the masks of a result.
 
     Attributes:
@@ -57,7 +57,7 @@ def frame_segments(
     *,
     side: int,
     size: Size,
-    output: MaskOutput,
+    output: MaskPostprocessing,
 ) -> list[Segment]:
     """The objects of one frame; one mask at a time is at full resolution.
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sa2va.inference.tracker import VideoTracker
-from sa2va.inference.vlm import Asker, View
+from sa2va.inference.vlm import EncodedMedia, VLMRunner
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
 from sa2va.model.generation import GenerationOptions
 from sa2va.processing.conversation import check_text
@@ -25,7 +25,7 @@ FIRST_FRAMES = 5
 
 @torch.inference_mode()
 def predict_forward(
-    asker: Asker,
+    runner: VLMRunner,
     *,
     image: ImageSource | None,
     video: MediaSource | None,
@@ -35,7 +35,7 @@ def predict_forward(
     max_new_tokens: int,
 ) -> dict[str, Any]:
     """See [`Sa2VA.predict_forward`]."""
-    processor, model = asker.processor, asker.model
+    processor, model = runner.processor, runner.model
     check_text(text, "text=")
     past_text = past_text or ""
     if image is None and video is None and IMAGE_MARK in text:
@@ -44,11 +44,13 @@ def predict_forward(
     regions = None
     if first and mask_prompts is not None and processor.family.visual_prompts and processor.cells:
         regions = [sampled_cells(mask, processor.cells) for mask in _masks(mask_prompts)]
-    view = asker.look(first, video=video is not None, regions=regions) if first else View()
-    prompt = processor.released_prompt(text, vision=view.vision, past_text=past_text, regions=regions)
-    ids = processor.released_prompt_ids(text, vision=view.vision, past_text=past_text, regions=regions)
+    media = runner.encode(first, video=video is not None) if first else EncodedMedia()
+    if regions:
+        media = media.with_regions(regions)
+    prompt = processor.released_prompt(text, vision=media.vision, past_text=past_text, regions=regions)
+    ids = processor.released_prompt_ids(text, vision=media.vision, past_text=past_text, regions=regions)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    (written,) = model.generate([ids], view.visual, options=options, is_finished=asker.is_finished)
+    (written,) = model.generate([ids], media.visual, options=options, is_finished=runner.is_finished)
     states = written.seg_states
     if processor.family.prompt_seg_counts:
         states = torch.cat([written.prompt_seg_states, states])

@@ -64,7 +64,9 @@ def frame_count(source: FrameSource) -> int:
     return count
 
 
-def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> Iterator[tuple[Frame, np.ndarray]]:
+def propagate_video(
+    tracker: VideoTracker, source: FrameSource, keys: Sequence[int]
+) -> Iterator[tuple[Frame, np.ndarray]]:
     """Every frame of a source with its pixels, in order, after the tracker's objects were prompted on the key frames.
 
     A frame passes the image encoder once: key frames when they are prompted, frames before the first of them while
@@ -77,11 +79,11 @@ def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> I
         return
     first = None
     for decoded in _key_frames(source, keys):
-        tracker.look_ahead(tracker.encode([decoded.pixels]), size, decoded.index)
+        tracker.prompt_frame(tracker.encode([decoded.pixels]), size, decoded.index)
         first = decoded.index if first is None else first
     if first:
         for decoded in source.iter_backward(first - 1):
-            tracker.step_backward(tracker.encode([decoded.pixels]), size, decoded.index)
+            tracker.propagate_reverse(tracker.encode([decoded.pixels]), size, decoded.index)
     # Decoding runs ahead in its own thread while the model computes.
     with closing(prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)) as frames:
         while chunk := list(islice(frames, FRAMES_PER_ENCODING)):
@@ -92,7 +94,7 @@ def follow(tracker: VideoTracker, source: FrameSource, keys: Sequence[int]) -> I
                 if decoded.index in features:
                     frame = tracker.step_encoded(features[decoded.index], size, time=decoded.time)
                 else:
-                    frame = tracker.take_ready(size, time=decoded.time)
+                    frame = tracker.pop_result(size, time=decoded.time)
                 yield frame, decoded.pixels
 
 

@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sa2va.inference.postprocess import MaskOutput, finite_rows
+from sa2va.inference.postprocess import MaskPostprocessing, finite_rows
 from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import Asker, segmentation_request, unfound
+from sa2va.inference.vlm import VLMRunner, segmentation_request, unfound
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
@@ -122,12 +122,12 @@ class _View:
 
 
 def track(
-    asker: Asker,
+    runner: VLMRunner,
     source: FrameSource,
     phrases: Sequence[str],
     selections: Sequence[Selection],
     options: GenerationOptions,
-    output: MaskOutput,
+    output: MaskPostprocessing,
 ) -> Track:
     """Follow phrases with one ``[SEG]`` per clip, averaged over one or several ways to select the frames.
 
@@ -135,19 +135,19 @@ def track(
     """
     count = frame_count(source)
     requests = [segmentation_request(phrase, video=True) for phrase in phrases]
-    replies, plans, reasons = [], [], {}
+    outputs, plans, reasons = [], [], {}
     for selection in selections:
         shown = select_frames(selection, count)
-        view = asker.look(clip_pictures(source.read(shown)), video=True)
-        replies.append(asker.ask(view, requests, options))
+        media = runner.encode(clip_pictures(source.read(shown)), video=True)
+        outputs.append(runner.generate(media, requests, options))
         plans.append(clips_of_frames(selection, count, shown))
-        reasons |= unfound(asker, phrases, replies[-1])
+        reasons |= unfound(runner, phrases, outputs[-1])
     rows = [row for row, phrase in enumerate(phrases) if phrase not in reasons]
     frames: Iterator[tuple[Frame, np.ndarray]]
     if rows:
-        prompts = [torch.stack([ten_prompts(view[row].prompts_KC) for row in rows]) for view in replies]
+        prompts = [torch.stack([ten_prompts(view[row].prompts_KC) for row in rows]) for view in outputs]
         named = [phrases[row] for row in rows]
-        frames = follow_clips(asker.model, source, named, prompts, plans, output=output)
+        frames = follow_clips(runner.model, source, named, prompts, plans, output=output)
     else:
         frames = ((Frame(decoded.index, decoded.time, source.size), decoded.pixels) for decoded in source)
     return Track(
@@ -168,7 +168,7 @@ def follow_clips(
     prompts: Sequence[Tensor],
     clips: Sequence[list[tuple[int, ...]]],
     *,
-    output: MaskOutput,
+    output: MaskPostprocessing,
 ) -> Iterator[tuple[Frame, np.ndarray]]:
     """Every frame of a source with its pixels, decoded from the prompts of its clips.
 
@@ -222,7 +222,11 @@ def _mean(predictions: Sequence[MaskPrediction]) -> MaskPrediction:
 
 
 def _averaged(
-    model: Sa2VANetwork, predictions: Sequence[MaskPrediction], phrases: Sequence[str], size: Size, output: MaskOutput
+    model: Sa2VANetwork,
+    predictions: Sequence[MaskPrediction],
+    phrases: Sequence[str],
+    size: Size,
+    output: MaskPostprocessing,
 ) -> tuple[Segment, ...]:
     """Segments from the mean probability over the selection modes. FloatingPointError for NaN or infinity."""
     if not all(bool(finite_rows(prediction).all()) for prediction in predictions):

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
-from sa2va.inference.postprocess import MaskOutput, frame_segments
+from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
 from sa2va.media.image import load_pixels
@@ -83,7 +83,7 @@ class VideoTracker:
         model: Sa2VANetwork,
         *,
         mode: Mode | None = None,
-        output: MaskOutput = MaskOutput(),  # noqa: B008 -- frozen
+        output: MaskPostprocessing = MaskPostprocessing(),  # noqa: B008 -- frozen
         ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
     ):
         original = model.original_mask_decoder
@@ -264,7 +264,7 @@ class VideoTracker:
         return Frame(index, time, size, tuple(segments))
 
     @torch.inference_mode()
-    def look_ahead(self, features: FrameFeatures, size: Size, index: int) -> None:
+    def prompt_frame(self, features: FrameFeatures, size: Size, index: int) -> None:
         """Prompt all groups on a frame that comes later (or earlier); its result is kept until its turn comes.
 
         Args:
@@ -279,7 +279,7 @@ class VideoTracker:
         self._ready[index] = tuple(segments)
 
     @torch.inference_mode()
-    def step_backward(self, features: FrameFeatures, size: Size, index: int) -> None:
+    def propagate_reverse(self, features: FrameFeatures, size: Size, index: int) -> None:
         """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
         segments: list[Segment] = []
         for group in self._groups:
@@ -288,9 +288,9 @@ class VideoTracker:
             segments += self._segments(group, prediction, size)
         self._ready[index] = tuple(segments)
         if index == 0:
-            self._turn_forward()
+            self._reset_tracked()
 
-    def _turn_forward(self) -> None:
+    def _reset_tracked(self) -> None:
         """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
         for group in self._groups:
             group.bank = group.bank.without_tracked()
@@ -299,7 +299,7 @@ class VideoTracker:
         """Whether the result of a frame is known already, so that it need not be encoded again."""
         return index in self._ready
 
-    def take_ready(self, size: Size, *, time: float | None = None) -> Frame:
+    def pop_result(self, size: Size, *, time: float | None = None) -> Frame:
         """[`step`] over a frame whose result is known already."""
         index, self._next_index = self._next_index, self._next_index + 1
         return Frame(index, time, size, self._ready.pop(index))
@@ -315,7 +315,7 @@ class VideoTracker:
             if self.mode == "released":
                 return prediction
             inside = upsample_logits(prediction.logits, None, size) > 0  # one step, as in Sa2VA-i
-            return self._drawn(features, inside, prediction)
+            return self._mask_as_prompt(features, inside, prediction)
 
         return decode
 
@@ -327,7 +327,7 @@ class VideoTracker:
         def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
             if mask.shape != tuple(size):
                 raise ValueError(f"the mask is {mask.shape} but the frame is {tuple(size)} (height, width)")
-            return self._drawn(features, inside)
+            return self._mask_as_prompt(features, inside)
 
         return decode
 
@@ -357,7 +357,7 @@ class VideoTracker:
         tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
         return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
 
-    def _drawn(
+    def _mask_as_prompt(
         self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
     ) -> MaskPrediction:
         """Masks given to SAM 2 as if drawn; scores stay those of the decoder that made them."""

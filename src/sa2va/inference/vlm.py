@@ -1,18 +1,17 @@
-"""Questions put to the language model about pictures, and its replies: text, and a mask prompt for each ``[SEG]``."""
+"""The language model's half of an answer: pictures and questions in, text and a mask prompt for each ``[SEG]`` out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sa2va.media.frames import FrameSource
 from sa2va.model.families import SEG_TOKEN
-from sa2va.model.generation import GenerationOptions
+from sa2va.model.generation import GenerationOptions, PromptCache
 from sa2va.model.network import Sa2VANetwork
 from sa2va.model.types import Generated, VisualTokens
 from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
@@ -24,27 +23,40 @@ _TAIL_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class View:
-    """Pictures as the language model sees them, computed once for all questions; both None for words alone."""
+class EncodedMedia:
+    """Pictures as the language model sees them, computed once for all questions.
+
+    Attributes:
+        vision: what the vision tower was given; None for words alone. visual: what it made of that.
+        cache: the keys and values of the last prompt about them, from which a prompt that begins alike goes on.
+    """
 
     vision: VisionInputs | None = None
     visual: VisualTokens | None = None
+    cache: PromptCache = field(default_factory=PromptCache)
 
-    def with_region(self, cells: Sequence[int], number: int) -> View:
-        """What remains when the picture was looked at with regions and only one of them is shown.
+    @property
+    def nbytes(self) -> int:
+        """Memory of the visual tokens and the cache, bytes."""
+        visual = [] if self.visual is None else [self.visual.embeddings, *self.visual.deepstack]
+        return sum(tensor.nbytes for tensor in visual) + self.cache.nbytes
 
-        Args:
-            cells: cells of each region the picture was looked at with. number: of the region that stays, from 0.
+    def with_regions(self, regions: Sequence[np.ndarray]) -> EncodedMedia:
+        """The same picture with marked regions, bool (cells, cells) each.
+
+        A region is the features of the last tile, which shows the whole picture, at its cells; so nothing is encoded
+        again. The prompt begins otherwise, and has a cache of its own.
         """
         if self.visual is None:
             raise ValueError("words alone have no regions")
         features = self.visual.embeddings
-        picture, *parts = features.split([len(features) - sum(cells), *cells])
-        return View(self.vision, replace(self.visual, embeddings=torch.cat([picture, parts[number]])))
+        last_tile = features[-regions[0].size :]
+        marked = [last_tile[torch.from_numpy(region.flatten()).to(features.device)] for region in regions]
+        return EncodedMedia(self.vision, replace(self.visual, embeddings=torch.cat([features, *marked])))
 
 
 @dataclass(frozen=True)
-class Reply:
+class VLMOutput:
     """What the model wrote to one question.
 
     Attributes:
@@ -57,79 +69,54 @@ class Reply:
     prompts_KC: Tensor
 
 
-class Asker:
-    """A model and its processor, put to questions."""
+class VLMRunner:
+    """A model and its processor: encodes pictures, and answers questions about them."""
 
     def __init__(self, model: Sa2VANetwork, processor: Sa2VAProcessor):
         self.model = model
         self.processor = processor
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image], *, video: bool, regions: Sequence[np.ndarray] | None = None) -> View:
-        """Run the vision tower over a picture, or over frames of a video, once.
-
-        Args:
-            regions: bool (cells, cells) grids of visual prompts.
-        """
+    def encode(self, images: Sequence[Image.Image], *, video: bool) -> EncodedMedia:
+        """Run the vision tower over a picture, or over frames of a video, once."""
         vision = self.processor.vision(images, video=video)
-        layout = {"regions": (torch.from_numpy(np.stack(regions)),)} if regions else {}
-        return View(vision, self.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout))
-
-    def look_at_frames(self, source: FrameSource, keys: Sequence[int]) -> View:
-        """The key frames of a video."""
-        return self.look([Image.fromarray(frame) for frame in source.read(keys)], video=True)
+        return EncodedMedia(vision, self.model.encode_images(vision.pixel_values, vision.image_grid_thw))
 
     @torch.inference_mode()
-    def ask(
+    def generate(
         self,
-        view: View,
+        media: EncodedMedia,
         questions: Sequence[str],
         options: GenerationOptions,
         *,
         histories: Sequence[Sequence[Turn]] | None = None,
         regions: Sequence[np.ndarray] | None = None,
         at_once: int | None = None,
-    ) -> list[Reply]:
-        """Put questions about one view to the model, as one batch, or as batches of at most ``at_once``.
+    ) -> list[VLMOutput]:
+        """Answer questions about the same media, as one batch, or as batches of at most ``at_once``.
 
         Args:
-            histories: the turns before each question; None for none. regions: what every question is shown.
+            histories: the turns before each question; None for none. regions: what every question is shown, bool
+                (cells, cells) each.
         """
         prompts = [
-            self.processor.prompt_ids(question, vision=view.vision, history=history, regions=regions)
+            self.processor.prompt_ids(question, vision=media.vision, history=history, regions=regions)
             for question, history in zip(questions, histories or [()] * len(questions), strict=True)
         ]
         step = at_once or max(len(prompts), 1)
         written: list[Generated] = []
         for first in range(0, len(prompts), step):
-            batch = prompts[first : first + step]
-            written += self.model.generate(batch, view.visual, options=options, is_finished=self.is_finished)
+            written += self.model.generate(
+                prompts[first : first + step],
+                media.visual,
+                options=options,
+                is_finished=self.is_finished,
+                cache=media.cache,
+            )
         return [
-            Reply(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
+            VLMOutput(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
             for question, one in zip(questions, written, strict=True)
         ]
-
-    def ask_by_region(
-        self,
-        image: Image.Image,
-        questions: Sequence[str],
-        regions: Sequence[np.ndarray],
-        options: GenerationOptions,
-        *,
-        histories: Sequence[Sequence[Turn]],
-    ) -> list[Reply]:
-        """Put each question with a region of its own, which is its region1; the picture is looked at once.
-
-        Args:
-            regions: per question, a bool (cells, cells) grid. histories: per question, the turns before it.
-        """
-        view = self.look([image], video=False, regions=regions)
-        cells = [int(region.sum()) for region in regions]
-        replies: list[Reply] = []
-        for number, (question, history, region) in enumerate(zip(questions, histories, regions, strict=True)):
-            own = view.with_region(cells, number)
-            replies += self.ask(own, [question], options, histories=[history], regions=[region])
-        return replies
 
     def is_finished(self, ids: list[int]) -> bool:
         """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
@@ -148,23 +135,23 @@ def segmentation_request(phrase: str, *, video: bool) -> str:
     return (VIDEO_REFERRING_REQUEST if video else REFERRING_REQUEST).format(phrase=phrase)
 
 
-def why_nothing(reply: Reply, text: str, empty: int = 0) -> str:
-    """Why a reply to a segmentation request gave no mask.
+def why_nothing(output: VLMOutput, text: str, empty: int = 0) -> str:
+    """Why an answer to a segmentation request gave no mask.
 
     Args:
-        text: the reply without special tokens. empty: how many masks it gave that are empty.
+        text: the answer without special tokens. empty: how many masks it gave that are empty.
     """
     if empty:
         return "the model pointed at something, but its mask is empty"
-    if SEG_TOKEN in reply.raw:
+    if SEG_TOKEN in output.raw:
         return f"the answer ended right at its {SEG_TOKEN}; allow more max_new_tokens"
     return f"the model answered without pointing at anything: {text!r}"
 
 
-def unfound(asker: Asker, phrases: Sequence[str], replies: Sequence[Reply]) -> dict[str, str]:
+def unfound(runner: VLMRunner, phrases: Sequence[str], outputs: Sequence[VLMOutput]) -> dict[str, str]:
     """For each phrase that gave no mask prompt, why."""
     return {
-        phrase: why_nothing(reply, asker.processor.clean(reply.raw)[0])
-        for phrase, reply in zip(phrases, replies, strict=True)
-        if not len(reply.prompts_KC)
+        phrase: why_nothing(output, runner.processor.clean(output.raw)[0])
+        for phrase, output in zip(phrases, outputs, strict=True)
+        if not len(output.prompts_KC)
     }

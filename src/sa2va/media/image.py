@@ -50,9 +50,9 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: Samp
     if isinstance(source, Image.Image):
         return upright_rgb(source, f"the {source.mode} image", max_pixels, depth)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, depth)
+        return decode_image(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, depth)
     if isinstance(source, str) and is_url(source):
-        return _decode(io.BytesIO(download(source)), source, max_pixels, depth)
+        return decode_image(io.BytesIO(download(source)), source, max_pixels, depth)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(
             f"a picture is a path, an http(s) URL, bytes, a PIL image or a uint8 array (H, W, 3), "
@@ -65,7 +65,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: Samp
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path!r} is not a regular file")
     with open(path, "rb") as file:
-        return _decode(file, repr(path), max_pixels, depth)
+        return decode_image(file, repr(path), max_pixels, depth)
 
 
 def load_pixels(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: SampleDepth | None = None) -> np.ndarray:
@@ -120,7 +120,7 @@ def to_rgb(image: Image.Image, depth: SampleDepth | None = None, stated: int | N
     return paper
 
 
-def _decode(file: IO[bytes], name: str, max_pixels: int, depth: SampleDepth) -> Image.Image:
+def decode_image(file: IO[bytes], name: str, max_pixels: int, depth: SampleDepth) -> Image.Image:
     with open_picture(file, name, max_pixels) as image:
         return upright_rgb(image, name, max_pixels, depth, file)
 

@@ -13,9 +13,10 @@ from fractions import Fraction
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import IO, Literal, TypeAlias, cast
 
 import numpy as np
+from PIL import Image
 
 from sa2va.media.animation import AnimatedPicture, PictureStack, full_pages
 from sa2va.media.camera import CAMERA_PREFIX, Camera
@@ -32,6 +33,7 @@ from sa2va.media.frames import (
 from sa2va.media.image import (
     MAX_PIXELS,
     ImageSource,
+    decode_image,
     is_url,
     load_image,
     load_pixels,
@@ -50,6 +52,7 @@ __all__ = [
     "FrameSource",
     "ImageSource",
     "MediaSource",
+    "Picture",
     "PictureStack",
     "VideoFile",
     "first_indices",
@@ -65,6 +68,34 @@ MediaSource: TypeAlias = "ImageSource | Sequence[ImageSource] | FrameSource"
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 _MAYBE_ANIMATED = (b"GIF8", b"\x89PNG", b"RIFF")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class Picture(FrameSource):
+    """One decoded picture: a source of a single frame.
+
+    Args:
+        image: upright, mode RGB, as [`load_image`] gives it. path: its file, where it has one.
+    """
+
+    def __init__(self, image: Image.Image, path: Path | None = None) -> None:
+        self.image = image
+        self._path = path
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.height, self.image.width
+
+    @property
+    def frame_count(self) -> int:
+        return 1
+
+    @property
+    def path(self) -> Path | None:
+        return self._path
+
+    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
+        if 0 in islice(indices, 1):
+            yield DecodedFrame(0, None, np.array(self.image), 0)
 
 
 class FrameList(FrameSource):
@@ -153,7 +184,10 @@ def is_video(source: MediaSource) -> bool:
         return True
     if not isinstance(source, str | os.PathLike) or (isinstance(source, str) and is_url(source)):
         return False
-    return os.path.isdir(source) or _file_kind(Path(source)) != "picture"
+    if os.path.isdir(source):
+        return True
+    with _opened(Path(source)) as file:
+        return _file_kind(file, Path(source)) != "picture"
 
 
 def open_media(
@@ -166,7 +200,9 @@ def open_media(
     max_frames: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FrameSource:
-    """Open a video for lazy decoding; a picture counts as a video of one frame.
+    """Open a video for lazy decoding, or a picture: a [`Picture`], which is read at once and counts as one frame.
+
+    A picture file is opened once, a video file once more than it is read.
 
     Args:
         source: a local video file (mp4, mov, webm, mkv, avi, gif and animated png or webp; mpeg, flv, ogg and wmv
@@ -198,39 +234,50 @@ def _open(source: ImageSource | Sequence[ImageSource], max_pixels: int) -> Frame
     if isinstance(source, str) and source.startswith(CAMERA_PREFIX):
         return Camera(source.removeprefix(CAMERA_PREFIX))
     if isinstance(source, str) and is_url(source):
-        raise ValueError(f"a video is read from a local file; download it first: {source}")
+        try:
+            return Picture(load_image(source, max_pixels=max_pixels))
+        except ValueError as error:
+            raise ValueError(f"{error}. A video is read from a local file; download it first") from error
     if isinstance(source, str | os.PathLike) and os.fspath(source):
         return _open_path(Path(source), max_pixels)
-    return FrameList([cast("ImageSource", source)], max_pixels=max_pixels)
+    return Picture(load_image(cast("ImageSource", source), max_pixels=max_pixels))
 
 
 def _open_path(path: Path, max_pixels: int) -> FrameSource:
     if path.is_dir():
         return FrameFolder(path, max_pixels=max_pixels)
-    kind = _file_kind(path)
+    with _opened(path) as file:
+        kind = _file_kind(file, path)
+        if kind == "picture":
+            file.seek(0)
+            try:
+                return Picture(decode_image(file, repr(str(path)), max_pixels, SampleDepth()), path)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path} is neither a video (mp4, mov, webm, mkv, avi, gif) nor a picture: {error}"
+                ) from error
     if kind == "video":
         return VideoFile(path, max_pixels=max_pixels)
     if kind == "animation":
         return AnimatedPicture(path, max_pixels=max_pixels)
-    if kind == "stack":
-        return PictureStack(path, max_pixels=max_pixels)
-    try:
-        return FrameList([path], max_pixels=max_pixels)
-    except ValueError as error:
-        raise ValueError(f"{path} is neither a video (mp4, mov, webm, mkv, avi, gif) nor a picture: {error}") from error
+    return PictureStack(path, max_pixels=max_pixels)
 
 
-def _file_kind(path: Path) -> Literal["video", "animation", "stack", "picture"]:
+def _opened(path: Path) -> IO[bytes]:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
-    with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
+    return open(path, "rb")
+
+
+def _file_kind(file: IO[bytes], path: Path) -> Literal["video", "animation", "stack", "picture"]:
+    head = file.read(HEAD_BYTES)
     if container_format(head) is not None:
         return "video"
     if not head.startswith(_MAYBE_ANIMATED + _TIFF) and head[4:12] != b"ftypavis":
         return "picture"
+    file.seek(0)
     try:
-        with open_picture(str(path), str(path), MAX_PIXELS) as image:
+        with open_picture(file, str(path), MAX_PIXELS) as image:
             if not getattr(image, "is_animated", False):
                 return "picture"
             if head.startswith(_TIFF):

@@ -1,13 +1,15 @@
 """Writing an answer token by token, keeping only the states at ``[SEG]``.
 
 Prompts about the same pictures share them: the longest common prefix of their tokens, pictures included, runs once,
-its key-value cache is repeated, and the rest decodes as one batch.
+its key-value cache is repeated, and the rest decodes as one batch. What was read may be kept in a [`PromptCache`], from
+which a later prompt that begins alike goes on.
 
 Shape legend: B prompts, P shared prefix tokens, L tokens, D hidden width.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer
 
 from sa2va.model import language
 from sa2va.model.families import Family
@@ -94,6 +97,55 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+class PromptCache:
+    """The keys and values of the tokens that were read last, for later prompts that begin with the same ones.
+
+    It belongs to one set of pictures and is used by one request at a time. Tokens of a conversation stay, the answer
+    included, so that its next turn reads only what is new; a request about something else reads from where it differs.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._layers: list[DynamicLayer] = []
+        self._seg_states: dict[int, Tensor] = {}  # of the [SEG] tokens, by position
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the keys and values, bytes."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers)
+
+    def matching(self, ids: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, are there."""
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
+
+    def restore(self, cache: DynamicCache, length: int) -> list[Tensor]:
+        """Fill an empty cache of one row with the first ``length`` tokens, without copying.
+
+        Returns:
+            the states at the ``[SEG]`` tokens among them.
+        """
+        cache.layers = [_cut(layer, length) for layer in self._layers]
+        return [state for position, state in self._seg_states.items() if position < length]
+
+    def keep(self, cache: DynamicCache, ids: Sequence[int], seg_states: dict[int, Tensor]) -> None:
+        """Remember the tokens of a cache of one row.
+
+        Nothing changes where they are all there already, so that questions in between do not end a conversation's
+        advantage, nor where a layer keeps a window only.
+        """
+        if self.matching(ids) == len(ids) or not all(type(layer) is DynamicLayer for layer in cache.layers):
+            return
+        self.ids, self._seg_states = list(ids), dict(seg_states)
+        self._layers = [_cut(layer, len(ids)) for layer in cache.layers]
+
+
+def _cut(layer: Any, length: int) -> DynamicLayer:
+    """A layer with its first ``length`` tokens. Growing replaces a layer's tensors, so that views of them are safe."""
+    view = copy.copy(layer)
+    view.keys, view.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+    return view
+
+
 @dataclass(frozen=True)
 class _Decoding:
     """What one batch of prompts has come to after its prefill."""
@@ -115,6 +167,7 @@ def generate(
     options: GenerationOptions,
     is_finished: Callable[[list[int]], bool],
     on_token: Callable[[int, int], None] | None = None,
+    kept: PromptCache | None = None,
 ) -> list[Generated]:
     """Answer prompts that all look at the same pictures.
 
@@ -123,6 +176,7 @@ def generate(
         visual: the features of the pictures, shared by all prompts.
         is_finished: told the new tokens of a row, says whether they end the answer.
         on_token: told (row, token) as soon as it is chosen.
+        kept: what earlier prompts about these pictures have left, and where these leave what they read.
 
     Raises:
         FloatingPointError: the logits are NaN or infinite.
@@ -133,12 +187,35 @@ def generate(
         for row, prompt in enumerate(prompts):
             tell = None if on_token is None else partial(_tell, on_token, row)
             answers += generate(
-                vlm, family, seg_token_id, [prompt], visual, options=options, is_finished=is_finished, on_token=tell
+                vlm,
+                family,
+                seg_token_id,
+                [prompt],
+                visual,
+                options=options,
+                is_finished=is_finished,
+                on_token=tell,
+                kept=kept,
             )
         return answers
+    if not _fits_window(vlm, prompts, options.max_new_tokens):
+        kept = None
     with language.whole_text(vlm):
-        state = _prefill(vlm, family, seg_token_id, prompts, visual, shared if len(prompts) > 1 else 0)
-        return _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token)
+        state = _prefill(vlm, family, seg_token_id, prompts, visual, shared, kept)
+        answers = _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token)
+    if kept is not None and len(prompts) == 1:
+        _keep_conversation(kept, state.cache, prompts[0], answers[0], seg_token_id)
+    return answers
+
+
+def _keep_conversation(
+    kept: PromptCache, cache: DynamicCache, prompt: Sequence[int], answer: Generated, seg_token_id: int
+) -> None:
+    """Remember a prompt with its answer, as far as that was read back."""
+    said = [*prompt, *answer.token_ids][: cache.get_seq_length()]
+    places = [position for position, token in enumerate(said) if token == seg_token_id]
+    states = torch.cat([answer.prompt_seg_states, answer.seg_states])
+    kept.keep(cache, said, dict(zip(places, states, strict=True)))
 
 
 def _tell(on_token: Callable[[int, int], None], row: int, _: int, token: int) -> None:
@@ -153,14 +230,21 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _can_share(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], shared: int, new_tokens: int) -> bool:
-    """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them.
+    """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them."""
+    return shared >= 1 and _holds_pictures(vlm, prompts, shared) and _fits_window(vlm, prompts, new_tokens)
+
+
+def _holds_pictures(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], length: int) -> bool:
+    """Whether the first ``length`` tokens of each prompt hold all of its image tokens."""
+    return not any(vlm.config.image_token_id in prompt[length:] for prompt in prompts)
+
+
+def _fits_window(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> bool:
+    """Whether a text may be read in parts.
 
     Dynamic RoPE re-scales all positions by the length of a pass once that exceeds the window, so beyond it a split
     pass would compute other numbers than a whole one.
     """
-    image_token = vlm.config.image_token_id
-    if shared < 1 or any(image_token in prompt[shared:] for prompt in prompts):
-        return False
     text = vlm.config.get_text_config()
     dynamic = (text.rope_parameters or {}).get("rope_type") == "dynamic"
     longest = max(len(prompt) for prompt in prompts) + new_tokens
@@ -174,43 +258,51 @@ def _prefill(
     prompts: Sequence[Sequence[int]],
     visual: VisualTokens | None,
     shared: int,
+    kept: PromptCache | None,
 ) -> _Decoding:
-    """Read the prompts: the shared prefix once, then what is left of each, left-padded to one length."""
+    """Read the prompts: what no earlier prompt has left of the prefix they share once, then the rest of each,
+    left-padded to one length."""
     device: Any = vlm.get_input_embeddings().weight.device
     cache = DynamicCache(config=vlm.config.get_text_config())
     rows = [torch.tensor([list(prompt)], device=device) for prompt in prompts]
     grid = None if visual is None else visual.image_grid_thw
     places = [language.positions(vlm, row, torch.ones_like(row, dtype=torch.bool), grid)[..., 0, :] for row in rows]
-    seg_states: list[list[Tensor]] = [[] for _ in prompts]
+    prefix_states: list[Tensor] = []
 
-    if shared:
-        prefix = rows[0][:, :shared]
-        states = _read(
-            vlm, family, prefix, places[0][..., None, :shared], torch.ones_like(prefix).bool(), cache, visual
-        )
-        for kept in seg_states:
-            kept.append(states.seg[0, prefix[0] == seg_token_id])
+    read = 0 if kept is None else kept.matching(prompts[0][:shared])
+    if kept is not None and read and _holds_pictures(vlm, prompts, read):
+        prefix_states = kept.restore(cache, read)
+    else:
+        read = 0
+    if len(prompts) > 1 and read < shared:
+        ids = rows[0][:, read:shared]
+        mask = torch.ones(1, shared, dtype=torch.bool, device=device)
+        states = _read(vlm, family, ids, places[0][..., None, read:shared], mask, cache, None if read else visual)
+        prefix_states += states.seg[0, ids[0] == seg_token_id]
+        read = shared
+    if len(prompts) > 1:
+        if kept is not None:
+            found = [position for position, token in enumerate(prompts[0][:read]) if token == seg_token_id]
+            kept.keep(cache, prompts[0][:read], dict(zip(found, prefix_states, strict=True)))
         cache.batch_repeat_interleave(len(prompts))
 
-    longest = max(row.shape[1] for row in rows) - shared
-    pads = [longest - (row.shape[1] - shared) for row in rows]
-    ids = torch.cat([_left_pad(row[:, shared:], pad) for row, pad in zip(rows, pads, strict=True)])
-    position_ids = torch.stack(
-        [_left_pad(place[..., shared:], pad) for place, pad in zip(places, pads, strict=True)], -2
-    )
-    mask = torch.ones(len(prompts), shared + longest, dtype=torch.bool, device=device)
+    longest = max(row.shape[1] for row in rows) - read
+    pads = [longest - (row.shape[1] - read) for row in rows]
+    ids = torch.cat([_left_pad(row[:, read:], pad) for row, pad in zip(rows, pads, strict=True)])
+    position_ids = torch.stack([_left_pad(place[..., read:], pad) for place, pad in zip(places, pads, strict=True)], -2)
+    mask = torch.ones(len(prompts), read + longest, dtype=torch.bool, device=device)
     for row, pad in enumerate(pads):
-        mask[row, shared : shared + pad] = False
-    states = _read(vlm, family, ids, position_ids, mask, cache, None if shared else visual)
-    for row, kept in enumerate(seg_states):
-        own = (ids[row] == seg_token_id) & mask[row, shared:]
-        kept.append(states.seg[row, own])
+        mask[row, read : read + pad] = False
+    states = _read(vlm, family, ids, position_ids, mask, cache, None if read else visual)
+    own = (ids == seg_token_id) & mask[:, read:]
+    empty = states.seg.new_zeros(0, states.seg.shape[-1])
+    before = torch.stack(prefix_states) if prefix_states else empty
     return _Decoding(
         cache=cache,
         attention_mask=mask,
         next_position=torch.stack([place.max() + 1 for place in places]),
         logits=vlm.lm_head(states.normed[:, -1]),
-        prompt_seg_states=[torch.cat(kept) for kept in seg_states],
+        prompt_seg_states=[torch.cat([before, states.seg[row, own[row]]]) for row in range(len(prompts))],
     )
 
 

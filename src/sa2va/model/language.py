@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,9 +149,14 @@ def run_language_model(
     return LanguageStates(normed, before_norm[-1] if family.seg_state == "raw" else normed)
 
 
-def whole_text(vlm: PreTrainedModel) -> AbstractContextManager[object]:
-    """Held while one text is written: dynamic RoPE keeps its frequencies in the model, so threads take turns there."""
-    return _ONE_TEXT if "dynamic" in vlm.model.language_model.rotary_emb.rope_type else nullcontext()
+@contextmanager
+def whole_text(vlm: PreTrainedModel) -> Iterator[None]:
+    """Held while one text is written: dynamic RoPE keeps its frequencies in the model, so threads take turns there, and
+    every text starts from those of the window."""
+    rotary: Any = vlm.model.language_model.rotary_emb
+    with _ONE_TEXT if "dynamic" in rotary.rope_type else nullcontext():
+        _reset_dynamic_rope(rotary)
+        yield
 
 
 def _reset_dynamic_rope(rotary: Any) -> None:

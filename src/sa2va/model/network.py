@@ -20,7 +20,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 from sa2va.model import language
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import IGNORED_LABEL
-from sa2va.model.generation import GenerationOptions, generate
+from sa2va.model.generation import GenerationOptions, PromptCache, generate
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -128,6 +128,7 @@ class Sa2VANetwork(PreTrainedModel):
         options: GenerationOptions | None = None,
         is_finished: Callable[[list[int]], bool],
         on_token: Callable[[int, int], None] | None = None,
+        cache: PromptCache | None = None,
     ) -> list[Generated]:
         """Answer prompts about the same images as one batch.
 
@@ -150,6 +151,7 @@ class Sa2VANetwork(PreTrainedModel):
             options=options or GenerationOptions(),
             is_finished=is_finished,
             on_token=on_token,
+            kept=cache,
         )
 
     def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:

@@ -6,9 +6,9 @@ grounding side, R regions of one sample, N object-frame pairs of all samples tog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,10 +38,8 @@ class Batch:
             one set per object-frame pair in the order of the predictions. With them the language model does not run,
             and ``masks`` says how many objects a sample has.
         point_labels: (N, P) int64; 1 inside, 0 outside, 2 and 3 the corners of a box, -1 padding.
-        seg_shares: per sample float32 (objects, T), in which visual tokens the objects of its ``[SEG]`` are, or None.
-        mention_ends, mention_shares: per sample int64 (M,) and float32 (M, T), which tokens of the questions speak of
-            which visual tokens, see ``Encoded``; or None.
         sample_ids: names for error messages.
+        extras: targets of auxiliary losses by their names, one entry per sample; the model does not read them.
     """
 
     input_ids: Tensor
@@ -57,10 +55,8 @@ class Batch:
     annotated: tuple[Tensor | None, ...] | None = None
     points: Tensor | None = None
     point_labels: Tensor | None = None
-    seg_shares: tuple[Tensor | None, ...] | None = None
-    mention_ends: tuple[Tensor | None, ...] | None = None
-    mention_shares: tuple[Tensor | None, ...] | None = None
     sample_ids: tuple[str, ...] | None = None
+    extras: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
@@ -76,10 +72,13 @@ class Batch:
             if isinstance(value, Tensor):
                 return move(value)
             if isinstance(value, tuple):
-                return tuple(moved(item) for item in value)
+                items = [moved(item) for item in value]
+                return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+            if isinstance(value, Mapping):
+                return {name: moved(item) for name, item in value.items()}
             return value
 
-        return replace(self, **{field.name: moved(getattr(self, field.name)) for field in fields(self)})
+        return replace(self, **{each.name: moved(getattr(self, each.name)) for each in fields(self)})
 
     def name(self, sample: int) -> str:
         """What to call a sample in an error."""

@@ -76,13 +76,14 @@ class EncodedTurns(NamedTuple):
     """A conversation for training.
 
     Attributes:
-        ids: its token ids. labels: as many: the ids of each answer and its suffix, ``IGNORED_LABEL`` elsewhere.
-        ends: position in ``ids`` of the last token of each run of words that was asked for.
+        ids: its token ids.
+        labels: for each of them, the id itself in answers and their suffixes, ``IGNORED_LABEL`` elsewhere.
+        questions: for each turn, the text with its question, and the number of ``ids`` up to the end of that text.
     """
 
     ids: list[int]
     labels: list[int]
-    ends: list[int]
+    questions: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -407,16 +408,20 @@ class Sa2VAProcessor:
         turns: Sequence[Turn],
         vision: VisionInputs | None,
         regions: Sequence[np.ndarray] | None = None,
-        ends: Sequence[tuple[int, int]] = (),
     ) -> EncodedTurns:
-        """A whole conversation for training.
+        """Token ids and labels of a whole conversation, for training.
 
-        Qwen families are trained on plain ChatML, as the released ones were: no system prompt, a line break between
-        the frames of a video. Their prompts in inference come from the tokenizer's template, which may write one and
-        writes frames side by side.
+        Qwen families are trained on plain ChatML, as the released models were: without a system prompt, and with a
+        line break between the frames of a video. Inference uses the tokenizer's template, which may add a system
+        prompt and writes frames side by side.
 
         Args:
-            ends: (turn, character) where words of a question end whose last token is to be found.
+            turns: at least one question and answer.
+            vision: the images of the conversation; None for text alone.
+            regions: bool (cells, cells) grids, as for [`prompt_ids`].
+
+        Raises:
+            ValueError: no turns, or image placeholders or regions that do not fit the images or the family.
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
@@ -428,18 +433,28 @@ class Sa2VAProcessor:
         questions = self._place_image([turn.question for turn in turns], vision, regions, written=True)
         answers = [bare_answer(turn.answer, self._endings) for turn in turns]
         pieces = template_pieces(template, questions, answers)
-        numbers = [_PIECES_PER_TURN * turn for turn, _ in ends]
-        rests = [_after(pieces[k][0], turns[turn].question, end) for k, (turn, end) in zip(numbers, ends, strict=True)]
-        encoded = self._encode([*(text for text, _ in pieces), *rests])
         ids: list[int] = []
         labels: list[int] = []
-        stops: list[int] = []
-        for piece, (_, learnt) in zip(encoded, pieces, strict=False):
+        stops: list[tuple[str, int]] = []
+        for piece, (text, learnt) in zip(self._encode(text for text, _ in pieces), pieces, strict=True):
             ids += piece
             labels += piece if learnt else [IGNORED_LABEL] * len(piece)
-            stops.append(len(ids))
-        found = [stops[k] - len(rest) - 1 for k, rest in zip(numbers, encoded[len(pieces) :], strict=True)]
-        return EncodedTurns(self._checked(ids, vision, regions), labels, found)
+            stops.append((text, len(ids)))
+        return EncodedTurns(self._checked(ids, vision, regions), labels, stops[::_PIECES_PER_TURN])
+
+    def question_tokens(
+        self, turns: Sequence[Turn], encoded: EncodedTurns, ends: Sequence[tuple[int, int]]
+    ) -> list[int]:
+        """Where in ``encoded.ids`` words of the questions are: the position of the last token of each.
+
+        Args:
+            turns, encoded: what [`encode_turns`] took and gave. ends: (turn, character after the words) in questions.
+        """
+        if not ends:
+            return []
+        rests = [_after(encoded.questions[turn][0], turns[turn].question, end) for turn, end in ends]
+        left: Any = self.tokenizer(rests, add_special_tokens=False)["input_ids"]
+        return [encoded.questions[turn][1] - len(rest) - 1 for (turn, _), rest in zip(ends, left, strict=True)]
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """The text of one answer's token ids: special tokens are kept, surrounding white space is stripped."""

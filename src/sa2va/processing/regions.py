@@ -15,6 +15,7 @@ import numpy as np
 from sa2va.processing.requests import REGION_NAME, REGIONS_ANNOUNCEMENT
 
 Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+Region: TypeAlias = "np.ndarray | Sequence[float]"  # mask (H, W), or box x0, y0, x1, y1
 
 
 def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], cells: int = 16) -> np.ndarray:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sa2va.train.config import CONFIG_FILE, TrainConfig
-from sa2va.train.parsing import plain, read_settings
+from sa2va.train.config import CONFIG_FILE, TrainConfig, read_config
+from sa2va.train.parsing import plain
 from sa2va.untrusted import parse_json
 
 #: Exactly what was trained, before LoRA is merged and dtypes are changed.
@@ -45,7 +45,7 @@ def other_processes(output: str | Path, processes: int) -> int | None:
 def changed_settings(config: TrainConfig, checkpoint: Path) -> dict[str, tuple[Any, Any]]:
     """Settings that differ from those a checkpoint was made with: name to (then, now)."""
     path = checkpoint / CONFIG_FILE
-    then = read_settings(path) if path.is_file() else {}
+    then = {"auxiliary": [], **read_config(path)} if path.is_file() else {}
     now = plain(config)
     free = {"output", "resume", "log_every", "save_every", "keep", "report_to", "workers"}
     return {name: (then.get(name), now[name]) for name in now if name not in free and then.get(name) != now[name]}

@@ -19,7 +19,8 @@ from sa2va.data.check import KNOWN_SETS
 from sa2va.data.encode import EncodeOptions
 from sa2va.data.mixture import Part, Source
 from sa2va.processing.requests import TrainingRequests
-from sa2va.runtime import require_extra
+from sa2va.runtime import import_object, require_extra
+from sa2va.train.auxiliary import AuxiliaryOptions, find_all
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.parsing import build, override, plain, read_settings
 from sa2va.train.trainable import TrainableOptions
@@ -28,7 +29,7 @@ CONFIG_FILE = "train_config.json"
 #: Data sources by short name: where they are, and options that the name stands for. Any other source is
 #: ``"package.module:factory"``.
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
-    "synthetic": ("sa2va.data.synthetic:SyntheticWorld", {}),
+    "synthetic": ("sa2va.tiny.synthetic:SyntheticWorld", {}),
     **{name: (known.factory, dict(known.options)) for name, known in KNOWN_SETS.items()},
 }
 
@@ -81,15 +82,11 @@ class SourceOptions:
 
     def _factory(self) -> Callable[..., Source]:
         place, _ = SOURCES.get(self.kind, (self.kind, {}))
-        module, colon, name = place.partition(":")
-        if not colon:
+        if ":" not in place:
             raise ValueError(
                 f"unknown data source {self.kind!r}; take one of {sorted(SOURCES)}, or 'package.module:name'"
             )
-        try:
-            return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"data source {self.kind!r} cannot be imported: {error}") from error
+        return import_object(place, "data source")
 
 
 @dataclass(frozen=True)
@@ -107,11 +104,12 @@ class TrainConfig:
             CPU).
         data: the sources.
         encode: how samples become tensors.
-        stage: ``"joint"``: text and masks. ``"segmenter"``: SAM 2 alone, from random clicks and boxes, without text.
-            ``"towers"``, ``"language"``, ``"memory"``: what a model that starts from nothing learns before, see
-            ``sa2va.train.pretext`` and ``sa2va.train.recall``.
+        stage: ``"joint"`` trains on conversations, with text and masks; ``"segmenter"`` trains SAM 2 alone, from random
+            clicks and boxes, without text.
         trainable: what is trained.
         loss: how losses are computed.
+        auxiliary: losses besides those of text and masks, see [`sa2va.train.auxiliary`]. Only what a loss with a weight
+            needs is computed: if no loss reads masks, none are decoded.
         grounding_side: side of the pictures that SAM 2 sees from now on, pixels, a multiple of 32; None keeps it.
         prompted_frames: None decodes every frame from its prompt, without memory (released). A number prompts that
             many frames of each clip, chosen as ``encode.key_frame_policy`` says, and follows the rest through the
@@ -159,9 +157,10 @@ class TrainConfig:
     sam2: str | None = None
     template: str | None = None
     quantization: Literal["nf4"] | None = None
-    stage: Literal["joint", "segmenter", "towers", "language", "memory"] = "joint"
+    stage: Literal["joint", "segmenter"] = "joint"
     trainable: TrainableOptions = field(default_factory=TrainableOptions)
     loss: LossOptions = field(default_factory=LossOptions)
+    auxiliary: tuple[AuxiliaryOptions, ...] = ()
     grounding_side: int | None = None
     prompted_frames: int | None = None
     epochs: float = 1.0
@@ -194,7 +193,7 @@ class TrainConfig:
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         """Read a YAML or JSON file, then apply ``key=value`` words. Raises ValueError for unknown or malformed ones."""
-        return build(cls, override(read_settings(path), overrides))
+        return build(cls, override(read_config(path), overrides))
 
     def with_overrides(self, overrides: Sequence[str]) -> TrainConfig:
         """A copy with ``key=value`` words applied. Raises ValueError for unknown or malformed ones."""
@@ -226,7 +225,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be {_range(low, high)}, got {value}; set {name}=...")
         if not self.data:
             raise ValueError(
-                "data is empty; name at least one source, e.g. data=[{kind: synthetic, options: {split: train}}]"
+                "data is empty; name at least one source, e.g. data=[{kind: annotations, options: {root: mine}}]"
             )
         self._check_combinations()
         self._check_files()
@@ -241,15 +240,16 @@ class TrainConfig:
             raise ValueError(
                 "muon needs whole matrices, fsdp and deepspeed shard them; set optimizer=adamw, or neither"
             )
-        if self.stage in ("segmenter", "memory") and (self.trainable.lora or self.trainable.parts is None):
+        losses = find_all(self.auxiliary)
+        if self.stage == "segmenter" and (self.trainable.lora or self.trainable.parts is None):
             raise ValueError(
-                f'stage "{self.stage}" does not run the language model; set trainable.lora=null and name the parts, '
+                'stage "segmenter" does not run the language model; set trainable.lora=null and name the parts, '
                 "e.g. trainable.parts=[image_encoder, prompt_encoder, mask_decoder, memory]"
             )
-        if self.stage == "segmenter" and not (weights.bce or weights.dice or weights.focal):
+        if self.stage == "segmenter" and any(loss.needs == "text" for loss in losses):
+            raise ValueError('stage "segmenter" does not run the language model, which a loss in auxiliary needs')
+        if self.stage == "segmenter" and not (weights.bce or weights.dice or weights.focal or losses):
             raise ValueError('stage "segmenter" needs a mask loss; set loss.weights.focal=20 loss.weights.dice=1')
-        if self.stage == "memory" and not weights.recall:
-            raise ValueError('stage "memory" has one loss; set loss.weights.recall=1')
         if self.grounding_side and (self.grounding_side % 32 or self.sam2 or self.quantization):
             raise ValueError(
                 "grounding_side is a multiple of 32 and changes a Sa2VA checkpoint; got "
@@ -278,7 +278,7 @@ class TrainConfig:
             raise ValueError(
                 f'stage "{self.stage}" takes the frames of a clip as they are; set encode.drawn_frames=null'
             )
-        if not any(vars(weights).values()):
+        if not any(vars(weights).values()) and not losses:
             raise ValueError("all loss weights are 0; set at least one, e.g. loss.weights.text=1")
 
     def _check_files(self) -> None:
@@ -301,6 +301,27 @@ class TrainConfig:
         return ("deepspeed",) if self.deepspeed else ()
 
 
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Settings of a file, also of one that was written when ``loss.weights`` still held what is in ``auxiliary`` now.
+
+    Raises:
+        ValueError: the file cannot be read, or such a loss had a weight.
+    """
+    values = read_settings(path)
+    loss = values.get("loss")
+    weights = loss.get("weights") if isinstance(loss, dict) else None
+    if isinstance(weights, dict):
+        moved = {name: weights.pop(name) for name in _MOVED_WEIGHTS if name in weights}
+        if any(moved.values()):
+            raise ValueError(
+                f"{path} gives weights to {[name for name, weight in moved.items() if weight]} in loss.weights; these "
+                "are auxiliary losses now: take them out and name them in auxiliary, see docs/training.md"
+            )
+    return values
+
+
+#: What were losses of every run before there were auxiliary ones.
+_MOVED_WEIGHTS = ("attention", "mentions", "words", "middle", "place", "recall")
 #: Setting, lowest and highest value.
 _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("epochs", 1e-9, None),

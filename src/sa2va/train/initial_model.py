@@ -12,10 +12,13 @@ from sa2va.model.configuration import Sa2VAConfig, set_grounding_side
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.tokenizer import load_tokenizer
-from sa2va.runtime import default_device
+from sa2va.runtime import default_device, import_object
 from sa2va.train.autodetect import is_base_model
 from sa2va.train.config import TrainConfig
-from sa2va.train.tiny import GROUNDING_SIDE, RANDOM_TINY, tiny_model, tiny_tokenizer
+
+#: Models of random weights, by what ``model`` calls them: ``"package.module:factory"``, where the factory takes the
+#: seed and the grounding side (None for its own) and returns the model and its tokenizer.
+RANDOM_MODELS = {"random-tiny": "sa2va.tiny.random_model:random_tiny"}
 
 
 def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
@@ -26,10 +29,10 @@ def load_start(config: TrainConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
             missing.
     """
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    if config.model == RANDOM_TINY:
-        tokenizer = tiny_tokenizer()
-        model = tiny_model(tokenizer, config.seed, config.grounding_side or GROUNDING_SIDE)
-        return model.to(dtype), Sa2VAProcessor(tokenizer, model.config)  # type: ignore[arg-type]
+    if config.model in RANDOM_MODELS:
+        factory = import_object(RANDOM_MODELS[config.model], "model")
+        model, tokenizer = factory(config.seed, config.grounding_side)
+        return model.to(dtype), Sa2VAProcessor(tokenizer, model.config)
     base = is_base_model(config.model)
     if base != bool(config.sam2):
         raise ValueError(

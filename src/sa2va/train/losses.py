@@ -45,10 +45,6 @@ class LossWeights:
         focal: of the mask, instead of ``bce`` if a segmenter is trained from scratch (SAM: 20).
         iou: predicted against true IoU of all three candidates.
         presence: cross-entropy of the object score.
-        attention: of ``[SEG]`` on the visual tokens of its object. mentions: of the words of a question on those of
-            the objects they speak of, see ``sa2va.train.looking``.
-        words, middle, place: of a model that starts from nothing, see ``sa2va.train.pretext``.
-        recall: of the memory of a model that starts from nothing, see ``sa2va.train.recall``.
     """
 
     text: float = 1.0
@@ -57,17 +53,11 @@ class LossWeights:
     focal: float = 0.0
     iou: float = 0.0
     presence: float = 0.0
-    attention: float = 0.0
-    mentions: float = 0.0
-    words: float = 0.0
-    middle: float = 0.0
-    place: float = 0.0
-    recall: float = 0.0
 
     @property
-    def looking(self) -> bool:
-        """Whether any loss says where tokens are to look."""
-        return bool(self.attention or self.mentions)
+    def masks(self) -> bool:
+        """Whether any loss is of masks."""
+        return any(weight for name, weight in vars(self).items() if name != "text")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from sa2va.runtime import fast_bfloat16
 
 #: Tables of vectors are not maps from one space to another; their rows learn one by one.
-_TABLES = ("embed", "lm_head", "token", "position", "pos_", "pretext.")
+_TABLES = ("embed", "lm_head", "token", "position", "pos_", "auxiliary.")
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sa2va.data.check import OWN_CLIPS, kind_of_data
-from sa2va.runtime import default_device
+from sa2va.runtime import default_device, import_object
 from sa2va.train.autodetect import FamilyName, family_of_model
 from sa2va.train.config import SourceOptions, TrainConfig
-from sa2va.train.curriculum import tiny
 from sa2va.train.recipes import RECIPES, pretraining
 
 #: Samples per GPU and micro-batch, and micro-batches per step, of the released fine-tuning.
@@ -71,10 +70,11 @@ def _pretraining(name: str) -> Callable[..., TrainConfig]:
     return build
 
 
-#: A preset is one run, or several of which each starts from the one before.
-PRESETS: dict[str, Callable[..., TrainConfig | tuple[TrainConfig, ...]]] = {
+Preset = Callable[..., TrainConfig | tuple[TrainConfig, ...]]
+#: A preset is one run, or several of which each starts from the one before: a function, or ``"package.module:name"``.
+PRESETS: dict[str, Preset | str] = {
     "finetune": finetune,
-    "tiny": tiny,
+    "tiny": "sa2va.tiny.curriculum:tiny",
     **{name.lower(): _pretraining(name) for name in RECIPES},
 }
 
@@ -98,9 +98,10 @@ def recipes_and_overrides(name: str, words: Sequence[str]) -> tuple[tuple[TrainC
     Raises:
         ValueError: there is no such preset, or an argument is missing.
     """
-    function = PRESETS.get(name.lower())
-    if function is None:
+    found = PRESETS.get(name.lower())
+    if found is None:
         raise ValueError(f"unknown preset {name!r}; take one of {sorted(PRESETS)}, or a .yaml or .json file")
+    function: Preset = import_object(found, "preset") if isinstance(found, str) else found
     parameters = inspect.signature(function).parameters
     arguments, overrides = {}, []
     for word in words:

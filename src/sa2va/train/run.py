@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_clicks, encode_sample
+from sa2va.data.encode import Encoded, EncodeOptions, MakeTargets, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.holdout import HoldOut, OneView
 from sa2va.data.mixture import EncodedDataset, Part
 from sa2va.data.sample import Sample
@@ -20,22 +20,15 @@ from sa2va.model.quantization import check_quantization
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
+from sa2va.train.auxiliary import AuxiliaryLoss, add_losses, make_targets
 from sa2va.train.checkpoints import changed_settings, last_checkpoint, other_processes
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.initial_model import load_start
-from sa2va.train.pretext import Pretext
-from sa2va.train.recall import Recall
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compile_layers, make_trainable
 
 #: Samples of each source that are encoded before the first step, to find what is wrong with them.
 _PROBES = 4
 _DRY_STEPS = 2
-#: What a stage trains beside the model.
-_HEADS: dict[str, Callable[[Sa2VAModel, Sa2VAProcessor], Pretext | Recall]] = {
-    "towers": Pretext.of,
-    "language": Pretext.of,
-    "memory": Recall.of,
-}
 #: Is written last into the folder of a run.
 FINISHED = "trainer_state.json"
 
@@ -47,7 +40,7 @@ class Run:
     Attributes:
         config: the configuration. model: with parameters frozen and unfrozen. processor: of the model.
         parts: the opened sources. validation: what is held out of them. plan: what is trained.
-        probes: a few encoded samples of every source.
+        probes: a few encoded samples of every source. auxiliary: the auxiliary losses.
     """
 
     config: TrainConfig
@@ -57,6 +50,7 @@ class Run:
     validation: tuple[Part, ...]
     plan: tuple[PlanRow, ...]
     probes: tuple[Encoded, ...]
+    auxiliary: tuple[AuxiliaryLoss, ...] = ()
 
 
 def finished(config: TrainConfig) -> bool:
@@ -79,8 +73,7 @@ def prepare(config: TrainConfig) -> Run:
     model, processor = load_start(config)
     _check_scales(config)
     torch.manual_seed(config.seed)  # LoRA and heads start from random numbers
-    if config.stage in _HEADS:
-        model.add_module("pretext", _HEADS[config.stage](model, processor))
+    auxiliary = add_losses(config.auxiliary, model, processor)
     plan = tuple(make_trainable(model, config.trainable))
     if config.checkpoint_activations:
         checkpoint_activations(model)
@@ -88,15 +81,14 @@ def prepare(config: TrainConfig) -> Run:
         compile_layers(model)
     encode = encoder(config, processor)
     probes = tuple(encoded for part in parts for encoded in _probe(part, encode))
-    return Run(config, model, processor, parts, validation, plan, probes)
+    return Run(config, model, processor, parts, validation, plan, probes, auxiliary)
 
 
 def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample, np.random.Generator], Encoded]:
-    """How a stage encodes a sample."""
-    if config.stage in ("segmenter", "memory"):
+    """How a run encodes a sample."""
+    if config.stage == "segmenter":
         return partial(_clicks, processor=processor, options=config.encode)
-    places = config.loss.weights.looking
-    return partial(_conversation, processor=processor, options=config.encode, places=places)
+    return partial(_conversation, processor=processor, options=config.encode, extras=make_targets(config.auxiliary))
 
 
 def train(
@@ -153,7 +145,9 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
     dataset = EncodedDataset(run.parts, encode, seed=config.seed, workers=config.workers, max_broken=config.max_broken)
     try:
         validation = EncodedDataset(run.validation, encode, seed=config.seed) if run.validation else None
-        trainer = Sa2VATrainer(run.model, run.processor, config, dataset, validation=validation, save=save)
+        trainer = Sa2VATrainer(
+            run.model, run.processor, config, dataset, auxiliary=run.auxiliary, validation=validation, save=save
+        )
         if progress:
             trainer.add_callback(Progress(trainer.get_total_train_batch_size(trainer.args)))
         if save:
@@ -178,9 +172,14 @@ def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bo
 
 
 def _conversation(
-    sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions, places: bool
+    sample: Sample,
+    rng: np.random.Generator,
+    *,
+    processor: Sa2VAProcessor,
+    options: EncodeOptions,
+    extras: Mapping[str, MakeTargets],
 ) -> Encoded:
-    return encode_sample(sample, processor, options, rng, places=places)
+    return encode_sample(sample, processor, options, rng, extras=extras)
 
 
 def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor, options: EncodeOptions) -> Encoded:

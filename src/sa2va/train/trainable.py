@@ -33,7 +33,7 @@ Part = Literal[
     "mask_decoder",
     "original_mask_decoder",
     "memory",
-    "pretext",
+    "auxiliary",
 ]
 #: How parameter names of each part begin; the first match counts, and what is left of SAM 2 is its memory.
 _PREFIXES: tuple[tuple[Part, tuple[str, ...]], ...] = (
@@ -51,7 +51,7 @@ _PREFIXES: tuple[tuple[Part, tuple[str, ...]], ...] = (
     ("mask_decoder", ("sam2.mask_decoder.",)),
     ("original_mask_decoder", ("original_mask_decoder.",)),
     ("memory", ("sam2.",)),
-    ("pretext", ("pretext.",)),
+    ("auxiliary", ("auxiliary.",)),
 )
 PARTS: tuple[Part, ...] = get_args(Part)
 #: The parts that read and write text; a batch with text always runs them.
@@ -145,11 +145,11 @@ def make_trainable(model: Sa2VAModel, options: TrainableOptions) -> list[PlanRow
     Returns:
         what is trained, part by part.
     """
-    parts = chosen_parts(options, model)
+    parts: tuple[Part, ...] = (*chosen_parts(options, model), "auxiliary")
     if options.lora:
         _inject_lora(model, options.lora)
     for name, parameter in model.named_parameters():
-        trained = _is_lora(name) or part_of(name) in (*parts, "pretext")
+        trained = _is_lora(name) or part_of(name) in parts
         if parameter.is_floating_point():  # a weight in four bits is bytes, and never trained
             parameter.requires_grad_(trained)
         if trained:
@@ -191,7 +191,7 @@ def merged_tensors(tensors: Mapping[str, Tensor], options: LoraOptions | None, d
     """A state dict as the plain model has it: LoRA added to the weights, under their own names, in one dtype."""
     merged: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if _is_lora(name) or part_of(name) == "pretext":
+        if _is_lora(name) or part_of(name) == "auxiliary":
             continue
         stem = name.removesuffix(".base_layer.weight")
         if stem != name and options is not None:
@@ -207,12 +207,17 @@ def adapter_tensors(tensors: Mapping[str, Tensor], model: nn.Module, dtype: torc
     return {
         name.replace(".default.weight", ".weight"): tensor.float() if _is_lora(name) else tensor.to(dtype)
         for name, tensor in trainable_tensors(tensors, model).items()
+        if part_of(name) != "auxiliary"
     }
 
 
 def whole_modules(model: nn.Module) -> list[str]:
     """The modules trained in full, as peft's ``modules_to_save`` names them."""
-    trained = [name for name, p in model.named_parameters() if p.requires_grad and not _is_lora(name)]
+    trained = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not _is_lora(name) and part_of(name) != "auxiliary"
+    ]
     found = (prefix for name in trained for prefix in dict(_PREFIXES)[part_of(name)] if name.startswith(prefix))
     modules = [prefix[:-1] for prefix in dict.fromkeys(found) if prefix.endswith(".") and prefix != "sam2."]
     # peft matches the ends of names, and many names end like one without a dot.

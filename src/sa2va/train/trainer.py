@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,12 @@ from sa2va.model.types import Batch, Sa2VAOutput
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device
+from sa2va.train.auxiliary import AuxiliaryLoss
 from sa2va.train.checkpoints import TRAINED_FILE
 from sa2va.train.config import TrainConfig
 from sa2va.train.dummy_sample import CompanionCollator, has_companion
-from sa2va.train.looking import Looking
-from sa2va.train.losses import LossWeights, Term, frame_shares, low_resolution_targets, mask_losses, text_loss
+from sa2va.train.losses import Term, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.muon import MuonWithAdamW, is_matrix
-from sa2va.train.pretext import Pretext
-from sa2va.train.recall import Recall
 from sa2va.train.saving import save_run
 from sa2va.train.trainable import parameters_of, part_of, zero_of
 
@@ -143,7 +141,8 @@ class Sa2VATrainer(Trainer):
 
     Args:
         model: the model. processor: is saved beside its weights, and says how to pad.
-        config: the run. dataset: encoded samples. validation: samples whose losses are logged with every checkpoint.
+        config: the run. dataset: encoded samples. auxiliary: the losses that ``config.auxiliary`` names, see
+            ``add_losses``. validation: samples whose losses are logged with every checkpoint.
         callbacks: as in transformers. save: write checkpoints.
     """
 
@@ -154,11 +153,12 @@ class Sa2VATrainer(Trainer):
         config: TrainConfig,
         dataset: EncodedDataset,
         *,
+        auxiliary: Sequence[AuxiliaryLoss] = (),
         validation: EncodedDataset | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         save: bool = True,
     ):
-        self.config, self.processor, self.dataset = config, processor, dataset
+        self.config, self.processor, self.dataset, self.auxiliary = config, processor, dataset, tuple(auxiliary)
         self.model: Any  # Trainer wraps it in some kinds of distribution
         super().__init__(
             model=model,
@@ -178,9 +178,15 @@ class Sa2VATrainer(Trainer):
         if config.prompted_frames is not None:
             shown = replace(config.encode, key_frames=config.prompted_frames)
             self._prompted = partial(key_frames, options=shown)
-        self._looking = None
-        if config.loss.weights.looking:
-            self._looking = Looking(model, processor, config.loss.weights)
+        self._weights: dict[str, float] = {
+            name: weight
+            for weights in (vars(config.loss.weights), *(loss.weights for loss in self.auxiliary))
+            for name, weight in weights.items()
+            if weight
+        }
+        needed = {loss.needs for loss in self.auxiliary}
+        self._draws = config.loss.weights.masks or "masks" in needed
+        self._runs = self._draws or "text" in needed or bool(config.loss.weights.text)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -219,17 +225,12 @@ class Sa2VATrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Weighted sum of all losses of one micro-batch; the single losses are kept for the log."""
-        weights, output = self.config.loss.weights, None
+        output = None
         with _fast_attention(self.config):
-            if self.config.stage in ("towers", "memory"):
-                with self.accelerator.autocast():
-                    terms = self._head.losses(self.model, inputs, self._point_generator(self.args.device))
-                self._micro_batch += 1
-            else:
-                if self.config.stage == "language":  # masks are learnt from, not drawn
-                    inputs = replace(inputs, grounding_pixels=None)
-                output = model(inputs, prompted=self._prompted, labelled_only=True)
-                terms = self.losses(inputs, output)
+            if self._runs:
+                shown = inputs if self._draws else replace(inputs, grounding_pixels=None)
+                output = model(shown, prompted=self._prompted, labelled_only=True)
+            terms = self.losses(inputs, output)
         text = output is not None and output.logits is not None
         # DeepSpeed takes gradients as they come, and its batches run every part that is trained (see companion).
         left_out = () if self.config.deepspeed else parameters_of(self.model, text=text)
@@ -238,12 +239,33 @@ class Sa2VATrainer(Trainer):
             average = None
             if self._averages is not None:
                 average = self._averages.tokens if name == "text" else self._averages.frames
-            total = total + getattr(weights, name) * term.mean(average)
+            total = total + self._weights[name] * term.mean(average)
             self._remember(name, term)
         return (total, output) if return_outputs else total
 
-    def losses(self, batch: Batch, output: Sa2VAOutput) -> dict[str, Term]:
-        """The losses of one micro-batch whose weights are not 0 and for which it has targets."""
+    def losses(self, batch: Batch, output: Sa2VAOutput | None) -> dict[str, Term]:
+        """The losses of one micro-batch whose weights are not 0 and for which it has targets.
+
+        Args:
+            output: of the forward pass; None where no loss needs it.
+        """
+        generator, terms = self._point_generator(self.args.device), {}
+        if output is not None:
+            terms |= self._released_losses(batch, output, generator)
+        for loss in self.auxiliary:
+            # What runs parts of the model itself computes as the forward pass would.
+            with self.accelerator.autocast() if loss.needs == "nothing" else nullcontext():
+                found = loss.losses(self.accelerator.unwrap_model(self.model), batch, output, generator)
+            if unnamed := found.keys() - {*loss.names}:
+                raise ValueError(
+                    f"{type(loss).__name__} computes {sorted(unnamed)}; add them to its names {loss.names}"
+                )
+            terms |= {name: term for name, term in found.items() if name in self._weights}
+        self._micro_batch += 1
+        return terms
+
+    def _released_losses(self, batch: Batch, output: Sa2VAOutput, generator: torch.Generator) -> dict[str, Term]:
+        """Of text and masks."""
         options, terms = self.config.loss, {}
         if output.logits is not None and batch.labels is not None and options.weights.text:
             terms["text"] = text_loss(output.logits, batch.labels)
@@ -253,21 +275,11 @@ class Sa2VATrainer(Trainer):
             shares = targets.new_tensor(
                 frame_shares(output.objects_per_sample, batch.frames_per_sample, batch.annotated)
             )
-            drawn = mask_losses(prediction, targets, shares, options, self._point_generator(targets.device))
+            drawn = mask_losses(prediction, targets, shares, options, generator)
             if has_companion(batch):
                 drawn = {name: Term(0 * term.total, 0 * term.count) for name, term in drawn.items()}
             terms |= drawn
-        if self.config.stage == "language" and output.seg_states is not None:
-            terms |= cast(Pretext, self._head).places(output.seg_states, batch)
-        if self._looking is not None:
-            terms |= self._looking.losses(batch)
-        self._micro_batch += 1
         return terms
-
-    @property
-    def _head(self) -> Pretext | Recall:
-        """What the stage trains beside the model."""
-        return self.accelerator.unwrap_model(self.model).pretext
 
     def _point_generator(self, device: torch.device) -> torch.Generator:
         """Of this micro-batch, whichever process computes it: they take turns, see accelerate's BatchSamplerShard."""
@@ -295,12 +307,11 @@ class Sa2VATrainer(Trainer):
 
     def _loss_means(self) -> dict[str, float]:
         """Of every loss since the last call, over all processes."""
-        names = [name for name in LossWeights.__dataclass_fields__ if getattr(self.config.loss.weights, name)]
         nothing = torch.zeros(2, device=self.args.device)
-        rows = torch.stack([self._window.get(name, nothing) for name in names])
+        rows = torch.stack([self._window.get(name, nothing) for name in self._weights])
         losses = self._sum(rows).tolist()
         self._window = {}
-        return {name: total / count for name, (total, count) in zip(names, losses, strict=True) if count}
+        return {name: total / count for name, (total, count) in zip(self._weights, losses, strict=True) if count}
 
     def _dropped_samples(self) -> dict[str, float]:
         """Samples that were not trained on as they are, by kind, over all processes."""
@@ -322,7 +333,7 @@ class Sa2VATrainer(Trainer):
         self.model.train(training)
         means = self._loss_means()
         self._averages, self._window = averages, window
-        means["loss"] = sum(getattr(self.config.loss.weights, name) * mean for name, mean in means.items())
+        means["loss"] = sum(self._weights[name] * mean for name, mean in means.items())
         metrics = {f"eval_{name}": mean for name, mean in means.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sa2va.atomic import check_target, naming, replacing
 from sa2va.masks.segment import Segment
-from sa2va.media.open import is_video, load_image, open_media
+from sa2va.media.open import Picture, load_image, open_media
 from sa2va.results import exports
 from sa2va.results.answer import Answer, Frame
 from sa2va.writers.frame_writer import FramePairs
@@ -92,8 +92,8 @@ class CocoWriter:
             pixels = None if image is None else np.asarray(load_image(image))
             target = name if Path(name).suffix else f"{name}.png"
             self._add(target, load_image(source) if pixels is None else Image.fromarray(pixels), segments)
-        elif is_video(source):
-            for decoded in open_media(source):
+        elif not isinstance(media := open_media(source), Picture):
+            for decoded in media:
                 here = tuple(_at(segment, decoded.index) for segment in segments)
                 frame = Frame(decoded.index, decoded.time, decoded.pixels.shape[:2], here)
                 self._add_frame(name, frame, decoded.pixels)

@@ -10,7 +10,7 @@ from sa2va.data.annotations.annotated_images import Orientation, UprightPicture,
 from sa2va.data.annotations.coco import AnnotationId, CocoInstances, is_segmentation, unite
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, first_existing, require_files
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
-from sa2va.data.datasets.wording import phrase_of
+from sa2va.data.datasets.request_wording import phrase_of
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from sa2va.data.datasets.frame_sampling import check_counts, deal
-from sa2va.data.datasets.wording import Wording, phrase_of
+from sa2va.data.datasets.request_wording import Wording, phrase_of
 from sa2va.data.sample import LazyFrame, Sample
 from sa2va.masks.mask import Mask
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests

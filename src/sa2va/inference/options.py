@@ -1,0 +1,72 @@
+"""How a request is answered: one set of options under every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict
+
+from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.propagation import KeyFrames
+from sa2va.inference.tracker import Mode
+from sa2va.masks.mask_ops import Cleanup
+from sa2va.model.generation import GenerationOptions
+
+#: Frames of a video that the language model sees.
+KEY_FRAMES = 5
+_MASK_FIELDS = tuple(field.name for field in fields(MaskPostprocessing))
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """What decides an answer besides the model and the request.
+
+    Attributes:
+        masks: how logits become masks.
+        key_frames: which frames of a video the language model sees: ``"uniform"`` over the video (measured better),
+            ``"first"`` (the reference), frame indices (one, or a list or array of them), or ``"compressed"``
+            (SaSaSa2VA checkpoints, tracks only).
+        num_key_frames: how many, for the two named ways.
+        mode: how masks are carried through a video, ``"released"`` or ``"consistent"``, see
+            [`sa2va.inference.tracker`]; None takes what the checkpoint was made for.
+        generation: how text is written.
+    """
+
+    masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
+    key_frames: KeyFrames | Literal["compressed"] = "uniform"
+    num_key_frames: int = KEY_FRAMES
+    mode: Mode | None = None
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+
+    @classmethod
+    def of(cls, **options: Any) -> InferenceOptions:
+        """Options from the keywords of [`Options`].
+
+        Raises:
+            TypeError: there is no such option. ValueError: a value outside its range.
+        """
+        masks = {name: options.pop(name) for name in _MASK_FIELDS if name in options}
+        video = {name: options.pop(name) for name in ("key_frames", "num_key_frames", "mode") if name in options}
+        return cls(MaskPostprocessing(**masks), **video, generation=GenerationOptions(**options))
+
+
+class Options(TypedDict, total=False):
+    """The keywords that every method of [`Sa2VA`] and [`Scene`] takes.
+
+    threshold: probability above which a pixel belongs to the object, above 0 and below 1; 0.5 if not given.
+    probabilities: keep float32 probabilities in every segment. cleanup: holes to fill, specks to remove and the like.
+    key_frames, num_key_frames, mode: for videos, see [`InferenceOptions`].
+    max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
+    """
+
+    threshold: float
+    probabilities: bool
+    cleanup: Cleanup
+    key_frames: KeyFrames | Literal["compressed"]
+    num_key_frames: int
+    mode: Mode | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    seed: int | None
