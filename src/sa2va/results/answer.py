@@ -185,8 +185,8 @@ class Frame(_Picture):
     Examples:
         >>> from sa2va import Sa2VA
         >>> model = Sa2VA.from_pretrained("tiny")
-        >>> with model.track("shapes.mp4", "the orange hat") as track:
-        ...     frame = next(track)
+        >>> track = model.track("shapes.mp4", "the orange hat", sampling={"max_frames": 2})
+        >>> frame = next(track)
         >>> frame
         Frame(0, time=0.0, segments=1)
         >>> frame.segments[0].mask.size
