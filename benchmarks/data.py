@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sa2va.data.check import open_set, present_sets
 from sa2va.data.collate import Collator
 from sa2va.data.encode import Encoded, EncodeOptions, encode_sample
-from sa2va.data.mixture import EncodedDataset, MixtureOrder, Part, Source
+from sa2va.data.mixture import EncodedDataset, MixtureEntry, MixtureOrder, Source
 from sa2va.data.sample import Sample
 from sa2va.media.video_file import VideoFile
 from sa2va.model.types import Batch
@@ -178,7 +178,7 @@ def deliver(source: Source, processor: Sa2VAProcessor, options: EncodeOptions, w
     expected = sum(time_parts(source, processor, options, 2).values())
     samples = TINY_BATCH * max(2 * workers, round(FEEDING_SECONDS / expected / TINY_BATCH))
     encode = partial(_encode, processor=processor, options=options)
-    dataset = EncodedDataset([Part("source", source)], encode, seed=0, workers=workers)
+    dataset = EncodedDataset([MixtureEntry("source", source)], encode, seed=0, workers=workers)
     order = MixtureOrder(dataset.parts, batch_size=TINY_BATCH, length=samples, seed=0)
     loader = DataLoader(
         dataset, batch_size=TINY_BATCH, sampler=order, num_workers=workers, collate_fn=Collator.of(processor)

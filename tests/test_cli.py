@@ -23,7 +23,7 @@ from sa2va import Answer, Frame, Mask, Sa2VA, Segment, Track, zoo
 from sa2va.cli import main, options, self_check
 from sa2va.cli.answers import show_found
 from sa2va.cli.console import LogProgress, Screen, explanation, printable
-from sa2va.cli.frame_loop import Tally, write_frames
+from sa2va.cli.frame_loop import ObjectStats, write_frames
 from sa2va.cli.model_loading import checked_device
 from sa2va.cli.pictures import read_mask
 from sa2va.cli.signals import Interrupts
@@ -458,7 +458,7 @@ def test_a_run_that_breaks_off_never_shortens_an_earlier_one(
                     writer.write(frame, pixels)
     writers = [kind(name, **about) for name, kind in kinds.items()]
     writers += [PaletteWriter("masks", **about), JsonLinesWriter("f.jsonl", **about)]
-    tally = Tally()
+    tally = ObjectStats()
     with Interrupts() as interrupts, pytest.raises(error):
         track = Track(frames_until_stop(5, error), **about)
         write_frames(Screen(quiet=True), track, writers, tally, interrupts, known=known, lines=False)
@@ -558,6 +558,14 @@ def test_mistakes_are_told_in_one_line(
     Path("text.png").write_text("this is no picture")
     assert_refused(run(capsys, *arguments, code=2), *words)
     assert sorted(path.name for path in Path().iterdir()) == ["street.png", "text.png"]
+
+
+def test_ctrl_c_before_a_command_begins_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sa2va.cli.commands.app", interrupted)
+    assert main(["models"]) == 130
 
 
 def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:

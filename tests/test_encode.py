@@ -23,7 +23,7 @@ from sa2va.data.clicks import BOX_FROM, BOX_TO, INSIDE, MOST_CLICKS, OUTSIDE, PA
 from sa2va.data.collate import Collator
 from sa2va.data.datasets.phrase_polygons import Annotations
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
-from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
+from sa2va.data.mixture import EncodedDataset, MixtureEntry, MixtureOrder, SampleCounters, SampleIndex
 from sa2va.data.sample import Sample
 from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
@@ -262,7 +262,7 @@ def test_clicks_do_not_share_a_batch_with_conversations(processor: Sa2VAProcesso
     st.integers(0, 3),
 )
 def test_an_epoch_shows_each_sample_as_often_as_it_says(rows: list, batch_size: int, number: int):
-    parts = [Part("x", Rectangles(n), repeats, group) for n, repeats, group in rows if round(n * repeats)]
+    parts = [MixtureEntry("x", Rectangles(n), repeats, group) for n, repeats, group in rows if round(n * repeats)]
     if not parts:
         return
     order = MixtureOrder(parts, batch_size=batch_size, length=1, seed=7)
@@ -277,9 +277,9 @@ def test_an_epoch_shows_each_sample_as_often_as_it_says(rows: list, batch_size: 
 
 
 def test_the_order_of_a_run_depends_on_its_seed_alone():
-    parts = [Part("x", Rectangles(5)), Part("y", Rectangles(3), 2)]
+    parts = [MixtureEntry("x", Rectangles(5)), MixtureEntry("y", Rectangles(3), 2)]
 
-    def order(length: int = 40, seed: int = 1) -> list[Visit]:
+    def order(length: int = 40, seed: int = 1) -> list[SampleIndex]:
         return list(MixtureOrder(parts, batch_size=2, length=length, seed=seed))
 
     assert order() == order() and order(25) == order()[:25] and order() != order(seed=2)
@@ -291,30 +291,30 @@ def test_the_order_of_a_run_depends_on_its_seed_alone():
 
 def test_a_source_that_shows_nothing_is_refused():
     with pytest.raises(ValueError, match=r"'few' has 3 samples, shown 0\.1 times"):
-        Part("few", Rectangles(3), 0.1)
+        MixtureEntry("few", Rectangles(3), 0.1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rejected_samples_are_replaced_and_counted(processor: Sa2VAProcessor, workers: int):
     source = Rectangles(6, text_every=3)  # of text, no clicks can be made
     encode = partial(_clicks, processor=processor)
-    dataset = EncodedDataset([Part("mixed", source)], encode, seed=0, workers=workers)
+    dataset = EncodedDataset([MixtureEntry("mixed", source)], encode, seed=0, workers=workers)
     order = MixtureOrder(dataset.parts, batch_size=2, length=6, seed=0)
     loader = DataLoader(dataset, batch_size=2, sampler=order, num_workers=workers, collate_fn=Collator.of(processor))
     batches = list(loader)
     assert [len(batch.sample_ids) for batch in batches] == [2, 2, 2]
     assert all(name.startswith("rectangles") for batch in batches for name in batch.sample_ids)
-    assert dataset.count(Counted.REJECTED) == 2
+    assert dataset.count(SampleCounters.REJECTED) == 2
     again = list(DataLoader(dataset, batch_size=2, sampler=order, collate_fn=Collator.of(processor)))
     assert all(torch.equal(a.points, b.points) for a, b in zip(batches, again, strict=True))
 
 
 def test_a_source_of_which_nothing_fits_is_an_error(processor: Sa2VAProcessor):
     dataset = EncodedDataset(
-        [Part("words", Rectangles(4, text_every=1))], partial(_clicks, processor=processor), seed=0
+        [MixtureEntry("words", Rectangles(4, text_every=1))], partial(_clicks, processor=processor), seed=0
     )
     with pytest.raises(ValueError, match=r"'words'.*in a row cannot be trained on"):
-        dataset[Visit(0, 0, 0)]
+        dataset[SampleIndex(0, 0, 0)]
 
 
 def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcessor):

@@ -73,3 +73,13 @@ def test_no_file_name_twice(graph):
     for name in graph.keys() - packages:
         stems.setdefault(name.split(".")[-1], []).append(name)
     assert not {stem: names for stem, names in stems.items() if len(names) > 1}
+
+
+def test_no_class_name_twice():
+    """Nor of classes, but for those that a module keeps to itself."""
+    found: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(name)
+    assert not {one: names for one, names in found.items() if len(names) > 1}

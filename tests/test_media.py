@@ -487,6 +487,16 @@ def test_indices_outside_are_refused(clip: Callable[[str], Path], index: int) ->
         source.iter_backward(index)
 
 
+@pytest.mark.parametrize("control", [b"", b"\x21\xf9\x04\x01\x0a\x00\x00\x00"])
+def test_a_frame_that_is_whole_and_cannot_be_shown_is_told(tmp_path: Path, control: bytes) -> None:
+    size, pixel, palette = b"\x01\x00\x01\x00", b"\x02\x02\x44\x01\x00", b"\x80\x00\x00\x00\xff\xff\xff"
+    image = control + b"\x2c" + bytes(4) + size
+    path = tmp_path / "late-palette.gif"  # on which Pillow fails an assertion, or says that there is none
+    path.write_bytes(b"GIF89a" + size + bytes(3) + image + b"\x00" + pixel + image + palette + pixel + b";")
+    with pytest.raises(ValueError, match=r"late-palette\.gif: frame 1 of 2 cannot be shown"):
+        list(open_media(path))
+
+
 def test_transparent_gif_frames_build_on_each_other(tmp_path: Path) -> None:
     layers = []
     for index in range(3):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va import Frame, Mask, Segment, Track
-from sa2va.atomic import check_target, replacing
+from sa2va import Frame, Mask, Sa2VA, Segment, Track
+from sa2va.atomic import check_target, replacing, sole_writer
 from sa2va.checkpoint.conversion import convert
 from sa2va.cli import main
 from sa2va.writers import WRITERS, VideoEncoder
@@ -157,7 +159,7 @@ class TestNoRoom:
             assert f"error: read-only file system: {tmp_path}\n" in capsys.readouterr().err
 
     @pytest.mark.parametrize("kind", WRITERS)
-    def test_a_full_disk_is_told_with_the_files_name(self, tmp_path, kind):
+    def test_a_full_disk_is_told_with_the_files_name(self, tmp_path, kind, no_room):
         target = tmp_path / WRITERS[kind].default_name
 
         def write() -> None:
@@ -170,11 +172,27 @@ class TestNoRoom:
         assert Path(caught.value.filename).relative_to(tmp_path).parts[0] == target.name
         assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 
-    def test_a_converted_checkpoint_is_named_too(self, checkpoint: Callable[[str], Path], tmp_path):
+    def test_a_converted_checkpoint_is_named_too(self, checkpoint: Callable[[str], Path], tmp_path, no_room):
         source = checkpoint("iv25_qwen2")  # written while there is room
         with pytest.raises(OSError, match="File too large") as caught, no_room(2**15):
             convert(source, tmp_path / "native")
         assert caught.value.filename == str(tmp_path / "native")
+
+    def test_a_saved_model_and_processor_too(self, sa2va: Sa2VA, tmp_path, no_room):
+        for name, part in {"model": sa2va.model, "processor": sa2va.processor}.items():
+            with pytest.raises(OSError, match="File too large") as caught, no_room(300):
+                part.save_pretrained(tmp_path / name)
+            assert str(caught.value.filename).startswith(str(tmp_path / name))
+
+    def test_lines_of_a_file_that_grows_in_place_stay_whole(self, tmp_path, no_room):
+        frame, pixels = next(pairs(1))
+        writer = WRITERS["jsonl"](tmp_path / "a.jsonl", size=SIZE, fps=10)
+        writer.write(frame, pixels)
+        before = contents(tmp_path)
+        with no_room(writer.path.stat().st_size + 10), pytest.raises(OSError, match="File too large"):
+            writer.write(replace(frame, index=1), pixels)
+        writer.close(partial=True)
+        assert contents(tmp_path) == before
 
     def test_an_error_about_another_file_keeps_its_name(self, tmp_path):
         with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "out.json"):
@@ -182,13 +200,96 @@ class TestNoRoom:
         assert caught.value.filename == str(tmp_path / "gone" / "source.png")
 
 
-@contextmanager
-def no_room(size: int) -> Iterator[None]:
-    """Files cannot grow beyond so many bytes, as if the disk were full then."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+class TestTwoWriters:
+    def test_one_holds_what_grows_in_place_until_it_ends(self, tmp_path):
+        frame, pixels = next(pairs(1))
+        first, second = (WRITERS["jsonl"](tmp_path / "a.jsonl", size=SIZE, fps=10) for _ in range(2))
+        first.write(frame, pixels)
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=r"another process is writing to .*a\.jsonl"):
+            second.write(frame, pixels)
+        second.abort()
+        first.close()
+        assert contents(tmp_path) == before
+        with WRITERS["jsonl"](tmp_path / "a.jsonl", size=SIZE, fps=10) as third:
+            third.write(frame, pixels)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+    def test_a_forked_child_that_lives_on_holds_nothing(self, tmp_path):
+        with sole_writer(tmp_path):
+            child = os.fork()
+            if not child:
+                (tmp_path / "child").touch()
+                time.sleep(600)
+        while not (tmp_path / "child").exists():
+            time.sleep(0.01)
+        with sole_writer(tmp_path):
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    def test_whole_files_are_those_of_the_last(self, tmp_path):
+        first, second = (WRITERS["overlay"](tmp_path / "a.mp4", size=SIZE, fps=10) for _ in range(2))
+        for frame, pixels in pairs(3):
+            first.write(frame, pixels)
+            second.write(frame, pixels)
+        first.close()
+        whole = (tmp_path / "a.mp4").read_bytes()
+        second.close()
+        assert (tmp_path / "a.mp4").read_bytes() == whole and os.listdir(tmp_path) == ["a.mp4"]
+
+    def test_a_second_track_into_a_folder_is_refused_and_changes_nothing(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        clip(Path("clip.mp4"))
+        asked = ["track", "clip.mp4", "the dog", "--model", "tiny", "-o", "out", "--save", "masks,jsonl"]
+        assert main(asked) == 0
+        before = contents(Path("out"))
+        capsys.readouterr()
+        with sole_writer(Path("out")):
+            assert main([*asked, "--overwrite"]) == 2
+        assert "error: another process is writing to out" in capsys.readouterr().err
+        assert contents(Path("out")) == before
+        assert main([*asked, "--overwrite"]) == 0
+
+    def test_of_two_conversions_the_first_to_end_stays(self, checkpoint: Callable[[str], Path], tmp_path, monkeypatch):
+        source, target = checkpoint("iv25_qwen2"), tmp_path / "native"
+
+        def meanwhile(*_: Any, **__: Any) -> None:
+            monkeypatch.undo()
+            convert(source, target)
+
+        monkeypatch.setattr("sa2va.checkpoint.conversion.copy_companions", meanwhile)
+        with pytest.raises(OSError, match="not empty") as caught:
+            convert(source, target)
+        assert caught.value.filename == str(target)
+        assert Sa2VA.from_pretrained(target) and os.listdir(tmp_path) == ["native"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+class TestKilled:
+    @pytest.mark.parametrize("kind", WRITERS)
+    def test_the_next_run_removes_what_a_killed_one_left(self, tmp_path, kind):
+        target = tmp_path / WRITERS[kind].default_name
+        child = os.fork()
+        if not child:
+            writer = WRITERS[kind](target, size=SIZE, fps=10)
+            for frame, pixels in pairs(20):
+                writer.write(frame, pixels)
+            with replacing(target / "00020.png" if writer.resumable and target.is_dir() else target):
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert any(path.name.startswith(".") for path in tmp_path.rglob("*"))
+        with WRITERS[kind](target, size=SIZE, fps=10) as writer:
+            for frame, pixels in pairs(3):
+                writer.write(frame, pixels)
+        assert not any(path.name.startswith(".") for path in tmp_path.rglob("*"))
+
+    def test_what_is_being_written_and_what_is_not_ours_stays(self, tmp_path):
+        (tmp_path / ".a-0123456789ab.mp4").touch()
+        first, second = (WRITERS["overlay"](tmp_path / "a.mp4", size=SIZE, fps=10) for _ in range(2))
+        for frame, pixels in pairs(3):
+            first.write(frame, pixels)
+        WRITERS["overlay"](tmp_path / "a.mp4", size=SIZE, fps=10).abort()
+        first.close()
+        second.abort()
+        assert sorted(os.listdir(tmp_path)) == [".a-0123456789ab.mp4", "a.mp4"]

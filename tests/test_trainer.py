@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from typer.testing import CliRunner
 
 from rectangles import Rectangles
 from sa2va import Sa2VA, Sa2VAModel
+from sa2va.atomic import sole_writer
 from sa2va.cli.train import train as command
 from sa2va.data.collate import Collator
 from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
@@ -39,7 +41,7 @@ from sa2va.train.estimate import estimate_memory
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.parsing import plain
 from sa2va.train.presets import finetune, preset
-from sa2va.train.run import Run, encoder, prepare, train
+from sa2va.train.run import TrainingRun, encoder, prepare, train
 from sa2va.train.summary import overview
 from sa2va.train.trainable import (
     PARTS,
@@ -90,12 +92,12 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     capfd.readouterr()
 
 
-def trainer_of(run: Run) -> Sa2VATrainer:
+def trainer_of(run: TrainingRun) -> Sa2VATrainer:
     dataset = EncodedDataset(run.parts, encoder(run.config, run.processor), seed=0)
     return Sa2VATrainer(run.model, run.processor, run.config, dataset)
 
 
-def batch_of(run: Run, *indices: int, frames: int = 1, text_every: int = 0) -> Batch:
+def batch_of(run: TrainingRun, *indices: int, frames: int = 1, text_every: int = 0) -> Batch:
     source = Rectangles(frames=frames, text_every=text_every)
     return Collator.of(run.processor)([encode_sample(source[index], run.processor) for index in indices])
 
@@ -128,6 +130,11 @@ def test_the_released_recipe_per_family(load: Callable[[str], Sa2VAModel], case:
         assert parameter.requires_grad == trained, name
         assert parameter.dtype == (torch.float32 if trained else torch.bfloat16), name
     assert sum(row.total for row in plan) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_all_parts_beside_lora_are_all_but_the_language_model(load: Callable[[str], Sa2VAModel]):
+    plan = make_trainable(deepcopy(load("iv25_qwen2")), TrainableOptions(("all",), lora=SMALL_LORA))
+    assert {row.part: row.how for row in plan} == {row.part: "full" for row in plan} | {"language": "lora"}
 
 
 @pytest.mark.parametrize(
@@ -354,6 +361,31 @@ def test_a_signal_ends_a_run_after_the_step_in_hand_which_is_saved(
     assert (Path(settings.output) / "model.safetensors").is_file()
 
 
+def test_a_full_disk_leaves_no_half_checkpoint_and_the_run_goes_on_when_there_is_room(
+    tune: Callable[..., TrainConfig], no_room: Callable[[int], AbstractContextManager[None]], quiet: None
+):
+    settings, notes = tune(trainable=EVERYTHING, steps=2, save_every=1, batch_size=1, accumulation=1), []
+    output = train(prepare(replace(settings, steps=1)))
+    assert output is not None
+    size = (output / "checkpoint-1" / "optimizer.pt").stat().st_size
+    with pytest.raises(OSError, match="File too large") as caught, no_room(size - 1):
+        train(prepare(settings), note=notes.append)
+    assert caught.value.filename == str(output / "checkpoint-2" / "optimizer.pt")  # which torch does not tell
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1"]
+    assert "checkpoint-1 is whole" in notes[-1]
+    train(prepare(settings))
+    assert last_checkpoint(output, 1) == output / "checkpoint-2"
+
+
+def test_a_second_run_in_a_folder_is_refused(tune: Callable[..., TrainConfig]):
+    run = prepare(tune())
+    output = Path(run.config.output)
+    output.mkdir()
+    with sole_writer(output), pytest.raises(ValueError, match=f"another process is writing to {output}"):
+        train(run)
+    assert not list(output.iterdir())
+
+
 def test_curves_go_to_tensorboard_unless_told_otherwise(tune: Callable[..., TrainConfig], quiet: None):
     assert tune(report_to=None).trackers == ("tensorboard",)
     assert tune().with_overrides(["report_to=tensorboard"]).trackers == ("tensorboard",)
@@ -425,9 +457,20 @@ def test_overview_and_memory(tune: Callable[..., TrainConfig]):
     text = console.export_text()
     assert "3 steps of 8 samples (2 x 2 x 2 processes)" in text
     assert "mask_decoder" in text and "1,651,621" in text and "rectangles:Rectangles" in text
+    width = run.model.config.get_text_config().hidden_size
+    assert f"LoRA: its rank of 4 has {8 / width:.0%} of the parameters" in " ".join(text.split())
     estimate = estimate_memory(run.model, run.plan, run.probes, run.config)
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     assert (estimate.gradients, estimate.optimizer) == (4 * trained, 8 * trained)
+
+
+def test_the_overview_says_why_nothing_is_trained_by_lora(tune: Callable[..., TrainConfig]):
+    run = prepare(tune(trainable=EVERYTHING))
+    width = run.model.config.get_text_config().hidden_size
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(overview(run)[0])
+    said = f"no LoRA: a rank of 128 would have {256 / width:.0%} of the parameters of a matrix {width} wide"
+    assert said in " ".join(console.export_text().split())
 
 
 def test_the_estimate_of_activations_is_near_what_is_kept(tune: Callable[..., TrainConfig]):

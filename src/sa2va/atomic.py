@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and never in place of what they are made from.
 
 Write beside the target, then rename over it. Errors of the file system name the target, not the hidden file beside it.
+What grows in place is held by the one process that writes it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 #: Files of these kinds in a folder of frames are part of the source; a video beside them is not.
 _FRAMES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".json"}
 #: Records that results carry with them: the objects of a folder of masks, and the run of a folder of results.
 MANIFEST, RUN_RECORD = "objects.json", "run.json"
+#: Names of temporary files: the target's stem and suffix are the groups.
+_TEMPORARY = re.compile(r"\.(.+)\.part-[0-9a-f]{12}(\.[^.]*)?")
 
 
 def check_target(target: str | Path, *sources: Any) -> None:
@@ -78,28 +87,46 @@ def _within(path: Path, folder: Path) -> bool:
     return any(_same(parent, folder) for parent in path.resolve().parents)
 
 
-def temporary_beside(path: Path) -> Path:
-    """A fresh empty file in the folder of ``path`` (made if missing), hidden, with the same suffix."""
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A fresh empty file in the folder of ``path`` (made if missing), hidden, with the same suffix.
+
+    When the block ends, it vanishes, unless it was given another name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(6)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.part-{secrets.token_hex(6)}{path.suffix}")
     # Not mkstemp: its files are private, and the finished one shall have the permissions of any other.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return temporary
+    try:
+        with sole_writer(temporary):  # so that nobody takes it for a leftover
+            yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the temporary files that a killed process left beside a target, or in it where it is a folder.
+
+    Those that are being written now stay, and on Windows, where that is not known, all do.
+    """
+    if fcntl is None:
+        return
+    hidden = [*target.parent.glob(".*"), *(target.rglob(".*") if target.is_dir() else ())]
+    for left in hidden:
+        found = _TEMPORARY.fullmatch(left.name)
+        if found and (left.parent != target.parent or found[1] + found[2] == target.name):
+            with suppress(OSError, ValueError), sole_writer(left):
+                left.unlink()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well and vanishes when it does not."""
-    with naming(path):
-        temporary = temporary_beside(path)
+    with naming(path), temporary_beside(path) as temporary:
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        try:
-            yield temporary
-            temporary.chmod(mode)  # safetensors makes every file it writes private
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        yield temporary
+        temporary.chmod(mode)  # safetensors makes every file it writes private
+        temporary.replace(path)
 
 
 @contextmanager
@@ -119,9 +146,12 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def _beside(named: Path, path: Path) -> bool:
-    """Whether a file lies beside another, or in a hidden folder beside it, which this module made."""
-    beside = named.parent == path.parent
-    return beside or (named.is_relative_to(path.parent) and named.relative_to(path.parent).parts[0].startswith("."))
+    """Whether a file lies beside another, or in a hidden folder near it, which this module made."""
+    if named.parent == path.parent:
+        return True
+    return named.is_relative_to(path.parent) and any(
+        part.startswith(".") for part in named.relative_to(path.parent).parts
+    )
 
 
 def _system_error(error: Exception) -> int | None:
@@ -140,15 +170,73 @@ def filling(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{prefix}*"):
         shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
+    with naming(folder), tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
         yield Path(scratch)
         for path in Path(scratch).iterdir():
             path.replace(folder / path.name)
 
 
+def append(file: FileIO, content: bytes) -> None:
+    """Write to the end of a file; where there is no room for all of it, nothing of it stays.
+
+    Args:
+        file: open for appending, unbuffered: what a buffer could not write would be tried again at closing.
+    """
+    start = file.seek(0, os.SEEK_END)
+    try:
+        while content:
+            content = content[file.write(content) :]
+    except BaseException:
+        file.truncate(start)
+        raise
+
+
+#: Descriptors of what this process holds.
+_held: set[int] = set()
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold a file or folder that is written in place, against other processes that ask for it in the same way.
+
+    Ends with the process, however that ends, and leaves no trace. Nothing is held on Windows, nor where the file system
+    knows no locks.
+
+    Raises:
+        ValueError: another holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    _held.add(handle)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is writing to {path}; wait until it ends, or choose another place"
+            ) from None
+        except OSError:  # no locks there
+            pass
+        yield
+    finally:
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
+
+
+def _let_go() -> None:
+    """In a forked child, which may live longer than the process that writes."""
+    while _held:
+        os.close(_held.pop())
+
+
+if fcntl:
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def new_file_mode(folder: Path) -> int:
     """The permissions of a file made now, which only making one tells without a race: the umask is the process's."""
-    temporary = temporary_beside(folder / "mode")
-    mode = stat.S_IMODE(temporary.stat().st_mode)
-    temporary.unlink()
-    return mode
+    with temporary_beside(folder / "mode") as temporary:
+        return stat.S_IMODE(temporary.stat().st_mode)

@@ -17,7 +17,7 @@ from transformers import (
     Sam2VideoModel,
 )
 
-from sa2va.atomic import new_file_mode
+from sa2va.atomic import naming, new_file_mode
 from sa2va.checkpoint.build import build_from_parts
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
@@ -153,6 +153,7 @@ class Sa2VAModel(Sa2VANetwork):
 
         Raises:
             ValueError: the model is quantised: its own weights are gone.
+            OSError: the folder is full, read-only or not permitted.
         """
         if getattr(self, "hf_quantizer", None) is not None:
             raise ValueError(
@@ -160,7 +161,8 @@ class Sa2VAModel(Sa2VANetwork):
                 "and quantise that when it is loaded"
             )
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
+        with naming(save_directory):
+            super().save_pretrained(save_directory, **kwargs)
         for path in Path(save_directory).glob("*.safetensors"):
             path.chmod(new_file_mode(path.parent))  # safetensors makes every file it writes private
 

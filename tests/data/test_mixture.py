@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from rectangles import Rectangles
 from sa2va import Sa2VA
 from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_sample
-from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Part, Visit
+from sa2va.data.mixture import EncodedDataset, MixtureEntry, MixtureOrder, SampleCounters, SampleIndex
 from sa2va.data.sample import LazyFrame, Sample
 from sa2va.processing.processor import Sa2VAProcessor
 
@@ -61,16 +61,16 @@ def test_broken_samples_are_replaced_counted_and_named(
 ):
     source = Damaged(12, unreadable={3}, wrong={7, 8})
     dataset = EncodedDataset(
-        [Part("mixed", source)], partial(_encode, processor=processor), seed=0, workers=workers, max_broken=0.01
+        [MixtureEntry("mixed", source)], partial(_encode, processor=processor), seed=0, workers=workers, max_broken=0.01
     )
-    order = [Visit(position, 0, position) for position in range(12)]
+    order = [SampleIndex(position, 0, position) for position in range(12)]
     context = "fork" if workers else None
     loader = DataLoader(dataset, sampler=order, batch_size=None, num_workers=workers, multiprocessing_context=context)
     ids = [encoded.id for encoded in loader]
     assert ids == [f"rectangles-{4 if i == 3 else 9 if i in (7, 8) else i}" for i in range(12)]
-    assert dataset.count(Counted.ASKED) == 12
-    assert dataset.count(Counted.BROKEN) == 4  # the eighth on its own visit, and in place of the seventh
-    assert dataset.count(Counted.REJECTED) == 0
+    assert dataset.count(SampleCounters.ASKED) == 12
+    assert dataset.count(SampleCounters.BROKEN) == 4  # the eighth on its own visit, and in place of the seventh
+    assert dataset.count(SampleCounters.REJECTED) == 0
     assert dataset.broken_samples() == ["mixed[3]", "mixed[7]", "mixed[8]"]
     dataset.check()
     if not workers:
@@ -80,26 +80,29 @@ def test_broken_samples_are_replaced_counted_and_named(
 
 def test_training_stops_above_the_allowed_rate(processor: Sa2VAProcessor):
     dataset = EncodedDataset(
-        [Part("mixed", Damaged(8, unreadable={5}))], partial(_encode, processor=processor), seed=0, max_broken=0.002
+        [MixtureEntry("mixed", Damaged(8, unreadable={5}))],
+        partial(_encode, processor=processor),
+        seed=0,
+        max_broken=0.002,
     )
     for position in range(3):  # at least a thousand samples count, so two may be broken
         dataset.check()
-        dataset[Visit(position, 0, 5)]
+        dataset[SampleIndex(position, 0, 5)]
     with pytest.raises(ValueError, match=r"3 of 3 samples are broken, .*max_broken=0\.002.*mixed\[5\]"):
         dataset.check()
     strict = EncodedDataset(dataset.parts, dataset.encode, seed=0, max_broken=0)
-    strict[Visit(0, 0, 1)]
+    strict[SampleIndex(0, 0, 1)]
     strict.check()
-    strict[Visit(1, 0, 5)]
+    strict[SampleIndex(1, 0, 5)]
     with pytest.raises(ValueError, match="1 of 2 samples"):
         strict.check()
 
 
 def test_a_source_that_is_broken_throughout_stops_at_once(processor: Sa2VAProcessor):
     source = Damaged(4, unreadable=set(range(4)))
-    dataset = EncodedDataset([Part("bad", source)], partial(_encode, processor=processor), seed=0, max_broken=1)
+    dataset = EncodedDataset([MixtureEntry("bad", source)], partial(_encode, processor=processor), seed=0, max_broken=1)
     with pytest.raises(ValueError, match=r"'bad': 100 samples in a row .*cannot read picture"):
-        dataset[Visit(0, 0, 0)]
+        dataset[SampleIndex(0, 0, 0)]
 
 
 # -- long samples ------------------------------------------------------------------------------------------------------
@@ -135,7 +138,8 @@ def test_a_long_sample_is_cut_between_turns_only(processor: Sa2VAProcessor, fram
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 3)), min_size=3, max_size=5), st.integers(1, 4))
 def test_groups_cover_every_sample_whatever_comes_before_them(rows: list[tuple[int, int]], batch_size: int):
     parts = [
-        Part(str(k), Rectangles(n), repeats, "clips" if k % 2 else "pictures") for k, (n, repeats) in enumerate(rows)
+        MixtureEntry(str(k), Rectangles(n), repeats, "clips" if k % 2 else "pictures")
+        for k, (n, repeats) in enumerate(rows)
     ]
     total = sum(part.count for part in parts)
     order = MixtureOrder(parts, batch_size=batch_size, length=total, seed=3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va.eval.lmms_messages import Sampling, read_messages
+from sa2va.eval.lmms_messages import MediaSampling, read_messages
 from sa2va.results.history import Turn
 
 PICTURE = Image.fromarray(np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3))
@@ -83,26 +83,28 @@ def test_several_pictures_are_frames_of_one_size():
 
 
 def test_too_many_pictures_are_thinned_evenly():
-    request = read_messages([user(*map(image, frames(9)), text("Which?"))], Sampling(num_pictures=3))
+    request = read_messages([user(*map(image, frames(9)), text("Which?"))], MediaSampling(num_pictures=3))
     assert shown(request.media) == [0, 4, 8]
 
 
 @pytest.mark.parametrize(("key_frames", "expected"), [("uniform", [0, 4, 8]), ("first", [0, 1, 2])])
 def test_a_clip_shows_its_key_frames(folder: str, key_frames: Any, expected: list[int]):
     messages = [user({"type": "video", "url": folder}, text("What happens?"))]
-    request = read_messages(messages, Sampling(key_frames, num_frames=3))
+    request = read_messages(messages, MediaSampling(key_frames, num_frames=3))
     assert shown(request.media) == expected
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
 def test_a_clip_may_be_a_url_of_a_file(folder: str, prefix: str):
-    request = read_messages([user({"type": "video", "url": prefix + folder}, text("What?"))], Sampling(num_frames=2))
+    request = read_messages(
+        [user({"type": "video", "url": prefix + folder}, text("What?"))], MediaSampling(num_frames=2)
+    )
     assert shown(request.media) == [0, 8]
 
 
 def test_a_clip_may_be_frames():
     for clip in (frames(5), np.stack(frames(5)), [Image.fromarray(frame) for frame in frames(5)]):
-        request = read_messages([user({"type": "video", "url": clip}, text("What?"))], Sampling(num_frames=2))
+        request = read_messages([user({"type": "video", "url": clip}, text("What?"))], MediaSampling(num_frames=2))
         assert shown(request.media) == [0, 4]
 
 
@@ -111,7 +113,7 @@ def test_a_part_of_a_clip(tmp_path: Path):
     first.save(tmp_path / "clip.gif", save_all=True, append_images=rest, duration=100)
     whole, part = (
         read_messages(
-            [user({"type": "video", "url": str(tmp_path / "clip.gif"), **span}, text("?"))], Sampling("first")
+            [user({"type": "video", "url": str(tmp_path / "clip.gif"), **span}, text("?"))], MediaSampling("first")
         )
         for span in ({}, {"start_time": 1, "end_time": 1.3})
     )

@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 
 from sa2va.eval.qa.matching import chosen_option, yes_or_no
 from sa2va.eval.qa.prompts import choice_prompt, mme_prompt, pope_prompt
-from sa2va.eval.qa.tsv import Question
+from sa2va.eval.qa.tsv import TableQuestion
 
 ANIMALS = {"A": "cat", "B": "dog", "C": "catfish", "D": "None"}
 
 
-def question(text: str = "What is it?", options: dict[str, str] | None = None, hint: str = "") -> Question:
+def question(text: str = "What is it?", options: dict[str, str] | None = None, hint: str = "") -> TableQuestion:
     blank = dict.fromkeys(("category", "l2_category", "split", "group", "picture", "image_path"), "")
-    return Question(row=1, index="1", question=text, answer="A", options=options or {}, hint=hint, place=None, **blank)
+    return TableQuestion(
+        row=1, index="1", question=text, answer="A", options=options or {}, hint=hint, place=None, **blank
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sa2va import Mask
 from sa2va.cli import main
 from sa2va.eval import benchmarks as table
 from sa2va.eval.asking import Settings
-from sa2va.eval.benchmark import Prediction, Row, Scores
+from sa2va.eval.benchmark import BenchmarkSpec, Prediction, Scores
 from sa2va.eval.predict import BenchmarkRecord
 from sa2va.eval.prediction_files import ShardWriter, shard_path
 from sa2va.eval.report import report, written
@@ -86,7 +86,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tasks = ("refer", "clips", "region", "question", "text", "caption", "chat")
     for task in tasks:
         small = synthetic_benchmark(task, length=4)
-        row = Row(small.name, lambda root, small=small: small, lambda root: {}, PUBLISHED, f"Title of {task} <b>")
+        row = BenchmarkSpec(
+            small.name, lambda root, small=small: small, lambda root: {}, PUBLISHED, f"Title of {task} <b>"
+        )
         monkeypatch.setitem(table.BENCHMARKS, small.name, row)
         put(tmp_path, small)
     assert len(list(score_all(tmp_path))) == len(tasks)
@@ -126,7 +128,7 @@ def put_row(monkeypatch: pytest.MonkeyPatch, scores: Scores, **fields: Any) -> N
 
     one = synthetic_benchmark("refer", length=4)
     fixed = Fixed(one.name, one.kind, one.world, one.measure)
-    row = Row(one.name, lambda root: fixed, lambda root: {}, PUBLISHED, "Fixed", **fields)
+    row = BenchmarkSpec(one.name, lambda root: fixed, lambda root: {}, PUBLISHED, "Fixed", **fields)
     monkeypatch.setitem(table.BENCHMARKS, one.name, row)
 
 
@@ -278,7 +280,7 @@ def test_what_is_not_scored_is_not_reported(run: Path, capsys: pytest.CaptureFix
 
 def test_a_server_benchmark_is_reported_without_scores(run: Path, monkeypatch: pytest.MonkeyPatch):
     server = replace(synthetic_benchmark("refer", length=4), submission=True)
-    row = Row(server.name, lambda root: server, lambda root: {}, {}, "Server")
+    row = BenchmarkSpec(server.name, lambda root: server, lambda root: {}, {}, "Server")
     monkeypatch.setitem(table.BENCHMARKS, server.name, row)
     (run / "synthetic/refer/scores.json").unlink()
     text = report(run, ["synthetic/refer"])[0].read_text(encoding="utf-8")
@@ -299,7 +301,9 @@ def test_notices_are_passed_on(run: Path, monkeypatch: pytest.MonkeyPatch):
 
     row = synthetic_benchmark("refer", length=4)
     quiet = Quiet(row.name, row.kind, row.world, row.measure)
-    monkeypatch.setitem(table.BENCHMARKS, row.name, Row(row.name, lambda root: quiet, lambda root: {}, {}, "Quiet"))
+    monkeypatch.setitem(
+        table.BENCHMARKS, row.name, BenchmarkSpec(row.name, lambda root: quiet, lambda root: {}, {}, "Quiet")
+    )
     list(score_all(run, ["synthetic/refer"]))
     markdown, page = report(run, ["synthetic/refer"])
     assert "METEOR needs &lt;Java&gt;" in markdown.read_text(encoding="utf-8")

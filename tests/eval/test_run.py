@@ -11,7 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from sa2va.cli import main
 from sa2va.data.annotations.layout import MissingData
 from sa2va.eval import benchmarks as table
 from sa2va.eval.asking import Settings, answer_item, evaluate
-from sa2va.eval.benchmark import Item, Prediction, Query, Row, Scores, require_all
-from sa2va.eval.predict import BenchmarkRecord, Progress, Shard, predict, rehearse
+from sa2va.eval.benchmark import BenchmarkSpec, Item, Prediction, Query, Scores, require_all
+from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Shard, predict, rehearse
 from sa2va.eval.prediction_files import ShardWriter, read_predictions, shard_path
 from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint
@@ -90,7 +90,7 @@ def stub_row(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def put(*stubs: Stub, files: dict[Path, str] | None = None) -> None:
         for stub in stubs:
-            row = Row(stub.name, lambda root, stub=stub: stub, lambda root: files or {}, {}, "Stub")
+            row = BenchmarkSpec(stub.name, lambda root, stub=stub: stub, lambda root: files or {}, {}, "Stub")
             monkeypatch.setitem(table.BENCHMARKS, stub.name, row)
 
     return put
@@ -99,6 +99,26 @@ def stub_row(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def model(checkpoint: Callable[[str], Path]) -> str:
     return str(checkpoint("iv25_qwen2"))
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path, no_room: Callable[[int], AbstractContextManager[None]]):
+    path = shard_path(tmp_path, 0, 1)
+    answers = [Prediction(str(number), "text", "raw", (), (), 0.0) for number in range(2)]
+    with ShardWriter(path) as writer:
+        writer.write(answers[:1])
+        room = path.stat().st_size + 10
+        with pytest.raises(OSError, match="File too large") as caught, no_room(room):
+            writer.write(answers[1:])
+    assert caught.value.filename == str(path)
+    assert list(read_predictions(tmp_path)) == ["0"] and path.read_bytes().endswith(b"\n")
+
+
+def test_a_second_process_on_a_shard_is_refused(tmp_path: Path):
+    first, other = shard_path(tmp_path, 0, 2), shard_path(tmp_path, 1, 2)
+    with ShardWriter(first), ShardWriter(other), pytest.raises(ValueError, match="another process is writing"):
+        ShardWriter(first).__enter__()
+    with ShardWriter(first):
+        pass
 
 
 def timeless(predictions: dict[str, Prediction]) -> dict[str, Prediction]:
@@ -255,7 +275,7 @@ def test_a_run_goes_on_where_it_stopped(sa2va: Sa2VA, tmp_path: Path):
         folder.mkdir()
         broken = shard_path(folder, 0, 1)
         broken.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])
-        steps: list[Progress] = []
+        steps: list[PredictionProgress] = []
         for k in range(count):
             predict(sa2va, stub, folder, SHORT, shard=Shard(k, count), on_item=steps.append)
         assert timeless(read_predictions(folder)) == timeless(read_predictions(tmp_path / "whole"))

@@ -20,7 +20,7 @@ from sa2va.data.sample import Sample
 from sa2va.model.types import Batch, Sa2VAOutput
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results.history import Turn
-from sa2va.tiny.attention_supervision import AttentionSupervision, Places, checked_mentions
+from sa2va.tiny.attention_supervision import AttentionSupervision, TokenPlaces, checked_mentions
 from sa2va.tiny.curriculum import tiny
 from sa2va.tiny.grid_pretraining import CellNaming, SegPlacement
 from sa2va.tiny.memory_pretraining import MemoryRecall
@@ -210,7 +210,7 @@ def test_the_words_of_a_question_look_at_what_they_speak_of_and_at_the_first_tok
     assert losses["mentions"].mean().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def places_of(encoded: Encoded) -> Places:
+def places_of(encoded: Encoded) -> TokenPlaces:
     return encoded.extras["AttentionSupervision"]
 
 

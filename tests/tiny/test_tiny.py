@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sa2va import Sa2VA, zoo
+from sa2va.cli import main
 from sa2va.eval.asking import Settings, evaluate
 from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 
@@ -29,11 +30,16 @@ def test_it_is_small_and_has_a_card(tiny: Sa2VA):
     assert sum(parameter.numel() for parameter in tiny.model.parameters()) < 10e6
 
 
-def iou_of_the_red_circle(tiny: Sa2VA, phrase: str) -> float:
+def red_circle() -> Image.Image:
     picture = Image.new("RGB", (128, 128), (190, 195, 200))
     pen = ImageDraw.Draw(picture)
     pen.ellipse((20, 24, 64, 68), fill=(215, 35, 40))
     pen.rectangle((80, 70, 112, 102), fill=(40, 75, 215))
+    return picture
+
+
+def iou_of_the_red_circle(tiny: Sa2VA, phrase: str) -> float:
+    picture = red_circle()
     yy, xx = np.mgrid[:128, :128]
     expected = ((xx - 42) ** 2 + (yy - 46) ** 2) <= 22**2
     segments = tiny.segment(picture, phrase).segments
@@ -47,6 +53,14 @@ def test_the_red_circle_where_it_is(tiny: Sa2VA):
 
 def test_the_red_circle_by_its_name(tiny: Sa2VA):
     assert iou_of_the_red_circle(tiny, "the red circle") > 0.8
+
+
+def test_it_says_what_it_is_for_where_it_is_not_sure(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "a.png"
+    red_circle().save(path)
+    for phrase, told in {"the red circle": False, "the green star": True}.items():
+        assert main(["segment", str(path), phrase, "--model", "tiny"]) == 0
+        assert ("drawn world" in capsys.readouterr().err) == told, phrase
 
 
 def test_it_answers_in_words(tiny: Sa2VA):

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sa2va
-from sa2va.cli import app
+from sa2va.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "finetune.md"
@@ -41,13 +41,14 @@ def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             continue
         for line in block.strip().splitlines():
             outputs[line] = run(line, model)
-    assert len(outputs) == 11 and namespace["answer"].text
+    assert len(outputs) == 12 and namespace["answer"].text
 
-    dry, trained = (text for line, text in outputs.items() if "train finetune" in line)
+    dry, trained, adapted = (text for line, text in outputs.items() if "train finetune" in line)
     assert "two steps went well" in dry and "Different from the recipe" in trained
-    assert re.search(r"learning_rate\W+4e-05\W+0.0005", trained)
+    assert re.search(r"validation\W+None\W+0.2", trained) and "no LoRA:" in trained
+    assert re.search(r"trainable.lora.rank\W+-\W+16", adapted)
     assert re.search(r"mask-folder\W+12\W+100\W+1\W+1,200", dry)  # pictures and views of each
-    hints = [line for line in trained.split("try it:")[1].splitlines() if line.strip().startswith("sa2va ")]
+    hints = [line for line in adapted.split("try it:")[1].splitlines() if line.strip().startswith("sa2va ")]
     assert [line.split()[1] for line in hints] == ["chat", "segment", "convert"] and "square" in hints[0]
     for line in hints:  # they can be copied as they are
         run(line, model)
@@ -61,7 +62,7 @@ def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     whole, merged, exported = (
         sa2va.Sa2VA.from_pretrained(tmp_path / name).segment("mine/images/03.png", "the red square", max_new_tokens=8)
-        for name in ("runs/mine", "merged", "exported")
+        for name in ("runs/lora", "merged", "exported")
     )
     # A CPU run keeps float32; merging goes back to the base's own dtype, bfloat16, which rounds.
     for name, other in (("merged", merged), ("exported", exported)):

@@ -20,7 +20,7 @@ from sa2va.train.checkpoints import last_checkpoint
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions
 from sa2va.train.parsing import plain
-from sa2va.train.run import Run, prepare, train
+from sa2va.train.run import TrainingRun, prepare, train
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 
 TESTS = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_a_kill_at_any_moment_of_writing_leaves_a_checkpoint_that_loads(settings
     assert Sa2VAModel.from_pretrained(Path(settings.output)).dtype == torch.float32  # the last child was left alone
 
 
-def in_a_child(run: Run, kill_at: int | None, watch: Callable[[int], None]) -> int:
+def in_a_child(run: TrainingRun, kill_at: int | None, watch: Callable[[int], None]) -> int:
     """Train in a fork that kills itself at an event of writing; returns the signal that ended it, or 0."""
     process = os.fork()
     if process:

@@ -14,18 +14,8 @@ from sa2va import Sa2VA, zoo
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
 from sa2va.train.presets import preset
-from sa2va.train.run import Run, prepare, train
+from sa2va.train.run import TrainingRun, prepare, train
 
-#: What is overridden of the preset: higher rate and smaller steps for ten samples instead of thousands, and what only
-#: saves time. The rest is the released recipe.
-WORDS = (
-    "batch_size=2",
-    "accumulation=1",
-    "learning_rate=1e-3",
-    "encode.targets=area",
-    "checkpoint_activations=false",
-    "workers=0",
-)
 #: Clips of four frames take fewer steps than pictures, and words fewer than masks.
 STEPS = dict.fromkeys(MASK_SOURCES, 250) | dict.fromkeys(TEXT_SOURCES, 100)
 STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 160, "osprey-short": 160}
@@ -33,10 +23,10 @@ STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 160, "o
 ALWAYS = ("mask-folder", "llava")
 
 
-def learnt(kind: str, folder: Path) -> tuple[Sa2VA, Run]:
+def learnt(kind: str, folder: Path) -> tuple[Sa2VA, TrainingRun]:
     """A model that was fine-tuned on ten samples, loaded again."""
     words = [f"model={zoo.TINY}", f"data={folder / 'data'}", f"output={folder / 'run'}", f"kind={kind}"]
-    run = prepare(preset("finetune", [*words, f"steps={STEPS[kind]}", *WORDS]))
+    run = prepare(preset("finetune", [*words, f"steps={STEPS[kind]}", "workers=0"]))
     output = train(run, progress=False)
     assert output is not None
     return Sa2VA.from_pretrained(output), run

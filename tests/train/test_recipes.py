@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from rectangles import Rectangles
 from sa2va import Sa2VAModel
 from sa2va.data.check import kind_of_data
-from sa2va.train.autodetect import family_of_model, is_base_model
+from sa2va.train.autodetect import family_of_model, is_base_model, language_width
 from sa2va.train.config import SOURCES, SourceOptions, TrainConfig
 from sa2va.train.initial_model import load_start
 from sa2va.train.presets import PRESETS, preset, recipes_and_overrides
@@ -24,7 +24,7 @@ from sa2va.train.recipes import RECIPES, pretraining
 from sa2va.train.run import prepare
 from sa2va.train.summary import changes
 from sa2va.train.trainable import LoraOptions, TrainableOptions
-from sa2va.zoo import RELEASED
+from sa2va.zoo import RELEASED, TINY
 
 # checkpoint, base, chat template, samples per GPU, micro-batches, GPUs (? unknown), LoRA rank, mixture
 TABLE = """
@@ -158,6 +158,33 @@ def test_fine_tuning(on_gpu: None, tmp_path: Path):
     assert pictures.trainable == TrainableOptions(None, LoraOptions(128, 256, 0.05)) and pictures.sam2 is None
     clips = preset("finetune", ["model=Sa2VA-4B", "data=D", "kind=video-json"])
     assert (clips.batch_size, clips.accumulation, clips.data[0].options["views"]) == (1, 32, 100)
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(192, True), (256, True), (264, False), (896, False)])
+def test_a_base_too_narrow_for_lora_is_trained_in_all_its_parts(tmp_path: Path, width: int, narrow: bool):
+    content = json.loads((TINY / "config.json").read_text())
+    content["vlm_config"]["text_config"]["hidden_size"] = width
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    chosen = preset("finetune", [f"model={tmp_path}", "data=D"])
+    assert chosen.trainable == (TrainableOptions(("all",), lora=None) if narrow else TrainableOptions())
+    assert (chosen.learning_rate == 4e-5) != narrow
+
+
+def test_tiny_is_trained_in_all_its_parts_unless_other_words_are_given():
+    tiny = preset("finetune", ["model=tiny", "data=D"])
+    assert tiny.trainable == TrainableOptions(("all",), lora=None)
+    assert tiny == replace(preset("finetune", [f"model={TINY}", "data=D"]), model="tiny")
+    said = ["trainable.lora.rank=8", "trainable.lora.alpha=16", "learning_rate=2e-4", "weight_decay=0.1"]
+    other = preset("finetune", ["model=tiny", "data=D", *said, "trainable.parts=null"])
+    assert other.trainable == TrainableOptions(None, LoraOptions(8, 16)) and other.weight_decay == 0.1
+    assert (other.learning_rate, other.batch_size) == (2e-4, tiny.batch_size)
+
+
+@pytest.mark.parametrize("case", ["iv25_qwen2", "iv25_internlm2", "q25", "q3"])
+def test_the_width_is_read_from_the_model(checkpoint: Callable[[str], Path], case: str):
+    config = Sa2VAModel.from_pretrained(checkpoint(case)).config
+    assert language_width(str(checkpoint(case))) == config.get_text_config().hidden_size
+    assert language_width("Sa2VA-4B") is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.tiny.random_model import tiny_model, tiny_tokenizer
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.estimate import estimate_memory
-from sa2va.train.run import Run, encoder, prepare
+from sa2va.train.run import TrainingRun, encoder, prepare
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 from sa2va.train.trainer import Sa2VATrainer
 
@@ -63,7 +63,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def peak_of(run: Run) -> int:
+def peak_of(run: TrainingRun) -> int:
     """Most bytes alive during two steps, the second of which has optimizer state from the start."""
     dataset = EncodedDataset(run.parts, encoder(run.config, run.processor), seed=0)
     trainer = Sa2VATrainer(run.model, run.processor, run.config, dataset, save=False)

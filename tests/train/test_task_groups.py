@@ -17,7 +17,7 @@ from sa2va.data.sample import Sample
 from sa2va.results.answer import Answer
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions
-from sa2va.train.run import Run, prepare, train
+from sa2va.train.run import TrainingRun, prepare, train
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 
 #: Source by group of tasks, and what writes its miniature.
@@ -69,7 +69,7 @@ def ask(sa2va: Sa2VA, sample: Sample) -> Answer | list[str]:
     return sa2va.chat(medium, sample.turns[0].question, max_new_tokens=12)
 
 
-def evaluate(sa2va: Sa2VA, run: Run) -> Scored:
+def evaluate(sa2va: Sa2VA, run: TrainingRun) -> Scored:
     texts, overlaps = [], []
     for index in range(len(run.parts[0].source)):
         sample = run.parts[0].source[index]

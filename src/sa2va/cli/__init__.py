@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sa2va.cli.commands import app
-
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 when all went well, 2 for a mistake of the caller, 1 for a failure of ours, 130 after Ctrl-C.
     """
     try:
+        from sa2va.cli.commands import app  # here, so that Ctrl-C is met from the start
+
         app(args=arguments, prog_name="sa2va")
+    except KeyboardInterrupt:
+        return 130
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0

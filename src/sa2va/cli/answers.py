@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -11,6 +12,10 @@ from rich.text import Text
 from sa2va.cli.console import Screen, printable
 from sa2va.masks.segment import DOUBTFUL
 from sa2va.visualization.colors import color as default_color
+from sa2va.zoo import TINY
+
+#: Scores of tiny on pictures of its own world are seldom lower, those on photographs seldom as high.
+_AT_HOME = 0.7
 
 if TYPE_CHECKING:
     from sa2va.masks.segment import Segment
@@ -52,6 +57,16 @@ def show_found(screen: Screen, answers: Sequence[Answer], wanted: Sequence[str] 
 def nothing(phrase: str, reason: str) -> Text:
     """A line for a phrase without an object."""
     return Text.assemble("- ", printable(phrase), (f"   nothing: {printable(reason)}", "yellow"))
+
+
+def note_on_tiny(screen: Screen, model: str, scores: Sequence[float]) -> None:
+    """Say what the packaged model is made for, unless it is as sure as it hardly ever is elsewhere.
+
+    Args:
+        model: as it was loaded. scores: of what was found for each request, 0 for nothing.
+    """
+    if Path(model) == TINY and (not scores or min(scores) < _AT_HOME):
+        screen.note("tiny knows only the drawn world it was made from; for photographs take a model of `sa2va models`")
 
 
 def labelled(label: str, text: str) -> Text:

@@ -18,7 +18,7 @@ from sa2va.cli.console import Screen, explanation
 from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
-    from sa2va.cli.outputs import Plan
+    from sa2va.cli.outputs import OutputPlan
     from sa2va.cli.reporter import Reporter
     from sa2va.predictor import Sa2VA
     from sa2va.results.answer import Answer
@@ -59,7 +59,7 @@ def chat(
     each answer one line.
     """
     from sa2va.cli.model_loading import load_model, model_name
-    from sa2va.cli.outputs import Plan, plan_answers
+    from sa2va.cli.outputs import OutputPlan, plan_answers
     from sa2va.cli.reporter import Reporter
     from sa2va.media.open import Picture, open_media
 
@@ -73,9 +73,9 @@ def chat(
     loading = arguments.Loading(device, dtype, quantize, device_map)
     media = None if source == "-" else open_media(source)
 
-    def plan(place: Path | None) -> Plan:
+    def plan(place: Path | None) -> OutputPlan:
         return (
-            Plan({})
+            OutputPlan({})
             if media is None
             else plan_answers(source, place, save, video=not isinstance(media, Picture), overwrite=overwrite)
         )
@@ -100,13 +100,15 @@ class Conversation:
         options: keyword arguments of [`Sa2VA.chat`].
     """
 
-    def __init__(self, sa2va: Sa2VA, reporter: Reporter, plan: Callable[[Path | None], Plan], options: dict[str, Any]):
+    def __init__(
+        self, sa2va: Sa2VA, reporter: Reporter, plan: Callable[[Path | None], OutputPlan], options: dict[str, Any]
+    ):
         self._scene = sa2va.open(reporter.media)
         self._reporter, self._plan, self._options = reporter, plan, options
         self._screen = reporter.screen
         self._last: Answer | None = None
 
-    def ask(self, question: str, plan: Plan) -> None:
+    def ask(self, question: str, plan: OutputPlan) -> None:
         """Get the next answer, which knows all earlier ones, and report it."""
         started = perf_counter()
         history = self._last.history if self._last else ()

@@ -110,10 +110,10 @@ def run(
     again. Many processes share the work: start them with torchrun or accelerate
     launch, or give each its [bold]--shard[/bold]; the last to finish scores.
     """
-    from sa2va.cli.evaluation_run import Task, evaluate, rehearse
+    from sa2va.cli.evaluation_run import EvaluationRequest, evaluate, rehearse
     from sa2va.eval.predict import Shard
 
-    task = Task(
+    task = EvaluationRequest(
         model,
         _names(benchmarks, holdout),
         data,

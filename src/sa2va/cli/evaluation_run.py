@@ -13,14 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from sa2va.atomic import check_target
+from sa2va.atomic import check_target, remove_leftovers
 from sa2va.cli.arguments import Loading
 from sa2va.cli.console import LogProgress, Screen, show_scores
 from sa2va.cli.model_loading import load_model, model_name, quiet_libraries
 from sa2va.eval import predict
 from sa2va.eval.asking import Settings
-from sa2va.eval.benchmark import Row
-from sa2va.eval.predict import BenchmarkRecord, Progress, Shard
+from sa2va.eval.benchmark import BenchmarkSpec
+from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Shard
 from sa2va.eval.prediction_files import read_predictions
 from sa2va.eval.registry import absent_files, select
 from sa2va.eval.run_metadata import HEADER, RunHeader
@@ -29,7 +29,7 @@ from sa2va.predictor import Sa2VA
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationRequest:
     """What to ask whom, and how; see ``sa2va eval run --help``."""
 
     model: str
@@ -40,7 +40,7 @@ class Task:
     shard: Shard
     loading: Loading
 
-    def rows(self, screen: Screen) -> list[Row]:
+    def rows(self, screen: Screen) -> list[BenchmarkSpec]:
         """The benchmarks; those that ``all`` leaves out are named. Raises ValueError when none is left."""
         selection = select(self.names, self.data)
         for name, paths in selection.absent.items():
@@ -60,7 +60,7 @@ class Task:
         return load_model(screen, model_name(self.model), loading)
 
 
-def rehearse(screen: Screen, task: Task) -> None:
+def rehearse(screen: Screen, task: EvaluationRequest) -> None:
     """Ask the first items of every benchmark, show what came, and leave nothing behind."""
     opened = [row.open(task.data) for row in task.rows(screen)]
     sa2va = task.load(screen)
@@ -80,10 +80,11 @@ def rehearse(screen: Screen, task: Task) -> None:
         screen.emit({"model": task.model, "benchmarks": records})
 
 
-def evaluate(screen: Screen, task: Task, out: Path, *, scoring: bool) -> None:
+def evaluate(screen: Screen, task: EvaluationRequest, out: Path, *, scoring: bool) -> None:
     """Ask every benchmark into a folder; score those that are complete."""
     screen.quiet = screen.quiet or ("RANK" in os.environ and task.shard.index > 0)
     check_target(out, task.data, task.model, *_own_folders(task.data, out))
+    remove_leftovers(out)
     rows = task.rows(screen)
     for row in rows:
         if absent_files(row, task.data):
@@ -133,7 +134,7 @@ def _bar(screen: Screen, name: str) -> Iterator[Any]:
         # What an earlier run did is not counted, or it would make this one look faster than it is.
         number, log = bar.add_task(name, total=None), LogProgress(screen, name, "items")
 
-        def show(progress: Progress) -> None:
+        def show(progress: PredictionProgress) -> None:
             done, total = progress.done - progress.skipped, progress.total - progress.skipped
             bar.update(number, total=total, completed=done)
             log.show(done, total)

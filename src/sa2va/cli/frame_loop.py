@@ -18,7 +18,7 @@ from sa2va.writers import FrameWriter
 
 
 @dataclass
-class Tally:
+class ObjectStats:
     """What a run has come to.
 
     Attributes:
@@ -63,7 +63,7 @@ def write_frames(
     screen: Screen,
     track: Track,
     writers: Sequence[FrameWriter],
-    tally: Tally,
+    tally: ObjectStats,
     interrupts: Interrupts,
     *,
     known: int,
@@ -142,7 +142,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: ObjectStats) -> None:
         """Move on to the frames of a tally."""
         self._progress.update(
             self._task,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sa2va import zoo
@@ -38,26 +38,37 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
             is damaged. ImportError: a package for this is missing.
     """
     screen.note(f"loading {name}")
-    import torch
+    with _collector_paused():
+        import torch
 
-    from sa2va.model.quantization import quantization_of
-    from sa2va.predictor import Sa2VA
+        from sa2va.model.quantization import quantization_of
+        from sa2va.predictor import Sa2VA
 
-    with quiet_libraries(screen):
-        sa2va = Sa2VA.from_pretrained(
-            name,
-            device=None if loading.device == "auto" else checked_device(loading.device),
-            dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
-            device_map=None if loading.device_map is None else loading.device_map.value,
-            quantization=None if loading.quantize is None else loading.quantize.value,
-        )
+        with quiet_libraries(screen):
+            sa2va = Sa2VA.from_pretrained(
+                name,
+                device=None if loading.device == "auto" else checked_device(loading.device),
+                dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
+                device_map=None if loading.device_map is None else loading.device_map.value,
+                quantization=None if loading.quantize is None else loading.quantize.value,
+            )
     weights = sa2va.model
     places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())
     numbers = [str(weights.dtype).removeprefix("torch."), quantization_of(weights)]
     screen.note(f"on {' and '.join(places)}, {', '.join(filter(None, numbers))}")
-    if Path(name) == zoo.TINY:
-        screen.note("tiny knows the drawn world it was made from; for photographs take a model of `sa2va models`")
     return sa2va
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Imports make a million objects that all stay; going through them again and again takes a tenth of the start."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def checked_device(name: str) -> str:

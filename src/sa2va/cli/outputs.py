@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sa2va.atomic import check_target
+from sa2va.atomic import check_target, remove_leftovers
 from sa2va.cli import arguments
 
 #: Kinds of output for a picture, with their names in a folder.
@@ -21,7 +21,7 @@ _PICTURE_SUFFIXES = dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "overlay")
 
 
 @dataclass(frozen=True)
-class Plan:
+class OutputPlan:
     """What to write where.
 
     Attributes:
@@ -36,7 +36,7 @@ class Plan:
         """The place, for a message."""
         return str(self.folder or ", ".join(map(str, self.files.values())))
 
-    def without_overlay(self) -> Plan:
+    def without_overlay(self) -> OutputPlan:
         """The plan where nothing was found: an overlay would look like the unmarked source. One of before goes."""
         files = dict(self.files)
         if (path := files.pop("overlay", None)) is not None:
@@ -48,12 +48,12 @@ class Plan:
         return str(path if self.folder is None else path.relative_to(self.folder))
 
 
-def plan_pictures(source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+def plan_pictures(source: str, out: Path | None, save: str | None, *, overwrite: bool) -> OutputPlan:
     """The plan for results about one picture. Raises ValueError: see [`plan`]."""
     return plan(source, out, save, PICTURE_FILES, _PICTURE_SUFFIXES, overwrite=overwrite)
 
 
-def plan_answers(source: str, out: Path | None, save: str | None, *, video: bool, overwrite: bool) -> Plan:
+def plan_answers(source: str, out: Path | None, save: str | None, *, video: bool, overwrite: bool) -> OutputPlan:
     """The plan for answers about a picture or a clip: as above, with ``json`` the answers. Raises ValueError."""
     if not video:
         return plan_pictures(source, out, save, overwrite=overwrite)
@@ -63,7 +63,7 @@ def plan_answers(source: str, out: Path | None, save: str | None, *, video: bool
     return plan(source, out, save, names, suffixes, overwrite=overwrite)
 
 
-def plan_videos(source: str, out: Path | None, save: str | None, *, overwrite: bool) -> Plan:
+def plan_videos(source: str, out: Path | None, save: str | None, *, overwrite: bool) -> OutputPlan:
     """The plan for results about a video. Raises ValueError: see [`plan`]."""
     return plan(source, out, save, *_video_names(), overwrite=overwrite)
 
@@ -78,7 +78,7 @@ def _video_names() -> tuple[dict[str, str], dict[str, str]]:
 
 def plan(
     source: str, out: Path | None, save: str | None, names: dict[str, str], suffixes: dict[str, str], *, overwrite: bool
-) -> Plan:
+) -> OutputPlan:
     """Decide what is written where.
 
     Args:
@@ -95,18 +95,19 @@ def plan(
     if out is None:
         if save is not None:
             raise ValueError("--save says what to write; say where with -o OUT")
-        return Plan({})
+        return OutputPlan({})
     found = _planned(out, save, names, suffixes)
     if found.folder is not None and Path(source).is_dir():
         check_target(found.folder, source)
     for path in found.files.values():
         check_target(path, source)
+    remove_leftovers(out)
     if not overwrite:
         _refuse_results(out)
     return found
 
 
-def _planned(out: Path, save: str | None, names: dict[str, str], suffixes: dict[str, str]) -> Plan:
+def _planned(out: Path, save: str | None, names: dict[str, str], suffixes: dict[str, str]) -> OutputPlan:
     """The plan, whatever is there."""
     nearest = next(parent for parent in out.absolute().parents if parent.exists())
     if not nearest.is_dir():
@@ -116,11 +117,11 @@ def _planned(out: Path, save: str | None, names: dict[str, str], suffixes: dict[
             raise ValueError(f"-o {out}: expected a folder, or a file ending in {', '.join(suffixes)}")
         if save is not None:
             raise ValueError(f"-o {out} names one file, so there is nothing for --save to choose; name a folder")
-        return Plan({suffixes[out.suffix.lower()]: out})
+        return OutputPlan({suffixes[out.suffix.lower()]: out})
     wanted = arguments.kinds(save, tuple(names), DEFAULT_KINDS)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder, or give the file an ending such as {', '.join(suffixes)}")
-    return Plan({kind: out / names[kind] for kind in wanted}, out)
+    return OutputPlan({kind: out / names[kind] for kind in wanted}, out)
 
 
 def _refuse_results(out: Path) -> None:

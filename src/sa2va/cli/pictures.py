@@ -49,9 +49,9 @@ def segment(
     loading = arguments.Loading(device, dtype, quantize, device_map)
     media = open_media(source)
     if not isinstance(media, Picture):
-        from sa2va.cli.video import Task, follow
+        from sa2va.cli.video import TrackRequest, follow
 
-        task = Task(source, phrases, model, threshold, tidy, max_new_tokens, loading)
+        task = TrackRequest(source, phrases, model, threshold, tidy, max_new_tokens, loading)
         follow(screen, task, out=out, save=save, overwrite=overwrite)
         return
     from sa2va.cli.model_loading import load_model, model_name
@@ -125,7 +125,7 @@ def describe(
 
     For models built on InternVL; the others read no regions.
     """
-    from sa2va.cli.answers import labelled
+    from sa2va.cli.answers import labelled, note_on_tiny
     from sa2va.cli.model_loading import load_model, model_name
     from sa2va.media.open import load_image
 
@@ -142,6 +142,7 @@ def describe(
         screen.emit({"source": source, "model": name, "regions": regions})
     for region in regions:
         screen.result(labelled(region["region"], region["text"]))
+    note_on_tiny(screen, name, ())
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -8,9 +8,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sa2va import __version__
-from sa2va.cli.answers import answer_record, show_found, show_text
+from sa2va.cli.answers import answer_record, note_on_tiny, show_found, show_text
 from sa2va.cli.console import Screen
-from sa2va.cli.outputs import Plan
+from sa2va.cli.outputs import OutputPlan
 from sa2va.cli.source import write_found
 from sa2va.media.frames import FrameSource
 
@@ -35,7 +35,7 @@ class Reporter:
     def report(
         self,
         answers: Sequence[Answer],
-        plan: Plan,
+        plan: OutputPlan,
         *,
         started: float,
         wanted: Sequence[str] | None = None,
@@ -54,9 +54,12 @@ class Reporter:
             for answer in answers:
                 show_text(self.screen, answer)
         show_found(self.screen, answers, wanted)
+        if len(answers[0].history) == 1:  # once in a conversation
+            scores = [max((segment.score for segment in answer.segments), default=0.0) for answer in answers]
+            note_on_tiny(self.screen, self.model, scores)
         self.screen.note(f"{seconds:.1f} s" + (f"; wrote {summary(plan, outputs)}" if outputs else ""))
 
-    def write(self, answers: Sequence[Answer], plan: Plan, wanted: Sequence[str] | None = None) -> list[str]:
+    def write(self, answers: Sequence[Answer], plan: OutputPlan, wanted: Sequence[str] | None = None) -> list[str]:
         """Write the planned files. Returns their names."""
         if self.media is None or not plan.files:
             return []
@@ -77,7 +80,7 @@ class Reporter:
         }
 
 
-def summary(plan: Plan, outputs: Sequence[str]) -> str:
+def summary(plan: OutputPlan, outputs: Sequence[str]) -> str:
     """The files written, in few words."""
     if plan.folder is None:
         return plan.where

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sa2va.cli.outputs import Plan
+from sa2va.cli.outputs import OutputPlan
 from sa2va.inference.video_result import Track
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import DecodedFrame, FrameSource
@@ -16,7 +16,7 @@ from sa2va.writers import WRITERS, write_track
 from sa2va.writers.picture_files import write_json, write_picture
 
 
-def write_found(plan: Plan, media: FrameSource, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
+def write_found(plan: OutputPlan, media: FrameSource, segments: Sequence[Segment], record: dict[str, Any]) -> list[str]:
     """Write what was found in a picture or a clip; see [`write_picture`]."""
     if isinstance(media, Picture):
         return write_picture(plan.files, media.image, segments, record, folder=plan.folder)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from sa2va.atomic import RUN_RECORD
-from sa2va.cli.answers import named, nothing, scored
+from sa2va.atomic import RUN_RECORD, sole_writer
+from sa2va.cli.answers import named, note_on_tiny, nothing, scored
 from sa2va.cli.console import Screen
-from sa2va.cli.frame_loop import Tally, write_frames
-from sa2va.cli.outputs import Plan
+from sa2va.cli.frame_loop import ObjectStats, write_frames
+from sa2va.cli.outputs import OutputPlan
 from sa2va.cli.reporter import summary
 from sa2va.cli.run_record import RunRecord
 from sa2va.cli.signals import Interrupts
@@ -22,7 +22,7 @@ from sa2va.media.frames import FrameSource
 from sa2va.writers import WRITERS, FrameWriter
 
 
-class Run:
+class TrackRun:
     """A run over a video.
 
     Args:
@@ -33,7 +33,7 @@ class Run:
         ValueError: there is something else to resume, or no folder.
     """
 
-    def __init__(self, screen: Screen, plan: Plan, record: RunRecord, *, resume: bool):
+    def __init__(self, screen: Screen, plan: OutputPlan, record: RunRecord, *, resume: bool):
         if resume and plan.folder is None:
             raise ValueError("--resume completes a folder of results: use -o FOLDER")
         self._screen, self._plan, self._resume = screen, plan, resume
@@ -63,9 +63,10 @@ class Run:
 
         Raises:
             typer.Exit: a signal stopped it; the code is 130 for Ctrl-C.
+            ValueError: another process writes into the folder.
         """
-        tally = Tally()
-        with Interrupts() as interrupts:
+        tally = ObjectStats()
+        with self._alone(), Interrupts() as interrupts:
             try:
                 track = start()
                 self._record.reasons = track.reasons
@@ -104,6 +105,8 @@ class Run:
         self._screen.rows(rows)
         for phrase, reason in self._record.reasons.items():
             self._screen.result(nothing(phrase, reason))
+        scores = [row["score"] for row in objects] + [0.0] * len(self._record.reasons)
+        note_on_tiny(self._screen, self._record.model, scores)
         if "overlay" in self._plan.files and not self._record.found_anything:
             self._screen.note("nothing was found, so there is no overlay")
         results = f"; results in {summary(self._plan, self._record.outputs)}" if self._record.outputs else ""
@@ -120,7 +123,14 @@ class Run:
                 opened.callback(writers[-1].abort)  # does nothing to one that is closed
             yield writers
 
-    def _note(self, tally: Tally, *, complete: bool) -> None:
+    def _alone(self) -> AbstractContextManager[None]:
+        """Hold the folder: the frames of two runs would mix."""
+        if self._plan.folder is None:
+            return nullcontext()
+        self._plan.folder.mkdir(parents=True, exist_ok=True)
+        return sole_writer(self._plan.folder)
+
+    def _note(self, tally: ObjectStats, *, complete: bool) -> None:
         """Bring the record up to date. A run that has not caught up with an earlier one leaves that one's."""
         if tally.frames >= self._known or complete:
             self._record.frames, self._record.objects = tally.frames, tally.records
@@ -142,7 +152,7 @@ class Run:
         if self._plan.folder is not None:
             self._record.write(self._plan.folder)
 
-    def _stopped(self, tally: Tally) -> None:
+    def _stopped(self, tally: ObjectStats) -> None:
         if self._screen.json and self._plan.files:
             self._screen.emit(vars(self._record))
         total = "?" if self._record.frames_total is None else self._record.frames_total

@@ -18,7 +18,7 @@ from sa2va.cli.model_loading import quiet_libraries
 if TYPE_CHECKING:
     from sa2va.data.sample import Sample
     from sa2va.train.config import TrainConfig
-    from sa2va.train.run import Run
+    from sa2va.train.run import TrainingRun
 
 
 @command
@@ -114,7 +114,7 @@ def _configurations(recipe: str, words: list[str]) -> list[tuple[TrainConfig, Tr
     return [(original, original.with_overrides(words)) for original in originals]
 
 
-def _how_to_try(run: Run, folder: Path) -> str:
+def _how_to_try(run: TrainingRun, folder: Path) -> str:
     """Commands that show what a run has learnt, about something its data speak of."""
     sample = next((part.source[0] for part in run.parts if part.source[0].frames), None)
     model = shlex.quote(str(folder))

@@ -62,7 +62,7 @@ def track(
     """
     if out is None and not screen.json:
         raise ValueError("say where the results go with -o OUT, or print every frame with --json")
-    task = Task(
+    task = TrackRequest(
         source,
         phrases,
         model,
@@ -79,7 +79,7 @@ def track(
 
 
 @dataclass(frozen=True)
-class Task:
+class TrackRequest:
     """What to follow, and how; everything that decides what the masks are."""
 
     source: str
@@ -144,7 +144,7 @@ class Task:
 
 def follow(
     screen: Screen,
-    task: Task,
+    task: TrackRequest,
     *,
     out: Path | None,
     save: str | None,
@@ -159,13 +159,13 @@ def follow(
     """
     from sa2va.cli.model_loading import load_model
     from sa2va.cli.outputs import plan_videos
-    from sa2va.cli.track_run import Run
+    from sa2va.cli.track_run import TrackRun
 
     if resume and overwrite:
         raise ValueError("--resume keeps results and --overwrite replaces them; give one")
     video = task.open()
     plan = plan_videos(task.source, out, save, overwrite=overwrite or resume)
-    run = Run(screen, plan, task.record(video), resume=resume)
+    run = TrackRun(screen, plan, task.record(video), resume=resume)
     if run.is_done:
         run.report("already complete")
         return

@@ -27,7 +27,7 @@ _LEAST_COUNTED = 1000
 _NAMED = 4
 
 
-class Counted(IntEnum):
+class SampleCounters(IntEnum):
     """What is counted while samples are encoded: asked for, rejected, broken, and shortened to ``max_length``."""
 
     ASKED = 0
@@ -45,7 +45,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class MixtureEntry:
     """One source of a mixture.
 
     Attributes:
@@ -72,7 +72,7 @@ class Part:
         return round(len(self.source) * self.repeats)
 
 
-class Visit(NamedTuple):
+class SampleIndex(NamedTuple):
     """One place in the order: the how-manieth sample of the run it is, and which one of which part."""
 
     position: int
@@ -80,7 +80,7 @@ class Visit(NamedTuple):
     index: int
 
 
-class MixtureOrder(Sampler[Visit]):
+class MixtureOrder(Sampler[SampleIndex]):
     """The order of a whole run, epoch after epoch; also torch's sampler.
 
     In an epoch every sample comes exactly as often as its part says. Batches hold samples of one group, except for what
@@ -91,20 +91,20 @@ class MixtureOrder(Sampler[Visit]):
         seed: another seed is another order.
     """
 
-    def __init__(self, parts: Sequence[Part], *, batch_size: int, length: int, seed: int):
+    def __init__(self, parts: Sequence[MixtureEntry], *, batch_size: int, length: int, seed: int):
         self.parts = tuple(parts)
         self.batch_size, self.length, self.seed = batch_size, length, seed
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Visit]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         position, epoch = 0, 0
         while True:
             for part, index in self.epoch(epoch).tolist():
                 if position == self.length:
                     return
-                yield Visit(position, part, index)
+                yield SampleIndex(position, part, index)
                 position += 1
             epoch += 1
 
@@ -143,7 +143,7 @@ class EncodedDataset(Dataset[Encoded]):
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixtureEntry],
         encode: Callable[[Sample, np.random.Generator], Encoded],
         *,
         seed: int,
@@ -152,37 +152,37 @@ class EncodedDataset(Dataset[Encoded]):
     ):
         self.parts, self.encode, self.seed, self.max_broken = tuple(parts), encode, seed, max_broken
         # Shared between processes; every worker writes to its own row.
-        self._counts = torch.zeros(workers + 1, len(Counted), dtype=torch.int64).share_memory_()
+        self._counts = torch.zeros(workers + 1, len(SampleCounters), dtype=torch.int64).share_memory_()
         self._last_broken = torch.full((workers + 1, _NAMED, 2), -1, dtype=torch.int64).share_memory_()
         self._warned: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
         return sum(part.count for part in self.parts)
 
-    def __getitem__(self, visit: Visit) -> Encoded:
+    def __getitem__(self, visit: SampleIndex) -> Encoded:
         part = self.parts[visit.part]
         rng = np.random.default_rng((self.seed, visit.position))
         counts = self._counts[self._row]
-        counts[Counted.ASKED] += 1
+        counts[SampleCounters.ASKED] += 1
         for attempt in range(_MOST_REJECTED_IN_A_ROW):
             index = (visit.index + attempt) % len(part.source)
             try:
                 encoded = self.encode(part.source[index], rng)
             except SampleRejected as error:
                 reason: Exception = error
-                counts[Counted.REJECTED] += 1
+                counts[SampleCounters.REJECTED] += 1
             except (ValueError, OSError) as error:
                 reason = error
                 self._note_broken(visit.part, index, error)
             else:
-                counts[Counted.SHORTENED] += encoded.turns_dropped > 0
+                counts[SampleCounters.SHORTENED] += encoded.turns_dropped > 0
                 return encoded
         raise ValueError(
             f"data source {part.name!r}: {_MOST_REJECTED_IN_A_ROW} samples in a row cannot be trained on; the last "
             f"one: {reason}"
         )
 
-    def count(self, kind: Counted) -> int:
+    def count(self, kind: SampleCounters) -> int:
         """Samples of a kind so far, in this process and its workers; one that is visited again counts again."""
         return int(self._counts[:, kind].sum())
 
@@ -196,7 +196,7 @@ class EncodedDataset(Dataset[Encoded]):
         Raises:
             ValueError: more samples are broken than ``max_broken`` allows; the message names some.
         """
-        asked, broken = self.count(Counted.ASKED), self.count(Counted.BROKEN)
+        asked, broken = self.count(SampleCounters.ASKED), self.count(SampleCounters.BROKEN)
         if broken > self.max_broken * max(asked, _LEAST_COUNTED):
             raise ValueError(
                 f"{broken} of {asked} samples are broken, more than max_broken={self.max_broken:g} allows: "
@@ -210,8 +210,8 @@ class EncodedDataset(Dataset[Encoded]):
 
     def _note_broken(self, part: int, index: int, reason: Exception) -> None:
         counts, last = self._counts[self._row], self._last_broken[self._row]
-        last[int(counts[Counted.BROKEN]) % _NAMED] = torch.tensor([part, index])
-        counts[Counted.BROKEN] += 1
+        last[int(counts[SampleCounters.BROKEN]) % _NAMED] = torch.tensor([part, index])
+        counts[SampleCounters.BROKEN] += 1
         if (part, index) not in self._warned:
             self._warned.add((part, index))
             logger.warning("broken sample %s[%d], replaced by the next one: %s", self.parts[part].name, index, reason)
@@ -223,6 +223,6 @@ def _repeated(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([whole, rng.choice(size, count % size, replace=False)])
 
 
-def epochs_to_samples(parts: Sequence[Part], epochs: float) -> int:
+def epochs_to_samples(parts: Sequence[MixtureEntry], epochs: float) -> int:
     """Samples that so many epochs show."""
     return math.ceil(epochs * sum(part.count for part in parts))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sa2va.atomic import check_target, replacing
+from sa2va.atomic import check_target, remove_leftovers, replacing
 from sa2va.data.annotations.annotated_images import file_of
 from sa2va.data.encode import EncodeOptions, encode_sample
 from sa2va.data.sample import SEG, Sample
@@ -37,6 +37,7 @@ def preview(samples: Iterable[Sample], path: str | Path, columns: int = 4, width
     """
     samples = list(samples)
     check_target(path, *(file_of(frame) for sample in samples for frame in sample.frames))
+    remove_leftovers(Path(path))
     cards = [_card(sample.validate(), width) for sample in samples]
     if not cards:
         raise ValueError("preview needs at least one sample, got none")

@@ -195,7 +195,7 @@ class Explains(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkSpec:
     """A benchmark that may or may not be on this machine.
 
     Attributes:

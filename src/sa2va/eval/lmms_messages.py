@@ -22,7 +22,7 @@ from sa2va.results.history import Turn
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MediaSampling:
     """What of a clip, or of many pictures, a model is shown.
 
     Attributes:
@@ -36,7 +36,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ChatRequest:
     """One request.
 
     Attributes:
@@ -54,7 +54,7 @@ class Conversation:
     system: bool
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]], sampling: Sampling = Sampling()) -> Conversation:
+def read_messages(messages: Sequence[Mapping[str, Any]], sampling: MediaSampling = MediaSampling()) -> ChatRequest:
     """Read the messages of one document.
 
     Args:
@@ -82,7 +82,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], sampling: Sampling = Sa
         raise ValueError(f"expected messages of user and assistant in turns that end with the user's, got {roles}")
     texts = [text for _, text in said]
     media, source = _media(pictures, clips, sampling)
-    return Conversation(
+    return ChatRequest(
         question=texts[-1],
         history=tuple(Turn(question, answer) for question, answer in zip(texts[:-1:2], texts[1::2], strict=True)),
         media=media,
@@ -109,7 +109,7 @@ def _read_part(part: Mapping[str, Any], pictures: list[Any], clips: list[Mapping
 
 
 def _media(
-    pictures: Sequence[Any], clips: Sequence[Mapping[str, Any]], sampling: Sampling
+    pictures: Sequence[Any], clips: Sequence[Mapping[str, Any]], sampling: MediaSampling
 ) -> tuple[Callable[[], Any] | None, str]:
     """What makes the media, and their name when they are a file."""
     if len(clips) > 1 or (clips and pictures):
@@ -125,7 +125,7 @@ def _media(
     return (partial(load_image, pictures[0]), _source(pictures[0])) if pictures else (None, "")
 
 
-def clip_frames(clip: Any, start: float | None, end: float | None, sampling: Sampling) -> list[np.ndarray]:
+def clip_frames(clip: Any, start: float | None, end: float | None, sampling: MediaSampling) -> list[np.ndarray]:
     """The frames of a clip that the model is shown, uint8 RGB (H, W, 3); only they are decoded.
 
     The model gets them and nothing else, so that an answer with a ``[SEG]`` does not set it to segment an hour of film.
@@ -144,7 +144,7 @@ def clip_frames(clip: Any, start: float | None, end: float | None, sampling: Sam
         return source.read(key_frame_indices(sampling.key_frames, sampling.num_frames, frame_count(source)))
 
 
-def _shown(pictures: Sequence[Any], sampling: Sampling) -> list[np.ndarray]:
+def _shown(pictures: Sequence[Any], sampling: MediaSampling) -> list[np.ndarray]:
     """Pictures as frames of one size, evenly thinned where there are too many."""
     kept = key_frame_indices("uniform", sampling.num_pictures, len(pictures))
     return as_clip([_pixels(pictures[index]) for index in kept])

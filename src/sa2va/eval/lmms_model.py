@@ -12,7 +12,7 @@ from lmms_eval.api.instance import Instance  # pyright: ignore[reportMissingImpo
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
-from sa2va.eval.lmms_messages import Conversation, Sampling, read_messages
+from sa2va.eval.lmms_messages import ChatRequest, MediaSampling, read_messages
 from sa2va.model.quantization import Quantization
 from sa2va.predictor import Sa2VA
 from sa2va.runtime import logger
@@ -30,7 +30,7 @@ class _Request:
     where: str
     context: str
     arguments: Mapping[str, Any]
-    conversation: Conversation
+    conversation: ChatRequest
     options: tuple[tuple[str, Any], ...]
 
     @property
@@ -87,7 +87,7 @@ class Sa2VALmms(lmms):
         )
         self.device = self.sa2va.model.device
         self.batch_size = int(batch_size)
-        self._sampling = Sampling(key_frames, int(num_frames), int(num_pictures))
+        self._sampling = MediaSampling(key_frames, int(num_frames), int(num_pictures))
         self._max_new_tokens = max_new_tokens
         self._warned: set[str] = set()
 

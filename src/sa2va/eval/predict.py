@@ -106,7 +106,7 @@ def query_ids(items: Sequence[Item]) -> list[tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class Progress:
+class PredictionProgress:
     """How far a process is: ``done`` of its ``total`` items, ``skipped`` of them because they were answered before."""
 
     done: int
@@ -121,7 +121,7 @@ def predict(
     settings: Settings,
     *,
     shard: Shard = Shard(),
-    on_item: Callable[[Progress], None] = lambda _: None,
+    on_item: Callable[[PredictionProgress], None] = lambda _: None,
 ) -> int:
     """Answer this process's part of a benchmark into a folder, going on where an earlier run stopped.
 
@@ -140,13 +140,13 @@ def predict(
     own = [place for place in range(len(items)) if shard.owns(place)]
     waiting = [place for place in own if any(one not in answered for one in ids[place])]
     skipped = len(own) - len(waiting)
-    on_item(Progress(skipped, len(own), skipped))
+    on_item(PredictionProgress(skipped, len(own), skipped))
     with ShardWriter(shard_path(folder, shard.index, shard.count)) as writer:
         for done, place in enumerate(waiting, 1):
             # All of an item's queries are asked, also where some are answered: their number must not change answers.
             found = _answer(sa2va, benchmark, items[place], settings)
             writer.write(one for one in found if one.id not in answered)
-            on_item(Progress(skipped + done, len(own), skipped))
+            on_item(PredictionProgress(skipped + done, len(own), skipped))
     return len({one for own in ids for one in own} - read_ids(folder))
 
 

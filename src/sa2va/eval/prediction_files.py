@@ -6,10 +6,11 @@ A line counts when it ends in a line break, so what a killed process left half w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
-from sa2va.atomic import naming
+from sa2va.atomic import append, naming, sole_writer
 from sa2va.eval.benchmark import Prediction
 from sa2va.untrusted import STUMBLES, parse_json
 
@@ -74,28 +75,34 @@ def _lines(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 class ShardWriter:
-    """Appends predictions to a shard; what a killed predecessor left half written at its end is cut off first."""
+    """Appends predictions to a shard; what a killed predecessor left half written at its end is cut off first.
+
+    Raises:
+        ValueError: on entering, another process writes to it.
+    """
 
     def __init__(self, path: Path):
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> ShardWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._path, "ab")
-        self._file.truncate(_finished_bytes(self._path))
+        with ExitStack() as opened:
+            self._file = opened.enter_context(open(self._path, "ab", buffering=0))
+            opened.enter_context(sole_writer(self._path))
+            self._file.truncate(_finished_bytes(self._path))
+            self._held = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._held.close()
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Append lines and hand them to the system, so that killing this process loses none of them."""
         assert self._file is not None, "use ShardWriter as a context manager"
         with naming(self._path):
-            self._file.write("".join(f"{one.to_json()}\n" for one in predictions).encode())
-            self._file.flush()
+            append(self._file, "".join(f"{one.to_json()}\n" for one in predictions).encode())
 
 
 def _finished_bytes(path: Path) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sa2va.eval.benchmark import Row
+from sa2va.eval.benchmark import BenchmarkSpec
 from sa2va.eval.benchmarks import BENCHMARKS
 from sa2va.eval.benchmarks.own import OWN, own_row
 
@@ -17,7 +17,7 @@ ALL = "all"
 class Selection:
     """Rows to run, and those that were left out because of missing files: name -> the paths that are not there."""
 
-    rows: list[Row]
+    rows: list[BenchmarkSpec]
     absent: dict[str, list[Path]] = field(default_factory=dict)
 
 
@@ -26,7 +26,7 @@ def is_of(benchmark: str, name: str) -> bool:
     return benchmark == name or benchmark.startswith(f"{name}/")
 
 
-def known_row(name: str) -> Row:
+def known_row(name: str) -> BenchmarkSpec:
     """The row of a benchmark. Raises ValueError when there is none of this name."""
     if row := own_row(name):
         return row
@@ -41,7 +41,7 @@ def place(name: str) -> tuple[int, str]:
     return (order.index(name) if name in BENCHMARKS else len(order), name)
 
 
-def absent_files(row: Row, data: Path) -> list[Path]:
+def absent_files(row: BenchmarkSpec, data: Path) -> list[Path]:
     """The files and folders a row needs that are not under a data root."""
     return [path for path in row.files(data) if not path.exists()]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sa2va.atomic import remove_leftovers
 from sa2va.eval.report_pages import Block, Bullets, Gallery, Heading, Paragraph, Table, write_html, write_markdown
 from sa2va.eval.run_metadata import RunHeader, read_header
 from sa2va.eval.sample_images import extremes, show
@@ -34,6 +35,7 @@ def report(
         ValueError: the folder holds no run, or a benchmark was not scored.
     """
     header = read_header(out)
+    remove_leftovers(out)
     sections = [(open_answered(folder, data), read_scores(folder)) for folder in benchmark_folders(out, names)]
     for answered, scores in sections:
         if scores is None and not answered.benchmark.submission:

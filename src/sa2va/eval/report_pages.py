@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from sa2va.atomic import replacing
-from sa2va.eval.sample_images import Sample
+from sa2va.eval.sample_images import SampleImage
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Gallery:
     """Answers with their pictures."""
 
     title: str
-    samples: Sequence[Sample]
+    samples: Sequence[SampleImage]
 
 
 Block = Heading | Paragraph | Bullets | Table | Gallery
@@ -128,13 +128,13 @@ def _plain(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _pictures(sample: Sample) -> list[tuple[str, Image.Image]]:
+def _pictures(sample: SampleImage) -> list[tuple[str, Image.Image]]:
     """Pictures with what is written under them."""
     ours = "picture" if sample.truth is None else "prediction"
     return [(name, one) for name, one in ((ours, sample.ours), ("truth", sample.truth)) if one is not None]
 
 
-def _captions(sample: Sample) -> list[tuple[str, str]]:
+def _captions(sample: SampleImage) -> list[tuple[str, str]]:
     """What is written under a picture: names with texts, those without text left out."""
     texts = {
         "query": sample.id,
@@ -216,7 +216,7 @@ def _row(cells: Sequence[str], numbers: int, tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}{m}>{html.escape(c)}</{tag}>" for m, c in zip(marks, cells, strict=True)) + "</tr>"
 
 
-def _figure(sample: Sample) -> str:
+def _figure(sample: SampleImage) -> str:
     shown = _pictures(sample)
     images = "".join(
         f'<div><img src="{_data_uri(one)}" alt="{name}" width="{one.width}" height="{one.height}">'

@@ -30,7 +30,7 @@ _GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleImage:
     """One answer as a reader sees it.
 
     Attributes:
@@ -61,9 +61,9 @@ def extremes(scores: Mapping[str, float], count: int) -> tuple[list[str], list[s
 
 def show(
     benchmark: Benchmark, predictions: Mapping[str, Prediction], scores: Mapping[str, float], wanted: Sequence[str]
-) -> list[Sample]:
+) -> list[SampleImage]:
     """The wanted queries as samples, in their order. Raises ValueError when the media cannot be read."""
-    found: dict[str, Sample] = {}
+    found: dict[str, SampleImage] = {}
     for item in benchmark.items():
         own = [query for query in item.queries if query.id in wanted]
         media = _media(item) if own else None
@@ -73,17 +73,17 @@ def show(
     return [found[one] for one in wanted]
 
 
-def _sample(media: Any, query: Query, prediction: Prediction, truth: Expected, score: float) -> Sample:
+def _sample(media: Any, query: Query, prediction: Prediction, truth: Expected, score: float) -> SampleImage:
     before = " / ".join(f"{turn.question} - {turn.answer}" for turn in query.history)
     words = (query.id, before, query.text, prediction.text, truth.text, score)
     colors = ObjectColors()
     if query.region is not None:
-        return Sample(*words, _picture(media, ((Mask.from_array(query.region),),), colors), None)
+        return SampleImage(*words, _picture(media, ((Mask.from_array(query.region),),), colors), None)
     if not truth.masks and not prediction.masks:
-        return Sample(*words, _picture(media, None, colors), None)
+        return SampleImage(*words, _picture(media, None, colors), None)
     labelled = media is not None and any(prediction.phrases)
     ours = _picture(media, prediction.masks, colors, prediction.phrases)
-    return Sample(*words, ours, _picture(media, truth.masks, colors), labelled)
+    return SampleImage(*words, ours, _picture(media, truth.masks, colors), labelled)
 
 
 def _media(item: Item) -> Any:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sa2va.atomic import replacing
-from sa2va.eval.benchmark import Benchmark, Prediction, Row, Scores
+from sa2va.atomic import remove_leftovers, replacing
+from sa2va.eval.benchmark import Benchmark, BenchmarkSpec, Prediction, Scores
 from sa2va.eval.predict import RECORD, limited, query_ids, read_record
 from sa2va.eval.prediction_files import read_predictions
 from sa2va.eval.registry import is_of, known_row, place
@@ -28,7 +28,7 @@ class Answered:
     """
 
     folder: Path
-    row: Row
+    row: BenchmarkSpec
     benchmark: Benchmark
     limit: int | None
     predictions: dict[str, Prediction]
@@ -93,6 +93,7 @@ def score_all(
     out: Path, names: Sequence[str] = (), data: Path | None = None
 ) -> Iterator[tuple[Answered, Scores | None]]:
     """Score everything in a run's folder; None for benchmarks whose truth is on a server."""
+    remove_leftovers(out)
     for folder in benchmark_folders(out, names):
         answered = open_answered(folder, data)
         yield answered, None if answered.benchmark.submission else score(answered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sa2va.atomic import remove_leftovers
 from sa2va.eval.benchmark import require_all
 from sa2va.eval.predict import query_ids
 from sa2va.eval.score import Answered, benchmark_folders, open_answered
@@ -39,6 +40,7 @@ def pack_all(out: Path, names: Sequence[str] = (), data: Path | None = None) -> 
     Raises:
         ValueError: as in [`pack`], or the folder holds no server benchmark.
     """
+    remove_leftovers(out)
     opened = [open_answered(folder, data) for folder in benchmark_folders(out, names)]
     servers = opened if names else [one for one in opened if one.benchmark.submission]
     if not servers:

@@ -33,7 +33,8 @@ class AnimatedPicture(FrameSource):
     A file that is cut short ends where it can no longer be decoded, with a warning.
 
     Raises:
-        ValueError: not a picture, too large (frames times pixels, too), or nothing in it can be decoded.
+        ValueError: not a picture, too large (frames times pixels, too), or nothing in it can be decoded. Or (when its
+            turn comes) a frame that is whole and cannot be shown.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
@@ -108,7 +109,6 @@ class AnimatedPicture(FrameSource):
                 try:
                     image.seek(index)
                     image.load()
-                    picture = to_rgb(image, self._depth)
                 except Exception as error:
                     # Pillow's plugins fail on damaged files with whatever the parser stumbles over.
                     self._count = index
@@ -120,6 +120,13 @@ class AnimatedPicture(FrameSource):
                         str(error) or type(error).__name__,
                     )
                     return
+                try:
+                    picture = to_rgb(image, self._depth)
+                except Exception as error:  # all of it is there, so it was not cut short
+                    raise ValueError(
+                        f"{self._path}: frame {index} of {self._promised} cannot be shown "
+                        f"({str(error) or type(error).__name__}); save it anew with another program"
+                    ) from error
                 yield index, milliseconds / 1000, picture
                 milliseconds += image.info.get("duration") or _UNTIMED_MILLISECONDS
 

@@ -102,7 +102,7 @@ def open_picture(file: IO[bytes] | str, name: str, max_pixels: int) -> Image.Ima
         raise ValueError(f"{name} is not a picture in a format that can be read: {', '.join(_FORMATS)}") from error
     except Exception as error:
         # Pillow's plugins fail on damaged files with whatever the parser stumbles over.
-        raise ValueError(f"{name} is a damaged picture: {error}") from error
+        raise ValueError(f"{name} is a damaged picture: {str(error) or type(error).__name__}") from error
     _check_size(image, name, max_pixels)
     return image
 
@@ -145,7 +145,7 @@ def upright_rgb(
         image.load()
     except Exception as error:
         # As in open_picture: a damaged file may raise anything.
-        raise ValueError(f"{name} is damaged or cut short: {error}") from error
+        raise ValueError(f"{name} is damaged or cut short: {str(error) or type(error).__name__}") from error
     if file is not None and deep:
         file.seek(0)
         brighten(image, file.read(), depth, stated)

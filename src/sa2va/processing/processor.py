@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va.atomic import naming
 from sa2va.hub import TEXT_PATTERNS, resolve_folder
 from sa2va.model.config_overlay import OWN_KEY, overlaid
 from sa2va.model.configuration import Sa2VAConfig
@@ -269,9 +270,14 @@ class Sa2VAProcessor:
             return cls(tokenizer, settings)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's files and ``processor_config.json``, which [`from_pretrained`] reads."""
-        self.tokenizer.save_pretrained(folder)
-        self.settings.save(folder)
+        """Write the tokenizer's files and ``processor_config.json``, which [`from_pretrained`] reads.
+
+        Raises:
+            OSError: the folder is full, read-only or not permitted.
+        """
+        with naming(folder):
+            self.tokenizer.save_pretrained(folder)
+            self.settings.save(folder)
 
     def vision(
         self, images: Sequence[Image.Image], *, video: bool = False, budget: tuple[int, int] | None = None

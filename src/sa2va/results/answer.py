@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class _Picture:
+class _PictureResult:
     """What answers and frames share: the segments of one image, and their exports."""
 
     segments: tuple[Segment, ...]
@@ -97,7 +97,7 @@ class _Picture:
 
 
 @dataclass(frozen=True, repr=False)
-class Answer(_Picture):
+class Answer(_PictureResult):
     """The model's answer about an image, a short video or a text: its words and the objects they refer to.
 
     Attributes:
@@ -173,7 +173,7 @@ class Answer(_Picture):
 
 
 @dataclass(frozen=True, repr=False)
-class Frame(_Picture):
+class Frame(_PictureResult):
     """One frame of a video with the objects tracked in it.
 
     Attributes:

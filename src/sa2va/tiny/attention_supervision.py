@@ -34,7 +34,7 @@ from sa2va.train.auxiliary import AuxiliaryLoss
 from sa2va.train.losses import Term
 
 
-class Places(NamedTuple):
+class TokenPlaces(NamedTuple):
     """Where tokens of a sample are to look.
 
     Attributes:
@@ -80,22 +80,22 @@ class AttentionSupervision(AuxiliaryLoss):
         self._mention_head = _Head(layers[max(0, len(layers) // 2 - 1)]) if weights.get("mentions") else None
 
     @staticmethod
-    def targets(sample: Sample, shown: Shown) -> Places:
+    def targets(sample: Sample, shown: Shown) -> TokenPlaces:
         """Where the ``[SEG]`` and the mentions of a sample are to look; ValueError for a mention of nothing there."""
         if shown.cells is None:
-            return Places()
+            return TokenPlaces()
         seg = None
         if shown.objects and sample.annotated is None:
             masks_KFHW = np.stack(sample.masks[: shown.objects])
             seg = _cell_shares(masks_KFHW[:, shown.key_frames], shown.cells, shown.grid)
         mentions = [mention for mention in checked_mentions(sample) if mention.turn < len(shown.turns)]
         if not mentions:
-            return Places(seg)
+            return TokenPlaces(seg)
         ends = shown.question_tokens([(mention.turn, mention.end) for mention in mentions])
         share_KT = _cell_shares(sample.extras["objects"][:, shown.key_frames], shown.cells, shown.grid)
         shares_MT = torch.stack([share_KT[list(mention.objects)].sum(dim=0) for mention in mentions])
         shares_MT = shares_MT / (shares_MT.sum(dim=1, keepdim=True) + 1)  # the sum is how many are in sight
-        return Places(seg, torch.tensor(ends), shares_MT)
+        return TokenPlaces(seg, torch.tensor(ends), shares_MT)
 
     def losses(
         self, model: Sa2VAModel, batch: Batch, output: Sa2VAOutput | None, generator: torch.Generator
@@ -107,7 +107,7 @@ class AttentionSupervision(AuxiliaryLoss):
             batch: that the language model has just read.
         """
         terms: dict[str, Term] = {}
-        places = [place or Places() for place in self.targets_of(batch)]
+        places = [place or TokenPlaces() for place in self.targets_of(batch)]
         if self._seg_head is not None:
             rows_N, positions_N = ((batch.input_ids == self._seg_id) & batch.attention_mask).nonzero(as_tuple=True)
             seg_shares = [place.seg for place in places]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.sample import SEG, Sample
-from sa2va.eval.benchmark import Expected, Item, Kind, Media, Prediction, Query, Row, Scores, require_all
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Kind, Media, Prediction, Query, Scores, require_all
 from sa2va.masks.mask import Mask
 from sa2va.processing.response_parser import clean_answer
 from sa2va.tiny.synthetic import Split, SyntheticWorld
@@ -173,9 +173,11 @@ def synthetic_benchmark(task: str, split: Split = "val", *, length: int | None =
     return SyntheticBenchmark(f"{_PREFIXES[split]}/{task}", kind, world, measure)
 
 
-def _row(task: str, split: Split) -> Row:
+def _row(task: str, split: Split) -> BenchmarkSpec:
     name = f"{_PREFIXES[split]}/{task}"
-    return Row(name, lambda root: synthetic_benchmark(task, split), lambda root: {}, title=_TASKS[task][-1])
+    return BenchmarkSpec(name, lambda root: synthetic_benchmark(task, split), lambda root: {}, title=_TASKS[task][-1])
 
 
-SYNTHETIC_ROWS: dict[str, Row] = {row.name: row for split in _PREFIXES for row in (_row(t, split) for t in _TASKS)}
+SYNTHETIC_ROWS: dict[str, BenchmarkSpec] = {
+    row.name: row for split in _PREFIXES for row in (_row(t, split) for t in _TASKS)
+}

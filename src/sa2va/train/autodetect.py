@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sa2va import zoo
-from sa2va.checkpoint.released_config import is_released
+from sa2va.checkpoint.released_config import config_from_released, is_released
 from sa2va.hub import is_hub_id
+from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import INTERNVL, QWEN2_5_VL, QWEN3_VL
 from sa2va.processing.tokenizer import read_json
 
@@ -27,6 +28,21 @@ def family_of_model(model: str) -> FamilyName:
         return "qwen" if "Qwen" in known.name else "internvl"
     text = json.dumps(_config(model))
     return "qwen" if '"qwen2_5_vl' in text or '"qwen3_vl' in text else "internvl"
+
+
+def language_width(model: str) -> int | None:
+    """Hidden size of the language model of a Sa2VA checkpoint.
+
+    None for a model of the zoo, whose ``config.json`` is not downloaded for it (the narrowest has 896), and for a name
+    or a folder that is no Sa2VA.
+    """
+    name = zoo.resolve(model)
+    content = {} if name in {entry.hub_id for entry in zoo.ZOO} else _config(name)
+    if is_released(content):
+        return config_from_released(content).get_text_config().hidden_size
+    if content.get("model_type") == Sa2VAConfig.model_type:
+        return Sa2VAConfig.from_dict(content).get_text_config().hidden_size
+    return None
 
 
 def is_base_model(model: str) -> bool:

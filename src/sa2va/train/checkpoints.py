@@ -20,13 +20,18 @@ _STATE_FILE = "trainer_state.json"
 _PREFIX = "checkpoint-"
 
 
+def checkpoint_folder(output: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return Path(output) / f"{_PREFIX}{step}"
+
+
 def last_checkpoint(output: str | Path, processes: int) -> Path | None:
     """The complete checkpoint of the highest step, or None.
 
     Args:
         output: folder of the run. processes: that trained; each leaves its own random state.
     """
-    complete = [path for path in _checkpoints(output) if _is_complete(path, processes)]
+    complete = [path for path in _checkpoints(output) if is_complete(path, processes)]
     return max(complete, key=lambda path: int(path.name.removeprefix(_PREFIX)), default=None)
 
 
@@ -37,7 +42,7 @@ def other_processes(output: str | Path, processes: int) -> int | None:
         made_by = 1 if (folder / "rng_state.pth").is_file() else ranks
         # Fewer states than processes may also be those of a checkpoint that was never finished. A single process names
         # its state differently.
-        if made_by and (made_by > processes or made_by == 1 < processes) and _is_complete(folder, made_by):
+        if made_by and (made_by > processes or made_by == 1 < processes) and is_complete(folder, made_by):
             return made_by
     return None
 
@@ -55,7 +60,8 @@ def _checkpoints(output: str | Path) -> list[Path]:
     return [path for path in Path(output).glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
 
 
-def _is_complete(folder: Path, processes: int) -> bool:
+def is_complete(folder: Path, processes: int) -> bool:
+    """Whether a checkpoint was written to its end."""
     try:
         parse_json((folder / _STATE_FILE).read_bytes())
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sa2va.atomic import check_target
 from sa2va.data.check import KNOWN_SETS
 from sa2va.data.encode import EncodeOptions
-from sa2va.data.mixture import Part, Source
+from sa2va.data.mixture import MixtureEntry, Source
 from sa2va.processing.requests import TrainingRequests
 from sa2va.runtime import import_object, require_extra
 from sa2va.train.auxiliary import AuxiliaryOptions, find_all
@@ -64,7 +64,7 @@ class SourceOptions:
         makers = [vars(one).get("__init__") for one in factory.__mro__] if isinstance(factory, type) else [factory]
         return any(inspect.isfunction(one) and "requests" in inspect.signature(one).parameters for one in makers)
 
-    def open(self) -> Part:
+    def open(self) -> MixtureEntry:
         """Open the source.
 
         Raises:
@@ -78,7 +78,7 @@ class SourceOptions:
             source = factory(**options)
         except TypeError as error:
             raise ValueError(f"data source {self.kind!r} does not take options {self.options}: {error}") from error
-        return Part(self.kind, source, self.repeats, self.group)
+        return MixtureEntry(self.kind, source, self.repeats, self.group)
 
     def _factory(self) -> Callable[..., Source]:
         place, _ = SOURCES.get(self.kind, (self.kind, {}))

@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sa2va.data.check import OWN_CLIPS, kind_of_data
+from sa2va.data.encode import EncodeOptions
 from sa2va.runtime import default_device, import_object
-from sa2va.train.autodetect import FamilyName, family_of_model
+from sa2va.train.autodetect import FamilyName, family_of_model, language_width
 from sa2va.train.config import SourceOptions, TrainConfig
+from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.recipes import RECIPES, pretraining
+from sa2va.train.trainable import TrainableOptions, lora_share
 
 #: Samples per GPU and micro-batch, and micro-batches per step, of the released fine-tuning.
 _BATCHES: dict[FamilyName, tuple[int, int]] = {"internvl": (2, 16), "qwen": (1, 4)}
@@ -36,6 +39,10 @@ def finetune(
 
     Clips take one sample per micro-batch and twice the micro-batches: a step is as large, in half the memory.
 
+    A base whose language model is so narrow that LoRA would have more parameters than its matrices, like ``tiny``, is
+    trained in all its parts: nothing is saved by freezing them, and what so small a model knows of the world, its image
+    encoders included, is not enough to stay as it is.
+
     Args:
         model: checkpoint to start from, released or ours. data: folder of the data.
         output: folder of the run.
@@ -59,7 +66,27 @@ def finetune(
         workers=4,
         save_every=_SAVE_EVERY // accumulation,
     )
-    return fitted(config)
+    width = language_width(model)
+    narrow = width is not None and lora_share(width) >= 1
+    return fitted(_whole(config) if narrow else config)
+
+
+def _whole(config: TrainConfig) -> TrainConfig:
+    """All parts of a small model: a higher rate and small steps, and nothing that saves memory for time."""
+    return replace(
+        config,
+        trainable=TrainableOptions(("all",), lora=None),
+        # Its masks have fewer cells than the released loss has points, and objects have borders finer than a cell.
+        loss=LossOptions(LossWeights(dice=1, iou=0.5), points=None),
+        encode=EncodeOptions(targets="area"),
+        learning_rate=1e-3,
+        weight_decay=0.0,  # what a run does not use, as pictures SAM 2's memory, stays as it is
+        betas=(0.9, 0.98),
+        batch_size=2,
+        accumulation=1,
+        checkpoint_activations=False,
+        save_every=_SAVE_EVERY // 4,
+    )
 
 
 def _pretraining(name: str) -> Callable[..., TrainConfig]:

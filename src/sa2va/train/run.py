@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sa2va.atomic import remove_leftovers, sole_writer
 from sa2va.data.encode import Encoded, EncodeOptions, MakeTargets, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.holdout import HoldOut, OneView
-from sa2va.data.mixture import EncodedDataset, Part
+from sa2va.data.mixture import EncodedDataset, MixtureEntry
 from sa2va.data.sample import Sample
 from sa2va.model.quantization import check_quantization
 from sa2va.modeling_sa2va import Sa2VAModel
@@ -34,7 +36,7 @@ FINISHED = "trainer_state.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Everything a run needs, loaded and checked.
 
     Attributes:
@@ -46,8 +48,8 @@ class Run:
     config: TrainConfig
     model: Sa2VAModel
     processor: Sa2VAProcessor
-    parts: tuple[Part, ...]
-    validation: tuple[Part, ...]
+    parts: tuple[MixtureEntry, ...]
+    validation: tuple[MixtureEntry, ...]
     plan: tuple[PlanRow, ...]
     probes: tuple[Encoded, ...]
     auxiliary: tuple[AuxiliaryLoss, ...] = ()
@@ -58,7 +60,7 @@ def finished(config: TrainConfig) -> bool:
     return (Path(config.output) / FINISHED).is_file()
 
 
-def prepare(config: TrainConfig) -> Run:
+def prepare(config: TrainConfig) -> TrainingRun:
     """Check the configuration, load the model, open the sources, and encode a few samples of each.
 
     Raises:
@@ -81,7 +83,7 @@ def prepare(config: TrainConfig) -> Run:
         compile_layers(model)
     encode = encoder(config, processor)
     probes = tuple(encoded for part in parts for encoded in _probe(part, encode))
-    return Run(config, model, processor, parts, validation, plan, probes, auxiliary)
+    return TrainingRun(config, model, processor, parts, validation, plan, probes, auxiliary)
 
 
 def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample, np.random.Generator], Encoded]:
@@ -92,7 +94,7 @@ def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample,
 
 
 def train(
-    run: Run, *, dry_run: bool = False, progress: bool = True, note: Callable[[str], None] = lambda _: None
+    run: TrainingRun, *, dry_run: bool = False, progress: bool = True, note: Callable[[str], None] = lambda _: None
 ) -> Path | None:
     """Train to the end, from the last complete checkpoint where there is one.
 
@@ -105,6 +107,8 @@ def train(
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the step in hand was finished and saved first (with one process).
+        ValueError: the folder holds another run, or another process trains in it.
+        OSError: a checkpoint could not be written; nothing of it stays.
     """
     # The tokenizers' own threads do not survive the fork of data loader workers.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -127,14 +131,30 @@ def train(
         )
     elif any(output.glob("checkpoint-*")) and not run.config.resume:
         raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
-    if not _train(run, progress, checkpoint=checkpoint):
+    try:
+        with _alone(output):
+            done = _train(run, progress, checkpoint=checkpoint)
+    except OSError:
+        if saved := last_checkpoint(output, processes):
+            note(f"{saved} is whole; once the cause is mended, the same command goes on from there")
+        raise
+    if not done:
         note(f"stopped, and saved in {last_checkpoint(output, processes)}; the same command goes on from there")
         raise KeyboardInterrupt
     note(f"the model is in {output}")
     return output
 
 
-def _train(run: Run, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> bool:
+def _alone(output: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a run, which belongs to the first of its processes."""
+    if int(os.environ.get("RANK", "0")):
+        return nullcontext()
+    output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
+    return sole_writer(output)
+
+
+def _train(run: TrainingRun, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> bool:
     """Run the loop and save the model; False where a signal ended it before."""
     from sa2va.train.progress import Progress
     from sa2va.train.stopping import StopOnSignal
@@ -186,7 +206,7 @@ def _clicks(sample: Sample, rng: np.random.Generator, *, processor: Sa2VAProcess
     return encode_clicks(sample, processor, rng, options)
 
 
-def _opened(place: int, options: SourceOptions) -> Part:
+def _opened(place: int, options: SourceOptions) -> MixtureEntry:
     try:
         return options.open()
     except ValueError as error:
@@ -196,7 +216,9 @@ def _opened(place: int, options: SourceOptions) -> Part:
         ) from error
 
 
-def _divided(parts: tuple[Part, ...], share: float | None) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+def _divided(
+    parts: tuple[MixtureEntry, ...], share: float | None
+) -> tuple[tuple[MixtureEntry, ...], tuple[MixtureEntry, ...]]:
     """Parts without what is held out, and what is held out, each of its pictures and clips in one view."""
     if share is None:
         return parts, ()
@@ -205,7 +227,7 @@ def _divided(parts: tuple[Part, ...], share: float | None) -> tuple[tuple[Part, 
     return kept, held
 
 
-def _probe(part: Part, encode: Callable[[Sample, np.random.Generator], Encoded]) -> list[Encoded]:
+def _probe(part: MixtureEntry, encode: Callable[[Sample, np.random.Generator], Encoded]) -> list[Encoded]:
     rng, probes, rejected = np.random.default_rng(0), [], ""
     for index in range(min(len(part.source), _PROBES)):
         try:

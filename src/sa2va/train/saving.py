@@ -37,23 +37,22 @@ def save_run(
     Args:
         tensors: the model's state dict, whole. finished: the end of the run, from which nothing is resumed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    if config.quantization:
-        _save_adapter(folder, model, config, tensors, dtype)
-    else:
-        with filling(folder) as scratch:
+    with filling(folder) as scratch:
+        if config.quantization:
+            _save_adapter(scratch, model, config, tensors, dtype)
+        else:
             model.save_pretrained(scratch, state_dict=merged_tensors(tensors, config.trainable.lora, dtype))
             model.config.dtype = dtype  # of the file; the model in memory has two
             model.config.save_pretrained(scratch)
-        # A model put together from parts has no base on disk that an adapter could name.
-        if finished and config.trainable.lora and not config.sam2:
-            _save_adapter(folder / ADAPTER_FOLDER, model, config, tensors, dtype)
-    if not finished:
-        trained = {name: tensor.contiguous() for name, tensor in trainable_tensors(tensors, model).items()}
-        write_tensors_file(folder / TRAINED_FILE, trained)
-    processor.save_pretrained(folder)
-    config.save(folder)
+        if not finished:
+            trained = {name: tensor.contiguous() for name, tensor in trainable_tensors(tensors, model).items()}
+            write_tensors_file(scratch / TRAINED_FILE, trained)
+        processor.save_pretrained(scratch)
+        config.save(scratch)
+    # A model put together from parts has no base on disk that an adapter could name.
+    if finished and config.trainable.lora and not (config.quantization or config.sam2):
+        _save_adapter(folder / ADAPTER_FOLDER, model, config, tensors, dtype)
 
 
 def _save_adapter(

@@ -14,10 +14,11 @@ from sa2va.data.mixture import epochs_to_samples
 from sa2va.train.config import SOURCES, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.parsing import plain
-from sa2va.train.run import Run
+from sa2va.train.run import TrainingRun
+from sa2va.train.trainable import LoraOptions, lora_share
 
 
-def overview(run: Run, processes: int = 1) -> list[RenderableType]:
+def overview(run: TrainingRun, processes: int = 1) -> list[RenderableType]:
     """Tables and lines, in reading order."""
     return [_plan(run), _data(run), _schedule(run, processes), _memory(run)]
 
@@ -49,7 +50,7 @@ def _settings(values: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plan(run: Run) -> Table:
+def _plan(run: TrainingRun) -> Table:
     table = Table("part", "trained", title="What is trained", title_justify="left")
     for column in ("parameters", "of these trained"):
         table.add_column(column, justify="right")
@@ -59,10 +60,22 @@ def _plan(run: Run) -> Table:
     total, trained = (sum(getattr(row, name) for row in run.plan) for name in ("total", "trained"))
     table.add_section()
     table.add_row("all", f"{trained / max(total, 1):.1%}", f"{total:,}", f"{trained:,}")
+    table.caption = _reason(run)
     return table
 
 
-def _data(run: Run) -> Table:
+def _reason(run: TrainingRun) -> str | None:
+    """Why LoRA, or why not; nothing where it would save something and is left out all the same."""
+    lora, width = run.config.trainable.lora, run.model.config.get_text_config().hidden_size
+    rank = (lora or LoraOptions()).rank
+    share = lora_share(width, rank)
+    if not lora and share < 1:
+        return None
+    has = "LoRA: its rank of {} has" if lora else "no LoRA: a rank of {} would have"
+    return f"{has.format(rank)} {share:.0%} of the parameters of a matrix {width:,} wide, as the language model is"
+
+
+def _data(run: TrainingRun) -> Table:
     table = Table("source", "group", title="Data", title_justify="left")
     for column in ("entries", "views of each", "repeats", "samples an epoch", "share"):
         table.add_column(column, justify="right")
@@ -77,7 +90,7 @@ def _data(run: Run) -> Table:
     return table
 
 
-def _schedule(run: Run, processes: int) -> Text:
+def _schedule(run: TrainingRun, processes: int) -> Text:
     config = run.config
     per_step = config.batch_size * config.accumulation * processes
     steps = config.steps or epochs_to_samples(run.parts, config.epochs) // per_step
@@ -96,7 +109,7 @@ def _tracked(config: TrainConfig) -> str:
     return f"; look at the curves with `tensorboard --logdir {shlex.quote(config.output)}`"
 
 
-def _memory(run: Run) -> Text:
+def _memory(run: TrainingRun) -> Text:
     estimate = estimate_memory(run.model, run.plan, run.probes, run.config)
     parts = ("weights", "gradients", "optimizer", "activations")
     listed = ", ".join(f"{name} {_bytes(getattr(estimate, name))}" for name in parts)

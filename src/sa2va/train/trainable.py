@@ -80,7 +80,8 @@ class TrainableOptions:
     Attributes:
         parts: parts of the model to train in full: ``"vision"``, ``"projector"``, ``"language"``, ``"embeddings"``,
             ``"head"``, ``"projection"``, ``"image_encoder"``, ``"prompt_encoder"``, ``"mask_decoder"``,
-            ``"original_mask_decoder"``, ``"memory"``, or ``("all",)``. None takes the released recipe of the family.
+            ``"original_mask_decoder"``, ``"memory"``, or ``("all",)``, which with LoRA leaves ``"language"`` out. None
+            takes the released recipe of the family.
         lora: LoRA on the language model, which stays frozen itself; None for none.
     """
 
@@ -100,6 +101,15 @@ class PlanRow:
     how: Literal["full", "lora", "frozen"]
     total: int
     trained: int
+
+
+def lora_share(width: int, rank: int = LoraOptions.rank) -> float:
+    """Parameters of LoRA on a square matrix, as a share of those of the matrix: from 1 on it saves nothing.
+
+    Args:
+        width: rows of the matrix, which the language model's are as wide as it is. rank: of the update.
+    """
+    return 2 * rank / width
 
 
 def released_parts(family: Family) -> tuple[Part, ...]:
@@ -125,7 +135,9 @@ def chosen_parts(options: TrainableOptions, model: Sa2VAModel) -> tuple[Part, ..
     present = tuple(dict.fromkeys(part_of(name) for name, _ in model.named_parameters()))
     if options.parts is None:
         return released_parts(model.config.family)
-    parts = present if options.parts == ("all",) else options.parts
+    parts = options.parts
+    if parts == ("all",):
+        parts = tuple(part for part in present if not (options.lora and part == "language"))
     wrong = [part for part in parts if part not in present]
     if wrong:
         raise ValueError(f"trainable.parts names {wrong}, which this model does not have; it has {list(present)}")

@@ -8,6 +8,7 @@ does not matter as long as processes times accumulation stays.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -22,16 +23,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from sa2va.atomic import naming
 from sa2va.data.collate import Collator
 from sa2va.data.encode import key_frames
-from sa2va.data.mixture import Counted, EncodedDataset, MixtureOrder, Visit, epochs_to_samples
+from sa2va.data.mixture import EncodedDataset, MixtureOrder, SampleCounters, SampleIndex, epochs_to_samples
 from sa2va.model.families import IGNORED_LABEL
 from sa2va.model.types import Batch, Sa2VAOutput
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device
 from sa2va.train.auxiliary import AuxiliaryLoss
-from sa2va.train.checkpoints import TRAINED_FILE
+from sa2va.train.checkpoints import TRAINED_FILE, checkpoint_folder, is_complete
 from sa2va.train.config import TrainConfig
 from sa2va.train.dummy_sample import CompanionCollator, has_companion
 from sa2va.train.losses import Term, frame_shares, low_resolution_targets, mask_losses, text_loss
@@ -59,6 +61,19 @@ def _fast_attention(config: TrainConfig) -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
+
+
+def _write_error(folder: Path) -> OSError | None:
+    """What the system says to more of the file that was last written to; ``torch.save`` does not tell why it failed."""
+    newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns, default=None)
+    if newest is None:
+        return None
+    try:
+        with naming(newest), newest.open("ab") as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        return error
+    return None
 
 
 class Counts(NamedTuple):
@@ -315,7 +330,7 @@ class Sa2VATrainer(Trainer):
 
     def _dropped_samples(self) -> dict[str, float]:
         """Samples that were not trained on as they are, by kind, over all processes."""
-        lost = (Counted.REJECTED, Counted.BROKEN, Counted.SHORTENED)
+        lost = (SampleCounters.REJECTED, SampleCounters.BROKEN, SampleCounters.SHORTENED)
         counted = torch.tensor([self.dataset.count(kind) for kind in lost], device=self.args.device)
         named = zip(lost, self._sum(counted).tolist(), strict=True)
         return {f"{kind.name.lower()}_samples": number for kind, number in named if number}
@@ -342,7 +357,9 @@ class Sa2VATrainer(Trainer):
     def _validation_batches(self) -> Iterator[Batch]:
         """This process's share of what is held out; all have as many batches, or they would wait for each other."""
         dataset = cast(EncodedDataset, self.eval_dataset)
-        visits = [Visit(0, part, index) for part, own in enumerate(dataset.parts) for index in range(len(own.source))]
+        visits = [
+            SampleIndex(0, part, index) for part, own in enumerate(dataset.parts) for index in range(len(own.source))
+        ]
         own = visits[: len(visits) // self.args.world_size * self.args.world_size][
             self.args.process_index :: self.args.world_size
         ]
@@ -385,6 +402,19 @@ class Sa2VATrainer(Trainer):
         return self.lr_scheduler
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As Trainer does; of one that cannot be written whole, nothing stays."""
+        folder = checkpoint_folder(self.config.output, self.state.global_step)
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException as error:
+            cause = _write_error(folder) if isinstance(error, RuntimeError) else None
+            if not is_complete(folder, self.args.world_size):
+                shutil.rmtree(folder, ignore_errors=True)
+            if cause is not None:
+                raise cause from error
+            raise
 
     def _save(self, output_dir: Any = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A complete model that ``Sa2VA.from_pretrained`` loads, and, to resume from, exactly what was trained."""

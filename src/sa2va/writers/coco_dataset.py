@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sa2va.atomic import check_target, naming, replacing
+from sa2va.atomic import check_target, naming, remove_leftovers, replacing
 from sa2va.masks.segment import Segment
 from sa2va.media.open import Picture, load_image, open_media
 from sa2va.results import exports
@@ -58,6 +58,7 @@ class CocoWriter:
         self.folder = Path(folder)
         self.path = self.folder / ANNOTATIONS
         check_target(self.path)
+        remove_leftovers(self.folder)
         if self.path.exists():
             raise ValueError(f"{self.path} exists; choose another folder, or remove it")
         self._images: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from sa2va.atomic import check_target, naming
+from sa2va.atomic import check_target, naming, remove_leftovers
 from sa2va.masks.mask import Size
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
@@ -81,6 +81,7 @@ class FrameWriter(ABC):
             )
         self.path = Path(path)
         check_target(self.path, source)
+        remove_leftovers(self.path)
         self.size = size
         self.done: frozenset[int] = frozenset()
         self._colors = ObjectColors()

@@ -7,12 +7,14 @@ import math
 import tempfile
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from sa2va.atomic import replacing
+from sa2va.atomic import append, replacing, sole_writer
 from sa2va.masks.segment import Segment
 from sa2va.results.answer import Frame
 from sa2va.untrusted import STUMBLES, parse_json
@@ -26,7 +28,8 @@ class JsonLinesWriter(FrameWriter):
     resumable = True
 
     def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
+        self._held = ExitStack()
         self._keep = 0
         if resume and self.path.exists():
             self._keep = self._read_done()
@@ -52,23 +55,22 @@ class JsonLinesWriter(FrameWriter):
         return length
 
     def _write(self, frame: Frame, pixels: Pixels | None) -> None:
-        # Unbuffered, in one call: an interrupt leaves the whole line or nothing.
-        self._lines().write(frame.to_json().encode() + b"\n")
+        append(self._lines(), frame.to_json().encode() + b"\n")
 
-    def _lines(self) -> IO[bytes]:
+    def _lines(self) -> FileIO:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("r+b" if self._keep else "wb", buffering=0)
+            self._file = self._held.enter_context(self.path.open("ab", buffering=0))
+            self._held.enter_context(sole_writer(self.path))
             self._file.truncate(self._keep)
-            self._file.seek(self._keep)
         return self._file
 
     def _finish(self, partial: bool) -> None:
-        self._lines().close()
+        self._lines()
+        self._held.close()
 
     def _discard(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._held.close()
 
 
 @dataclass

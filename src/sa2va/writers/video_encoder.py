@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sa2va.atomic import check_target, naming, temporary_beside
+from sa2va.atomic import check_target, naming, remove_leftovers, temporary_beside
 from sa2va.writers.audio_copy import AudioCopy
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class VideoEncoder:
         if fps is not None and not fps > 0:
             raise ValueError(f"expected a positive fps, got {fps}")
         check_target(self.path, audio_from)
+        remove_leftovers(self.path)
         self._format = _FORMATS[suffix]
         self._size = size
         # Bounded below and in its digits: containers count ticks in 32 bits.
@@ -123,8 +124,8 @@ class VideoEncoder:
         import av
 
         layout = self._format
-        temporary = temporary_beside(self.path)
-        try:
+        with contextlib.ExitStack() as opened:
+            temporary = opened.enter_context(temporary_beside(self.path))
             container = av.open(
                 str(temporary), "w", format=layout.container, container_options=layout.container_options
             )
@@ -133,10 +134,7 @@ class VideoEncoder:
             audio = None
             if self._audio_from is not None and layout.audio_codec is not None:
                 audio = AudioCopy.open(self._audio_from, container, layout.audio_kept, layout.audio_codec)
-        except BaseException:
-            temporary.unlink()
-            raise
-        return _Output(temporary, container, stream, audio)
+            return _Output(temporary, container, stream, audio, opened.pop_all())
 
     def _set_up(self, stream: VideoStream) -> None:
         height, width = self._size
@@ -219,6 +217,7 @@ class VideoEncoder:
                     output.audio.finish()
                 output.container.close()
                 output.temporary.replace(self.path)
+                output.kept.close()
         except BaseException:
             self.abort()
             raise
@@ -233,17 +232,18 @@ class VideoEncoder:
             self._output.audio.close()
         with contextlib.suppress(FFmpegError, ValueError):
             self._output.container.close()
-        self._output.temporary.unlink(missing_ok=True)
+        self._output.kept.close()
 
 
 @dataclass
 class _Output:
-    """The file being written."""
+    """The file being written; its temporary file is ``kept`` until that is closed."""
 
     temporary: Path
     container: OutputContainer
     stream: VideoStream
     audio: AudioCopy | None
+    kept: contextlib.ExitStack
 
     def mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self.stream.encode(frame):

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sa2va.atomic import replacing
+from sa2va.atomic import check_target, remove_leftovers, replacing
 from sa2va.data.annotations.annotated_images import (
     Orientation,
     PictureHeader,
@@ -164,9 +164,13 @@ def write_chat(samples: Iterable[Sample], path: str | Path) -> Path:
 
     Raises:
         ValueError: a sample is invalid; nothing is written then but pictures.
+        OSError: nothing can be written there.
     """
     path = Path(path)
     pictures = path.with_name(f"{path.stem}_images")
+    check_target(path)
+    for target in (path, pictures):
+        remove_leftovers(target)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for sample in samples:
             sample.validate()

@@ -23,7 +23,7 @@ from sa2va.masks.mask import Mask
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
 
 
-class Options(TypedDict, total=False):
+class LabelOptions(TypedDict, total=False):
     """Options of every source of labelled pictures.
 
     Attributes:
@@ -46,7 +46,7 @@ class LabelledPictures:
 
     Args:
         pictures: of the set. name: of the source. problems: what its reader found.
-        seed, phrases, views, requests, orientation, skip_broken: see [`Options`].
+        seed, phrases, views, requests, orientation, skip_broken: see [`LabelOptions`].
 
     Attributes:
         doubts: what was decided without being told.
@@ -109,10 +109,10 @@ class Labelme(LabelledPictures):
     exports are read by [`sa2va.data.datasets.coco_instances.Coco`].
 
     Args:
-        root: the folder. options: see [`Options`].
+        root: the folder. options: see [`LabelOptions`].
     """
 
-    def __init__(self, root: str | Path, **options: Unpack[Options]):
+    def __init__(self, root: str | Path, **options: Unpack[LabelOptions]):
         problems = Problems(str(root))
         super().__init__(read_labelme(Path(root), problems), "labelme", problems, **options)
 
@@ -125,10 +125,10 @@ class Yolo(LabelledPictures):
 
     Args:
         root: the folder of ``data.yaml``. split: ``train``, ``val`` or ``test``.
-        options: see [`Options`].
+        options: see [`LabelOptions`].
     """
 
-    def __init__(self, root: str | Path, *, split: str = "train", **options: Unpack[Options]):
+    def __init__(self, root: str | Path, *, split: str = "train", **options: Unpack[LabelOptions]):
         problems = Problems(str(root))
         super().__init__(read_yolo(Path(root), split, problems), "yolo", problems, **options)
 
@@ -139,10 +139,10 @@ class Cvat(LabelledPictures):
     Polygons, boxes, ellipses and masks are read; lines, points, skeletons and cuboids have no area.
 
     Args:
-        root: the folder. options: see [`Options`].
+        root: the folder. options: see [`LabelOptions`].
     """
 
-    def __init__(self, root: str | Path, **options: Unpack[Options]):
+    def __init__(self, root: str | Path, **options: Unpack[LabelOptions]):
         problems = Problems(str(Path(root) / FILE))
         super().__init__(read_cvat(Path(root), problems), "cvat", problems, **options)
 
@@ -153,10 +153,10 @@ class LabelStudio(LabelledPictures):
     Polygons, brushes, rectangles and ellipses are read; key points have no area.
 
     Args:
-        root: the folder. options: see [`Options`].
+        root: the folder. options: see [`LabelOptions`].
     """
 
-    def __init__(self, root: str | Path, **options: Unpack[Options]):
+    def __init__(self, root: str | Path, **options: Unpack[LabelOptions]):
         path = export_file(Path(root))
         if path is None:
             raise MissingData(f"{root} holds no export of Label Studio: expected a JSON file with a list of tasks")

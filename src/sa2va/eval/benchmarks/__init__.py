@@ -5,14 +5,14 @@ A row knows its files, how to open them, and what others measured; nothing is re
 
 from __future__ import annotations
 
-from sa2va.eval.benchmark import Row
+from sa2va.eval.benchmark import BenchmarkSpec
 from sa2va.eval.benchmarks import grandf, reasonseg_areas, refcoco, region_captions, video_sets
 from sa2va.eval.qa import QA_ROWS
 from sa2va.runtime import import_object
 
 _FILE_ROWS = (*refcoco.ROWS, *reasonseg_areas.ROWS, *video_sets.ROWS, *grandf.ROWS, *region_captions.ROWS)
-_DRAWN_ROWS: dict[str, Row] = import_object("sa2va.tiny.synthetic_benchmarks:SYNTHETIC_ROWS", "benchmarks")
-BENCHMARKS: dict[str, Row] = {**{one.name: one for one in _FILE_ROWS}, **QA_ROWS, **_DRAWN_ROWS}
+_DRAWN_ROWS: dict[str, BenchmarkSpec] = import_object("sa2va.tiny.synthetic_benchmarks:SYNTHETIC_ROWS", "benchmarks")
+BENCHMARKS: dict[str, BenchmarkSpec] = {**{one.name: one for one in _FILE_ROWS}, **QA_ROWS, **_DRAWN_ROWS}
 """All rows by name, in the order of tables."""
 
 __all__ = ["BENCHMARKS"]

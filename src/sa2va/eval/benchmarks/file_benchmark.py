@@ -16,7 +16,7 @@ import numpy as np
 
 from sa2va.data.annotations.annotated_images import read_picture
 from sa2va.data.annotations.layout import require_files
-from sa2va.eval.benchmark import Expected, Item, Kind, Prediction, Row, Scores, require_all
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Kind, Prediction, Scores, require_all
 from sa2va.masks.mask import Mask, Size
 
 Entry = TypeVar("Entry")
@@ -158,9 +158,9 @@ def row(
     files: Callable[[Path], Mapping[Path, str]],
     published: Mapping[str, float] | None = None,
     metric: str = "",
-) -> Row:
+) -> BenchmarkSpec:
     """A row whose files are looked for, all at once, before it is opened."""
-    return Row(name, partial(_opened, name, make, files), files, published or {}, title, metric=metric)
+    return BenchmarkSpec(name, partial(_opened, name, make, files), files, published or {}, title, metric=metric)
 
 
 def _opened(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sa2va.data.annotations.grounded_captions import GcgTruth, gcg_truth_files, read_gcg_truth
-from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, masks_of, picture, row
 from sa2va.eval.benchmarks.published import GCG_VAL
 from sa2va.eval.captions import caption_scores, plain_caption, word_f1
@@ -111,7 +111,7 @@ def _files(split: str, root: Path) -> Mapping[Path, str]:
     return gcg_truth_files(root, split)
 
 
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[BenchmarkSpec, ...] = (
     row("gcg/val", "GCG on GranDf val", partial(open_gcg, "val"), partial(_files, "val"), GCG_VAL),
     row("gcg/test", "GCG on GranDf test", partial(open_gcg, "test"), partial(_files, "test")),
 )

@@ -20,7 +20,7 @@ from sa2va.data.annotations.annotated_images import file_of
 from sa2va.data.check import KNOWN_SETS, OWN_CLIPS, OWN_FORMS, kind_of_data, places_of
 from sa2va.data.holdout import HoldOut, NamedSource
 from sa2va.data.sample import SEG, Sample
-from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, masks_of
 from sa2va.eval.metrics import Areas, generalized_areas, jf_sequence, mask_areas
 from sa2va.inference.vlm import segmentation_request
@@ -149,13 +149,13 @@ class OwnClips(OwnBenchmark):
         return sum(outcome) / 2
 
 
-def own_row(name: str) -> Row | None:
+def own_row(name: str) -> BenchmarkSpec | None:
     """The row that a name means: ``own``, or ``own/holdout-0.2``; None for other names."""
     held_out = _HELD_OUT.fullmatch(name)
     if name != OWN and held_out is None:
         return None
     share = float(held_out[1]) if held_out else None
-    return Row(name, partial(_open, name, share), _files, title="Own data")
+    return BenchmarkSpec(name, partial(_open, name, share), _files, title="Own data")
 
 
 def held_out_name(share: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sa2va.data.annotations.reasoning import ReasonPicture, read_reasonseg, reasonseg_folder
-from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, by_tag, first_mask, picture, row
 from sa2va.eval.metrics import Overlap, ciou, giou, overlap
 from sa2va.masks.mask import Mask
@@ -77,7 +77,7 @@ def _files(split: str, root: Path) -> Mapping[Path, str]:
     return {reasonseg_folder(root, split): "the ReasonSeg archives linked at github.com/dvlab-research/LISA"}
 
 
-ROWS: tuple[Row, ...] = tuple(
+ROWS: tuple[BenchmarkSpec, ...] = tuple(
     row(f"reasonseg/{split}", f"ReasonSeg {split}", partial(_open, split), partial(_files, split))
     for split in ("val", "test")
 )

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from sa2va.data.annotations.referring import Expression, ReferPicture, read_refer, refer_files
-from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, empty_mask, masks_of, picture, row
 from sa2va.eval.benchmarks.published import REFCOCO
 from sa2va.eval.metrics import Areas, ciou, generalized_areas, giou, mask_areas, precision_at
@@ -127,7 +127,7 @@ _SPLITS = {
     "grefcoco": ("gRefCOCO", ("val", "testA", "testB")),
 }
 
-ROWS: tuple[Row, ...] = tuple(
+ROWS: tuple[BenchmarkSpec, ...] = tuple(
     row(name, f"{title} {split}", partial(_open, dataset, split), partial(_files, dataset), REFCOCO.get(name))
     for dataset, (title, splits) in _SPLITS.items()
     for split in splits

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sa2va.data.annotations.coco import AnnotationId, CocoInstances
 from sa2va.data.annotations.layout import first_existing, read_json
-from sa2va.eval.benchmark import Expected, Item, Prediction, Query, Row, Scores
+from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, picture, row
 from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
@@ -141,6 +141,6 @@ def _open(root: Path) -> RegionCaptions:
     return RegionCaptions("region-caption/refcocog", _PROTOCOL, "region", read_region_captions(root))
 
 
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[BenchmarkSpec, ...] = (
     row("region-caption/refcocog", "Region captions, RefCOCOg val", _open, region_files, REGION_CAPTION, "meteor"),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sa2va.data.annotations.layout import first_existing, read_json
 from sa2va.data.annotations.referring_video import RvosVideo, read_rvos
-from sa2va.eval.benchmark import Row
+from sa2va.eval.benchmark import BenchmarkSpec
 from sa2va.eval.benchmarks import published
 from sa2va.eval.benchmarks.davis import OfficialDavis
 from sa2va.eval.benchmarks.file_benchmark import row
@@ -48,7 +48,7 @@ _SERVER_PROTOCOL = ASKED + "The masks are scored by the server (J, F as DAVIS de
 
 
 @dataclass(frozen=True)
-class Places:
+class SetPlaces:
     """Where a set lies under the data root.
 
     Attributes:
@@ -84,9 +84,9 @@ class Places:
         return first_existing([root / place for place in places])
 
 
-def _mevis(split: str, expressions: str = "meta_expressions.json", masks: str | None = None) -> Places:
+def _mevis(split: str, expressions: str = "meta_expressions.json", masks: str | None = None) -> SetPlaces:
     folder = f"video_datas/mevis/{split}"
-    return Places(f"{folder}/{expressions}", (f"{folder}/JPEGImages",), _MEVIS, masks and f"{folder}/{masks}")
+    return SetPlaces(f"{folder}/{expressions}", (f"{folder}/JPEGImages",), _MEVIS, masks and f"{folder}/{masks}")
 
 
 _DAVIS_PLACES = (
@@ -107,21 +107,21 @@ PLACES = {
     "mevis/valid_u": _mevis("valid_u", masks="mask_dict.json"),
     "mevis/valid": _mevis("valid"),
     "mevis/test": _mevis("test", "meta_expressions_release.json"),
-    "ref-davis17/per-expression": Places(*_DAVIS_PLACES, masks="video_datas/davis17/valid/mask_dict.pkl"),
-    "ref-davis17/official": Places(*_DAVIS_PLACES, more={"labels": _DAVIS_LABELS}),
-    "ref-youtube-vos/valid": Places(
+    "ref-davis17/per-expression": SetPlaces(*_DAVIS_PLACES, masks="video_datas/davis17/valid/mask_dict.pkl"),
+    "ref-davis17/official": SetPlaces(*_DAVIS_PLACES, more={"labels": _DAVIS_LABELS}),
+    "ref-youtube-vos/valid": SetPlaces(
         "video_datas/rvos/meta_expressions/valid/meta_expressions.json",
         ("video_datas/rvos/valid/JPEGImages",),
         _YOUTUBE,
     ),
-    "revos/valid": Places(
+    "revos/valid": SetPlaces(
         "video_datas/revos/meta_expressions_valid_.json",
         ("video_datas/revos/JPEGImages", "video_datas/revos"),
         _REVOS,
         "video_datas/revos/mask_dict.json",
         {"foreground": ("video_datas/revos/mask_dict_foreground.json",)},
     ),
-    "ref-sav/valid": Places(
+    "ref-sav/valid": SetPlaces(
         "ref_sav_eval/meta_expressions_valid.json",
         ("ref_sav_eval/videos",),
         _REF_SAV,
@@ -184,14 +184,14 @@ def _server(folder: str, server: str, name: str, root: Path) -> ServerVideos:
 
 def _row(
     name: str, title: str, make: Callable[[str, Path], ReferringVideos], numbers: Mapping[str, float] | None = None
-) -> Row:
+) -> BenchmarkSpec:
     return row(name, title, partial(make, name), PLACES[name].files, numbers)
 
 
 _mevis_server = partial(_server, "", "codalab.lisn.upsaclay.fr competition 15094")
 _youtube_server = partial(_server, "Annotations/", "codalab.lisn.upsaclay.fr competition 3282")
 
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[BenchmarkSpec, ...] = (
     _row(
         "mevis/valid_u",
         "MeViS valid_u",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sa2va.eval.qa.tsv import Question
+from sa2va.eval.qa.tsv import TableQuestion
 
 #: Rotations of a question have its index plus a multiple of this (MMBench).
 ROTATION = 1_000_000
@@ -25,7 +25,7 @@ class Verdict:
         right: whether it is the right one.
     """
 
-    question: Question
+    question: TableQuestion
     said: str | None
     right: bool
 
@@ -56,7 +56,7 @@ def rotations(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
     return [sorted(group, key=lambda one: int(one.question.index)) for group in groups.values()]
 
 
-def rotation_group(question: Question) -> int:
+def rotation_group(question: TableQuestion) -> int:
     """The index of the question that this one is a rotation of.
 
     Raises:
@@ -132,18 +132,18 @@ def yes_f1(verdicts: Sequence[Verdict]) -> Values:
     }
 
 
-def one_category(question: Question) -> list[str]:
+def one_category(question: TableQuestion) -> list[str]:
     """The category of a question, nothing where it has none."""
     return [question.category] if question.category else []
 
 
-def several_categories(question: Question) -> list[str]:
+def several_categories(question: TableQuestion) -> list[str]:
     """The categories of a question of POPE, which has commas between them."""
     return [name.strip() for name in question.category.split(",") if name.strip()]
 
 
 def by_category(
-    verdicts: Iterable[Verdict], categories: Callable[[Question], list[str]] = one_category
+    verdicts: Iterable[Verdict], categories: Callable[[TableQuestion], list[str]] = one_category
 ) -> dict[str, list[Verdict]]:
     """Verdicts per category, in the order of names; those without one are left out."""
     groups: dict[str, list[Verdict]] = {}

@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from sa2va.data.annotations.layout import first_existing, require_files
-from sa2va.eval.benchmark import Benchmark, Row
+from sa2va.eval.benchmark import Benchmark, BenchmarkSpec
 from sa2va.eval.qa import counting
 from sa2va.eval.qa.matching import chosen_option, yes_or_no
 from sa2va.eval.qa.prompts import choice_prompt, mme_prompt, pope_prompt
-from sa2va.eval.qa.task import QuestionBenchmark, Style, Task
-from sa2va.eval.qa.tsv import Question, QuestionFile
+from sa2va.eval.qa.task import PromptStyle, QuestionBenchmark, QuestionTask
+from sa2va.eval.qa.tsv import QuestionFile, TableQuestion
 
 #: Folders under a data root where question files are looked for; the first is VLMEvalKit's own.
 FOLDERS = ("LMUData", "vlmevalkit", ".")
 _OTHER = "Other Answers"
 
 
-def match_choice(question: Question, text: str) -> str | None:
+def match_choice(question: TableQuestion, text: str) -> str | None:
     """The letter an answer stands for. A question without options has the right answer against all others."""
     if question.options:
         return chosen_option(text, question.options)
@@ -30,7 +30,7 @@ def match_choice(question: Question, text: str) -> str | None:
     return {"A": question.answer, "B": _OTHER}.get(letter or "")
 
 
-def match_yes_no(question: Question, text: str) -> str | None:
+def match_yes_no(question: TableQuestion, text: str) -> str | None:
     """``"Yes"``, ``"No"`` or unclear."""
     return yes_or_no(text)
 
@@ -39,7 +39,7 @@ _LETTER = (
     "The question with its lettered options; an answer counts when the one letter, else the one option's text, that it "
     "has is right; one that has several or none is wrong."
 )
-CHOICE = Style(
+CHOICE = PromptStyle(
     prompt=choice_prompt,
     match=match_choice,
     count=counting.accuracy,
@@ -47,7 +47,7 @@ CHOICE = Style(
     headline="accuracy",
     protocol=f"{_LETTER} Accuracy over questions.",
 )
-CIRCULAR = Style(
+CIRCULAR = PromptStyle(
     prompt=choice_prompt,
     match=match_choice,
     count=counting.circular,
@@ -56,7 +56,7 @@ CIRCULAR = Style(
     protocol=f"{_LETTER} CircularEval: a question counts only when it is right in every rotation of its options.",
     circular=True,
 )
-MME = Style(
+MME = PromptStyle(
     prompt=mme_prompt,
     match=match_yes_no,
     count=counting.mme,
@@ -68,7 +68,7 @@ MME = Style(
         "scores, at most 2000 and 800. An answer with both or neither of the two words is wrong."
     ),
 )
-POPE = Style(
+POPE = PromptStyle(
     prompt=pope_prompt,
     match=match_yes_no,
     count=counting.pope,
@@ -106,15 +106,17 @@ _PUBLISHED = {
 }
 
 
-def _task(name: str, title: str, stem: str, style: Style, *md5: str, split: str = "", folder: str = "VLMEval") -> Task:
+def _task(
+    name: str, title: str, stem: str, style: PromptStyle, *md5: str, split: str = "", folder: str = "VLMEval"
+) -> QuestionTask:
     origin = f"https://opencompass.openxlab.space/utils/{folder}/{stem}.tsv"
-    return Task(name, title, f"{stem}.tsv", style, split, md5, origin)
+    return QuestionTask(name, title, f"{stem}.tsv", style, split, md5, origin)
 
 
 _MMBENCH, _SEED, _SQA = (f"benchmarks/{name}" for name in ("MMBench", "SEEDBench", "ScienceQA"))
 _MD5_EN, _MD5_CN = "b6caf1133a01c6bb705cf753bb527ed8", "08b8fc3324a5ed74155350f57be69fbd"
 _MD5_MMMU = ("521afc0f3bf341e6654327792781644d", "585e8ad75e73f75dcad265dfd0417d64")
-TASKS: tuple[Task, ...] = (
+TASKS: tuple[QuestionTask, ...] = (
     _task("mmbench-dev-en", "MMBench DEV EN", "MMBench_DEV_EN", CIRCULAR, _MD5_EN, split="dev", folder=_MMBENCH),
     _task("mmbench-dev-cn", "MMBench DEV CN", "MMBench_DEV_CN", CIRCULAR, _MD5_CN, split="dev", folder=_MMBENCH),
     _task("mme", "MME perception", "MME", MME, "b36b43c3f09801f5d368627fb92187c3"),
@@ -127,12 +129,12 @@ TASKS: tuple[Task, ...] = (
 )
 
 
-def task_files(task: Task, root: Path) -> dict[Path, str]:
+def task_files(task: QuestionTask, root: Path) -> dict[Path, str]:
     """The file of a task under a data root, and where it comes from."""
     return {first_existing([Path(root) / folder / task.file for folder in FOLDERS]): task.origin}
 
 
-def open_task(task: Task, root: Path) -> Benchmark:
+def open_task(task: QuestionTask, root: Path) -> Benchmark:
     """A task's benchmark from its file under a data root.
 
     Raises:
@@ -143,8 +145,8 @@ def open_task(task: Task, root: Path) -> Benchmark:
     return QuestionBenchmark(task, QuestionFile(next(iter(files))))
 
 
-def _row(task: Task) -> Row:
-    return Row(
+def _row(task: QuestionTask) -> BenchmarkSpec:
+    return BenchmarkSpec(
         name=task.name,
         open=partial(open_task, task),
         files=partial(task_files, task),
@@ -155,4 +157,4 @@ def _row(task: Task) -> Row:
 
 
 #: Name -> row. MME's published numbers are perception scores; POPE and the Chinese MMBench have none.
-QA_ROWS: dict[str, Row] = {task.name: _row(task) for task in TASKS}
+QA_ROWS: dict[str, BenchmarkSpec] = {task.name: _row(task) for task in TASKS}

@@ -11,11 +11,11 @@ from typing import Any
 from sa2va.eval.benchmark import Benchmark, Expected, Item, Kind, Prediction, Query, Scores, require_all
 from sa2va.eval.qa import counting
 from sa2va.eval.qa.counting import Count, Verdict
-from sa2va.eval.qa.tsv import Question, QuestionFile, as_clip, common_size
+from sa2va.eval.qa.tsv import QuestionFile, TableQuestion, as_clip, common_size
 
 
 @dataclass(frozen=True)
-class Style:
+class PromptStyle:
     """How questions of one kind are put, matched and counted.
 
     Attributes:
@@ -28,18 +28,18 @@ class Style:
         circular: rows are rotations of each other.
     """
 
-    prompt: Callable[[Question], str]
-    match: Callable[[Question, str], str | None]
+    prompt: Callable[[TableQuestion], str]
+    match: Callable[[TableQuestion, str], str | None]
     count: Count
     group: Count
     headline: str
     protocol: str
-    categories: Callable[[Question], list[str]] = counting.one_category
+    categories: Callable[[TableQuestion], list[str]] = counting.one_category
     circular: bool = False
 
 
 @dataclass(frozen=True)
-class Task:
+class QuestionTask:
     """What is known about a question file.
 
     Attributes:
@@ -51,7 +51,7 @@ class Task:
     name: str
     title: str
     file: str
-    style: Style
+    style: PromptStyle
     split: str = ""
     md5: tuple[str, ...] = ()
     origin: str = ""
@@ -71,7 +71,7 @@ class QuestionBenchmark:
     kind: Kind = "question"
     submission = False
 
-    def __init__(self, task: Task, file: QuestionFile, questions: Sequence[Question] | None = None):
+    def __init__(self, task: QuestionTask, file: QuestionFile, questions: Sequence[TableQuestion] | None = None):
         self.name = task.name
         self._task, self._file = task, file
         self._questions = tuple(file.questions if questions is None else questions)
@@ -84,7 +84,7 @@ class QuestionBenchmark:
         if task.style.circular:
             for question in self._questions:
                 counting.rotation_group(question)
-        self._by_picture: dict[str, list[Question]] = {}
+        self._by_picture: dict[str, list[TableQuestion]] = {}
         for question in self._questions:
             self._by_picture.setdefault(question.picture, []).append(question)
         self._by_id = {self._id(question): question for question in self._questions}
@@ -140,10 +140,10 @@ class QuestionBenchmark:
         text = question.options.get(question.answer)
         return Expected(f"{question.answer}. {text}" if text else question.answer)
 
-    def _id(self, question: Question) -> str:
+    def _id(self, question: TableQuestion) -> str:
         return f"{self.name}/{question.index}"
 
-    def _item(self, questions: Sequence[Question]) -> Item:
+    def _item(self, questions: Sequence[TableQuestion]) -> Item:
         first, ids = questions[0], [self._id(question) for question in questions]
         style, sizes = self._task.style, self._file.sizes(first)
         return Item(
@@ -157,7 +157,7 @@ class QuestionBenchmark:
             ),
         )
 
-    def _judge(self, question: Question, text: str) -> Verdict:
+    def _judge(self, question: TableQuestion, text: str) -> Verdict:
         said = self._task.style.match(question, text)
         return Verdict(question, said, said == question.answer)
 
@@ -197,7 +197,7 @@ class QuestionBenchmark:
 class _Items(Sequence[Item]):
     """Items made when they are asked for."""
 
-    def __init__(self, groups: Sequence[Sequence[Question]], make: Callable[[Sequence[Question]], Item]):
+    def __init__(self, groups: Sequence[Sequence[TableQuestion]], make: Callable[[Sequence[TableQuestion]], Item]):
         self._groups, self._make = groups, make
 
     def __len__(self) -> int:
@@ -209,6 +209,6 @@ class _Items(Sequence[Item]):
         return self._make(self._groups[index])
 
 
-def _media(file: QuestionFile, question: Question) -> Any:
+def _media(file: QuestionFile, question: TableQuestion) -> Any:
     pictures = file.pictures(question)
     return pictures[0] if len(pictures) == 1 else as_clip(pictures)

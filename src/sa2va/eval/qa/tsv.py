@@ -30,7 +30,7 @@ _NEEDED = ("index", "question", "answer")
 
 
 @dataclass(frozen=True)
-class Question:
+class TableQuestion:
     """One row.
 
     Attributes:
@@ -86,11 +86,11 @@ class QuestionFile:
         if not self.questions:
             raise ValueError(f"{self.path} has no row with a picture")
 
-    def name(self, question: Question) -> str:
+    def name(self, question: TableQuestion) -> str:
         """How errors call a row."""
         return f"{self.path}, row {question.row} (index {question.index})"
 
-    def sizes(self, question: Question) -> list[tuple[int, int]]:
+    def sizes(self, question: TableQuestion) -> list[tuple[int, int]]:
         """(height, width) of each of [`pictures`], read from their headers.
 
         Raises:
@@ -101,7 +101,7 @@ class QuestionFile:
             common_size(sizes)
             return sizes
 
-    def pictures(self, question: Question) -> list[np.ndarray]:
+    def pictures(self, question: TableQuestion) -> list[np.ndarray]:
         """The pictures of a row, uint8 RGB (H, W, 3).
 
         Raises:
@@ -122,7 +122,7 @@ class QuestionFile:
             )
         return columns
 
-    def _row(self, record: Record, row: int) -> tuple[Question, str]:
+    def _row(self, record: Record, row: int) -> tuple[TableQuestion, str]:
         """A row, and the index of the row that holds its picture, "" when it has one of its own or none."""
         if len(record.cells) != len(self._columns):
             raise ValueError(
@@ -136,7 +136,7 @@ class QuestionFile:
         image = record.cells[self._columns["image"]].strip() if "image" in self._columns else b""
         reference = _text(image) if len(image) <= REFERENCE_LENGTH else ""
         inside = bool(image) and not reference
-        question = Question(
+        question = TableQuestion(
             row=row,
             index=cells["index"].strip(),
             question=cells["question"],
@@ -153,14 +153,14 @@ class QuestionFile:
         )
         return question, reference
 
-    def _check_indices(self, rows: Sequence[Question]) -> None:
+    def _check_indices(self, rows: Sequence[TableQuestion]) -> None:
         seen: dict[str, int] = {}
         for row in rows:
             if row.index in seen:
                 raise ValueError(f"{self.name(row)}: row {seen[row.index]} has the same index")
             seen[row.index] = row.row
 
-    def _resolve(self, rows: Sequence[tuple[Question, str]]) -> Iterator[Question]:
+    def _resolve(self, rows: Sequence[tuple[TableQuestion, str]]) -> Iterator[TableQuestion]:
         """Rows with a picture, references to other rows' pictures followed."""
         holders = {row.index: row for row, _ in rows if row.place}
         for row, reference in rows:
@@ -171,7 +171,7 @@ class QuestionFile:
             elif row.picture:
                 yield row
 
-    def _sources(self, question: Question) -> list[bytes | Path]:
+    def _sources(self, question: TableQuestion) -> list[bytes | Path]:
         """What holds the pictures of a row: decoded base64, or paths."""
         if question.place is None:
             return [self._beside(Path(name)) for name in _listed(question.image_path)]
@@ -192,7 +192,7 @@ class QuestionFile:
             return _upright_size(image)
 
     @contextmanager
-    def _naming(self, question: Question) -> Iterator[None]:
+    def _naming(self, question: TableQuestion) -> Iterator[None]:
         """Errors about a picture say whose it is."""
         try:
             yield

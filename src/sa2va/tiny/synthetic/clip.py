@@ -19,8 +19,8 @@ from sa2va.tiny.synthetic.splits import Look, Split, home_split
 from sa2va.tiny.synthetic.tracks import (
     MOTION_WEIGHT,
     SIMPLE_MOTIONS,
+    MotionTrack,
     Room,
-    Track,
     make_track,
     nearest,
     pass_behind,
@@ -35,7 +35,7 @@ class _Mover:
     size: str
     radius: float
     motion: str
-    track: Track
+    track: MotionTrack
 
     @property
     def reach(self) -> float:

@@ -23,7 +23,7 @@ from sa2va.tiny.synthetic.motion import (
     told,
 )
 from sa2va.tiny.synthetic.phrases import PICTURE_FAMILIES, PICTURE_LESSON, Family, Phrase, riddle, with_article
-from sa2va.tiny.synthetic.questions import PICTURE_ASKERS, PICTURE_QUIZ, Question, ask_riddle, name_of
+from sa2va.tiny.synthetic.questions import PICTURE_ASKERS, PICTURE_QUIZ, DrawnQuestion, ask_riddle, name_of
 
 Answers = Literal["fixed", "pool"]
 _EXACT_SHARE = 0.5  # of requests in the exact wording of inference; the others paraphrase it
@@ -161,7 +161,9 @@ class Writer:
             return self._request(dialog, it) if self._wanted(subject) else None
         if thing.look.color in last.question:
             return None
-        return self._ask(dialog, Question(w.COLOR_QUESTIONS[0].format(w.PRONOUN), thing.look.color, "color", subject))
+        return self._ask(
+            dialog, DrawnQuestion(w.COLOR_QUESTIONS[0].format(w.PRONOUN), thing.look.color, "color", subject)
+        )
 
     def _wanted(self, index: int) -> bool:
         """In validation and test, requests are for looks that are held out from training."""
@@ -178,7 +180,7 @@ class Writer:
                 return phrase
         return None
 
-    def _question(self) -> Question | None:
+    def _question(self) -> DrawnQuestion | None:
         for asker in self._draws(self._askers):
             question = asker(self.facts, self.rng)
             if question:
@@ -203,7 +205,7 @@ class Writer:
         dialog.add(question, self._answer(w.SEG_ANSWER, w.SEG_ANSWERS), phrase.tag, [self._mask(phrase.targets)])
         return min(phrase.targets) if len(phrase.targets) == 1 else None
 
-    def _ask(self, dialog: Dialog, question: Question | None) -> int | None:
+    def _ask(self, dialog: Dialog, question: DrawnQuestion | None) -> int | None:
         if not question:
             return None
         topic = question.text if question.subject is None else question.subject

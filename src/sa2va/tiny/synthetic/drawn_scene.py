@@ -12,7 +12,7 @@ from math import radians
 
 import numpy as np
 
-from sa2va.tiny.synthetic.paint import Box, Style, palette_color
+from sa2va.tiny.synthetic.paint import Box, PaintStyle, palette_color
 from sa2va.tiny.synthetic.shapes import KINDS
 from sa2va.tiny.synthetic.splits import Look, Split
 
@@ -90,10 +90,10 @@ class DrawnScene:
         return hidden
 
 
-def random_style(look: Look, rng: random.Random) -> Style:
+def random_style(look: Look, rng: random.Random) -> PaintStyle:
     """How an object of this look is drawn this time: rotation, shade, light."""
     kind = KINDS[look.kind]
-    return Style(
+    return PaintStyle(
         kind=look.kind,
         color=look.color,
         texture=look.texture,

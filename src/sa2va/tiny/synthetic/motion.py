@@ -12,7 +12,7 @@ from sa2va.tiny.synthetic import wording as w
 from sa2va.tiny.synthetic.facts import Description, Facts, Truth
 from sa2va.tiny.synthetic.lexicon import KIND_NOUNS, MOTIONS
 from sa2va.tiny.synthetic.phrases import Family, Phrase, definite, loose_description, words
-from sa2va.tiny.synthetic.questions import Asker, Question
+from sa2va.tiny.synthetic.questions import Asker, DrawnQuestion
 
 _STRAIGHT = ("drift", "hide", "leave", "enter")
 _PLACED = ("still", "grow", "shrink", "appear", "vanish")
@@ -150,40 +150,40 @@ def _one(text: str, rng: random.Random) -> str:
     return text.replace("thing", "one") if rng.random() < 0.4 else text
 
 
-def ask_motion(facts: Facts, rng: random.Random) -> Question | None:
+def ask_motion(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """Whether an object moves in a certain way."""
     index, name = rng.randrange(len(facts.things)), rng.choice([name for name in MOTIONS if name != "still"])
     truth, subject = performs(facts, name, index), definite(facts, index, rng)
     if truth is None or not subject or (not truth and rng.random() < 0.75):
         return None
     text = rng.choice(w.MOTION_QUESTIONS).format(subject, MOTIONS[name].verb)
-    return Question(text, w.YES if truth else w.NO, "motion", index)
+    return DrawnQuestion(text, w.YES if truth else w.NO, "motion", index)
 
 
-def ask_direction(facts: Facts, rng: random.Random) -> Question | None:
+def ask_direction(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """Left, right, up or down."""
     index = rng.randrange(len(facts.things))
     answer, subject = heading(facts, index), definite(facts, index, rng)
     if not answer or not subject:
         return None
-    return Question(rng.choice(w.DIRECTION_QUESTIONS).format(subject), answer, "direction", index)
+    return DrawnQuestion(rng.choice(w.DIRECTION_QUESTIONS).format(subject), answer, "direction", index)
 
 
-def ask_moving_count(facts: Facts, rng: random.Random) -> Question | None:
+def ask_moving_count(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """How many objects move."""
     found = facts.select(lambda k: performs(facts, "moves", k))
     if found is None:
         return None
-    return Question(rng.choice(w.MOTION_COUNT_QUESTIONS), lexicon.NUMBERS[len(found)], "motion count")
+    return DrawnQuestion(rng.choice(w.MOTION_COUNT_QUESTIONS), lexicon.NUMBERS[len(found)], "motion count")
 
 
-def ask_who(facts: Facts, rng: random.Random) -> Question | None:
+def ask_who(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """Which object moves in a certain way, by its colour and kind."""
     found = _who(facts, rng)
     if not found:
         return None
     look = facts.things[found[1]].look
-    return Question(found[0], words(Description(KIND_NOUNS[look.kind], look.color), rng), "motion who", found[1])
+    return DrawnQuestion(found[0], words(Description(KIND_NOUNS[look.kind], look.color), rng), "motion who", found[1])
 
 
 def told(facts: Facts, index: int) -> str:

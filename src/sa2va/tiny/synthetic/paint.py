@@ -53,7 +53,7 @@ class Sprite:
 
 
 @dataclass(frozen=True)
-class Style:
+class PaintStyle:
     """How one object is drawn: ``rgb`` 0..255, ``angle`` and ``grain`` (of the texture) in radians, ``light`` -1..1
     for shading along x and y."""
 
@@ -67,7 +67,7 @@ class Style:
     light: tuple[float, float]
 
 
-def draw(style: Style, radius: float, unit: float, shift: tuple[float, float] = (0.0, 0.0)) -> Sprite:
+def draw(style: PaintStyle, radius: float, unit: float, shift: tuple[float, float] = (0.0, 0.0)) -> Sprite:
     """Draw an object.
 
     Args:
@@ -107,7 +107,7 @@ def _rasterise(outlines: list[tuple[np.ndarray, int]], low: np.ndarray, size: tu
     return reduced, np.asarray(tones.reduce(_OVERSAMPLING)) if tones else None
 
 
-def _colors(style: Style, tone: np.ndarray | None, yy: np.ndarray, xx: np.ndarray, radius: float, unit: float):
+def _colors(style: PaintStyle, tone: np.ndarray | None, yy: np.ndarray, xx: np.ndarray, radius: float, unit: float):
     """Float32 (h, w, 3): the colour with its texture, its darker and lighter parts, and soft shading."""
     rgb = np.array(style.rgb, dtype=np.float32)
     color = np.broadcast_to(rgb, (*yy.shape, 3))
@@ -128,7 +128,7 @@ def second_color(color: str) -> str:
     return "black" if sum(COLORS[color]) > 382 else "white"
 
 
-def _texture(style: Style, yy: np.ndarray, xx: np.ndarray, radius: float, unit: float) -> np.ndarray:
+def _texture(style: PaintStyle, yy: np.ndarray, xx: np.ndarray, radius: float, unit: float) -> np.ndarray:
     """Share 0..1 of the texture's second colour at each pixel, float32 (h, w)."""
     cos, sin = math.cos(style.grain), math.sin(style.grain)
     u, v = xx * cos + yy * sin, yy * cos - xx * sin

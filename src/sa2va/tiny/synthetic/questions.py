@@ -18,7 +18,7 @@ from sa2va.tiny.synthetic.lexicon import KIND_NOUNS
 from sa2va.tiny.synthetic.phrases import definite, loose_description, unique_description, with_article, words
 
 
-class Question(NamedTuple):
+class DrawnQuestion(NamedTuple):
     """A question, its answer, the kind of question, and the object it is about (None: no single one)."""
 
     text: str
@@ -27,7 +27,7 @@ class Question(NamedTuple):
     subject: int | None = None
 
 
-Asker = Callable[[Facts, random.Random], Question | None]
+Asker = Callable[[Facts, random.Random], DrawnQuestion | None]
 
 
 def name_of(thing: Thing) -> str:
@@ -46,44 +46,44 @@ def _subject(facts: Facts, rng: random.Random, **hidden: None) -> tuple[int, str
     return None
 
 
-def ask_color(facts: Facts, rng: random.Random) -> Question | None:
+def ask_color(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """The colour of an object named without it."""
     found = _subject(facts, rng, color=None)
     if not found:
         return None
-    return Question(
+    return DrawnQuestion(
         rng.choice(w.COLOR_QUESTIONS).format(found[1]), facts.things[found[0]].look.color, "color", found[0]
     )
 
 
-def ask_texture(facts: Facts, rng: random.Random) -> Question | None:
+def ask_texture(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """The texture of an object named without it."""
     found = _subject(facts, rng, texture=None)
     if not found or (facts.things[found[0]].look.texture == "plain" and rng.random() < 0.6):
         return None
     texture = facts.things[found[0]].look.texture
-    return Question(rng.choice(w.TEXTURE_QUESTIONS).format(found[1]), texture, "texture", found[0])
+    return DrawnQuestion(rng.choice(w.TEXTURE_QUESTIONS).format(found[1]), texture, "texture", found[0])
 
 
-def ask_size(facts: Facts, rng: random.Random) -> Question | None:
+def ask_size(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """The size class of an object named without it."""
     found = _subject(facts, rng, size=None)
     if not found:
         return None
-    return Question(rng.choice(w.SIZE_QUESTIONS).format(found[1]), facts.things[found[0]].size, "size", found[0])
+    return DrawnQuestion(rng.choice(w.SIZE_QUESTIONS).format(found[1]), facts.things[found[0]].size, "size", found[0])
 
 
-def ask_kind(facts: Facts, rng: random.Random) -> Question | None:
+def ask_kind(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """The kind of an object named by its attributes."""
     index = rng.randrange(len(facts.things))
     description = unique_description(facts, index, rng, lexicon.GROUP_NOUNS[rng.choice(("thing", "object"))])
     if not description:
         return None
     answer = KIND_NOUNS[facts.things[index].look.kind].one
-    return Question(rng.choice(w.KIND_QUESTIONS).format(f"the {words(description, rng)}"), answer, "kind", index)
+    return DrawnQuestion(rng.choice(w.KIND_QUESTIONS).format(f"the {words(description, rng)}"), answer, "kind", index)
 
 
-def ask_count(facts: Facts, rng: random.Random) -> Question | None:
+def ask_count(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """How many objects fit a description, zero included."""
     description = loose_description(facts, rng.randrange(len(facts.things)), rng)
     if rng.random() < 0.15:
@@ -92,16 +92,16 @@ def ask_count(facts: Facts, rng: random.Random) -> Question | None:
     if members is None or len(members) >= len(lexicon.NUMBERS) or not description.noun.many:
         return None
     text = rng.choice(w.COUNT_QUESTIONS).format(words(description, rng, plural=True))
-    return Question(text, lexicon.NUMBERS[len(members)], "count")
+    return DrawnQuestion(text, lexicon.NUMBERS[len(members)], "count")
 
 
-def ask_several(facts: Facts, rng: random.Random) -> Question | None:
+def ask_several(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """How many objects, where there are two or more: what counting is hard for."""
     question = ask_count(facts, rng)
     return question if question and question.answer not in lexicon.NUMBERS[:2] else None
 
 
-def ask_existence(facts: Facts, rng: random.Random) -> Question | None:
+def ask_existence(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """Yes or no, equally often."""
     there = rng.random() < 0.5
     if there:
@@ -113,10 +113,10 @@ def ask_existence(facts: Facts, rng: random.Random) -> Question | None:
         if not description:
             return None
     text = rng.choice(w.EXIST_QUESTIONS).format(with_article(words(description, rng)))
-    return Question(text, w.YES if there else w.NO, "existence")
+    return DrawnQuestion(text, w.YES if there else w.NO, "existence")
 
 
-def ask_larger(facts: Facts, rng: random.Random) -> Question | None:
+def ask_larger(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """Which of two objects is clearly larger."""
     if len(facts.things) < 2:
         return None
@@ -125,10 +125,10 @@ def ask_larger(facts: Facts, rng: random.Random) -> Question | None:
     if chosen is None or not all(names):
         return None
     answer = names[pair.index(chosen)] or ""
-    return Question(rng.choice(w.LARGER_QUESTIONS).format(*names), answer.removeprefix("the "), "larger")
+    return DrawnQuestion(rng.choice(w.LARGER_QUESTIONS).format(*names), answer.removeprefix("the "), "larger")
 
 
-def ask_relation(facts: Facts, rng: random.Random) -> Question | None:
+def ask_relation(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """Whether one object stands in a relation to another."""
     if len(facts.things) < 2:
         return None
@@ -138,10 +138,10 @@ def ask_relation(facts: Facts, rng: random.Random) -> Question | None:
     if truth is None or not all(names) or (not truth and rng.random() < 0.6):
         return None
     text = w.RELATION_QUESTIONS[0].format(names[0], rng.choice(lexicon.RELATIONS[name]), names[1])
-    return Question(text, w.YES if truth else w.NO, "relation")
+    return DrawnQuestion(text, w.YES if truth else w.NO, "relation")
 
 
-def ask_where(facts: Facts, rng: random.Random) -> Question | None:
+def ask_where(facts: Facts, rng: random.Random) -> DrawnQuestion | None:
     """What is left of the house? The only thing there, by its colour and kind."""
     names = ("left", "right", "above", "below", "inside")
     anchor = rng.randrange(len(facts.things))
@@ -154,15 +154,15 @@ def ask_where(facts: Facts, rng: random.Random) -> Question | None:
     (index,) = found
     look = facts.things[index].look
     text = rng.choice(w.WHERE_QUESTIONS).format(rng.choice(lexicon.RELATIONS[name]), place)
-    return Question(text, words(Description(KIND_NOUNS[look.kind], look.color), rng), "where", index)
+    return DrawnQuestion(text, words(Description(KIND_NOUNS[look.kind], look.color), rng), "where", index)
 
 
-def ask_riddle(rng: random.Random) -> Question:
+def ask_riddle(rng: random.Random) -> DrawnQuestion:
     """A riddle that needs no picture."""
     chosen = rng.choice([riddle for riddle in lexicon.RIDDLES if len(riddle.yes) == 1])
     (kind,) = chosen.yes
     text = rng.choice(w.TEXT_REQUESTS).format(rng.choice(chosen.questions))
-    return Question(text, KIND_NOUNS[kind].one, "text")
+    return DrawnQuestion(text, KIND_NOUNS[kind].one, "text")
 
 
 PICTURE_ASKERS: dict[Asker, float] = {

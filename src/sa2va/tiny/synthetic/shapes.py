@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sa2va.tiny.synthetic.geometry import HOLE, Part, arc, band, ellipse, fit, polygon, radial, rectangle, stroke
+from sa2va.tiny.synthetic.geometry import HOLE, ShapePart, arc, band, ellipse, fit, polygon, radial, rectangle, stroke
 
 RING_HOLE = 0.6  # radius of the ring's hole, as a share of the ring's own
 
@@ -31,7 +31,7 @@ class Kind:
 
     name: str
     group: str
-    parts: tuple[Part, ...]
+    parts: tuple[ShapePart, ...]
     solid: bool = True
     turn: float = 12.0
     mirror: bool = False
@@ -42,15 +42,15 @@ class Kind:
         return max(float(np.hypot(*part.points.T).max()) for part in self.parts if part.tone != HOLE)
 
 
-def _heart() -> Part:
+def _heart() -> ShapePart:
     t = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return Part(np.stack([16 * np.sin(t) ** 3, -y], axis=1) / 16)
+    return ShapePart(np.stack([16 * np.sin(t) ** 3, -y], axis=1) / 16)
 
 
-def _crescent() -> Part:
+def _crescent() -> ShapePart:
     # A disc minus a disc of 0.85 shifted by 0.5: the outlines meet at 58 degrees, seen from the bite at 88 degrees.
-    return Part(np.concatenate([arc(0, 0, 1, 1, 58, 302, 28), arc(0.5, 0, 0.85, 0.85, 272, 88, 24)]))
+    return ShapePart(np.concatenate([arc(0, 0, 1, 1, 58, 302, 28), arc(0.5, 0, 0.85, 0.85, 272, 88, 24)]))
 
 
 def _shapes() -> list[Kind]:
@@ -58,7 +58,7 @@ def _shapes() -> list[Kind]:
     arrow = polygon((-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28))
     ring = ellipse(0, 0, 1, 1), ellipse(0, 0, RING_HOLE, RING_HOLE, HOLE)
 
-    def shape(name: str, *parts: Part, turn: float = 12.0, solid: bool = True, mirror: bool = False) -> Kind:
+    def shape(name: str, *parts: ShapePart, turn: float = 12.0, solid: bool = True, mirror: bool = False) -> Kind:
         return Kind(name, "shape", fit(parts), solid, turn, mirror)
 
     return [
@@ -77,7 +77,7 @@ def _shapes() -> list[Kind]:
     ]
 
 
-def _buildings_and_vehicles() -> dict[str, tuple[Part, ...]]:
+def _buildings_and_vehicles() -> dict[str, tuple[ShapePart, ...]]:
     return {
         "house": (
             rectangle(-0.75, -0.1, 0.75, 1),
@@ -108,13 +108,13 @@ def _buildings_and_vehicles() -> dict[str, tuple[Part, ...]]:
     }
 
 
-def _wings(side: float) -> tuple[Part, Part]:
+def _wings(side: float) -> tuple[ShapePart, ShapePart]:
     upper = ((0.0, -0.05), (0.35, -0.75), (0.75, -0.95), (1.0, -0.8), (0.98, -0.4), (0.65, 0.0), (0.0, 0.12))
     lower = ((0.0, 0.0), (0.6, 0.1), (0.78, 0.4), (0.6, 0.85), (0.3, 0.8), (0.0, 0.3))
     return polygon(*((side * x, y) for x, y in upper)), polygon(*((side * x, y) for x, y in lower))
 
 
-def _living() -> dict[str, tuple[Part, ...]]:
+def _living() -> dict[str, tuple[ShapePart, ...]]:
     petals = tuple(ellipse(0.62 * np.cos(a), 0.62 * np.sin(a), 0.4, 0.4) for a in np.radians(np.arange(0, 360, 60)))
     return {
         "tree": (
@@ -127,7 +127,7 @@ def _living() -> dict[str, tuple[Part, ...]]:
         "flower": (*petals, ellipse(0, 0, 0.38, 0.38, tone=50)),
         "mushroom": (
             polygon((-0.26, 0), (0.26, 0), (0.36, 1), (-0.36, 1), tone=215),
-            Part(arc(0, 0.1, 1, 1.1, 180, 360)),
+            ShapePart(arc(0, 0.1, 1, 1.1, 180, 360)),
             ellipse(-0.42, -0.3, 0.17, 0.17, tone=235),
             ellipse(0.4, -0.25, 0.19, 0.19, tone=235),
             ellipse(0.02, -0.66, 0.15, 0.15, tone=235),
@@ -161,16 +161,16 @@ def _living() -> dict[str, tuple[Part, ...]]:
     }
 
 
-def _belongings() -> dict[str, tuple[Part, ...]]:
+def _belongings() -> dict[str, tuple[ShapePart, ...]]:
     rays = tuple(
-        Part(np.stack([arc(0, 0, r, r, a - d, a - d, 1)[0] for r, d in ((0.62, 13), (1, 0), (0.62, -13))]))
+        ShapePart(np.stack([arc(0, 0, r, r, a - d, a - d, 1)[0] for r, d in ((0.62, 13), (1, 0), (0.62, -13))]))
         for a in range(0, 360, 36)
     )
     return {
         "umbrella": (
             rectangle(-0.07, -0.1, 0.07, 0.72, tone=30),
             band(0.21, 0.72, 0.21, 0.21, 0, 180, 0.14, tone=30),
-            Part(arc(0, 0, 1, 0.95, 180, 360)),
+            ShapePart(arc(0, 0, 1, 0.95, 180, 360)),
             polygon((-0.33, 0), (0, -0.95), (0.33, 0), tone=185),
         ),
         "cup": (
@@ -203,7 +203,9 @@ def _belongings() -> dict[str, tuple[Part, ...]]:
         ),
         "bell": (
             ellipse(0, 0.72, 0.22, 0.22, tone=30),
-            Part(np.concatenate([arc(0, -0.3, 0.5, 0.7, 180, 360), np.array([[0.62, 0.4], [1, 0.68], [-1, 0.68]])])),
+            ShapePart(
+                np.concatenate([arc(0, -0.3, 0.5, 0.7, 180, 360), np.array([[0.62, 0.4], [1, 0.68], [-1, 0.68]])])
+            ),
             rectangle(-0.72, 0.3, 0.72, 0.46, tone=60),
         ),
         "sun": (*rays, ellipse(0, 0, 0.62, 0.62)),
@@ -217,7 +219,7 @@ def _belongings() -> dict[str, tuple[Part, ...]]:
     }
 
 
-def _letters() -> dict[str, tuple[Part, ...]]:
+def _letters() -> dict[str, tuple[ShapePart, ...]]:
     stem = rectangle(-0.7, -1, -0.3, 1)
     right_stem = rectangle(0.3, -1, 0.7, 1)
     top, foot = rectangle(-0.7, -1, 0.65, -0.62), rectangle(-0.7, 0.62, 0.65, 1)

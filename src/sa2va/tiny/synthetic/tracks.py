@@ -29,7 +29,7 @@ MOTION_WEIGHT: dict[str, float] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Track:
+class MotionTrack:
     """Float (F, 2) centres, float (F,) scale of the radius, bool (F,) whether the object is there."""
 
     xy: np.ndarray
@@ -62,12 +62,12 @@ class Room:
         return edge <= x <= width - edge and edge <= y <= height - edge
 
 
-def make_track(motion: str, room: Room, rng: random.Random) -> Track | None:
+def make_track(motion: str, room: Room, rng: random.Random) -> MotionTrack | None:
     """A random track of the motion, or None when it does not fit into the room this time."""
     return _MAKERS[motion](room, rng)
 
 
-def pass_behind(room: Room, anchor: tuple[float, float], anchor_reach: float, rng: random.Random) -> Track | None:
+def pass_behind(room: Room, anchor: tuple[float, float], anchor_reach: float, rng: random.Random) -> MotionTrack | None:
     """A straight way behind a still object, in full sight on both of its sides."""
     x, y = anchor
     way = anchor_reach + room.reach + rng.uniform(0.02, 0.1) * room.unit
@@ -86,8 +86,8 @@ def _line(start: tuple[float, float], stop: tuple[float, float], share: np.ndarr
     return np.array(start) + share[:, None] * (np.array(stop) - np.array(start))
 
 
-def _steady(xy: np.ndarray) -> Track:
-    return Track(xy, np.ones(len(xy)), np.ones(len(xy), dtype=bool))
+def _steady(xy: np.ndarray) -> MotionTrack:
+    return MotionTrack(xy, np.ones(len(xy)), np.ones(len(xy), dtype=bool))
 
 
 def _heading(rng: random.Random) -> tuple[float, float]:
@@ -109,21 +109,21 @@ def _stretch(room: Room, rng: random.Random, shortest: float) -> tuple[tuple[flo
     return None
 
 
-def _still(room: Room, rng: random.Random) -> Track:
+def _still(room: Room, rng: random.Random) -> MotionTrack:
     return _steady(np.repeat([room.anywhere(rng)], room.frames, axis=0))
 
 
-def _drift(room: Room, rng: random.Random) -> Track | None:
+def _drift(room: Room, rng: random.Random) -> MotionTrack | None:
     ends = _stretch(room, rng, 0.25)
     return _steady(_line(*ends, _times(room))) if ends else None
 
 
-def _return(room: Room, rng: random.Random) -> Track | None:
+def _return(room: Room, rng: random.Random) -> MotionTrack | None:
     ends = _stretch(room, rng, 0.35)
     return _steady(_line(*ends, 1 - abs(2 * _times(room) - 1))) if ends else None
 
 
-def _circle(room: Room, rng: random.Random) -> Track | None:
+def _circle(room: Room, rng: random.Random) -> MotionTrack | None:
     radius = rng.uniform(0.14, 0.22) * room.unit
     x, y = room.anywhere(rng)
     if not (room.holds(x - radius, y - radius) and room.holds(x + radius, y + radius)):
@@ -132,7 +132,7 @@ def _circle(room: Room, rng: random.Random) -> Track | None:
     return _steady(np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1))
 
 
-def _bounce(room: Room, rng: random.Random) -> Track | None:
+def _bounce(room: Room, rng: random.Random) -> MotionTrack | None:
     """Slantwise to an edge and slantwise back from it."""
     height, width = room.size
     flat = rng.random() < 0.5
@@ -149,7 +149,7 @@ def _bounce(room: Room, rng: random.Random) -> Track | None:
     return _steady(np.stack([along, across] if flat else [across, along], axis=1))
 
 
-def _leave(room: Room, rng: random.Random) -> Track:
+def _leave(room: Room, rng: random.Random) -> MotionTrack:
     """Out over the nearest edge or another, gone before the last frame."""
     height, width = room.size
     x, y = room.anywhere(rng)
@@ -157,35 +157,35 @@ def _leave(room: Room, rng: random.Random) -> Track:
     goal = rng.choice(((-out, y), (width + out, y), (x, -out), (x, height + out)))
     share = np.minimum(_times(room) / rng.uniform(0.7, 0.9), 1.0)
     xy = _line((x, y), goal, share)
-    return Track(xy, np.ones(room.frames), share < 1)
+    return MotionTrack(xy, np.ones(room.frames), share < 1)
 
 
-def _enter(room: Room, rng: random.Random) -> Track:
+def _enter(room: Room, rng: random.Random) -> MotionTrack:
     track = _leave(room, rng)
-    return Track(track.xy[::-1].copy(), track.scale, track.present[::-1].copy())
+    return MotionTrack(track.xy[::-1].copy(), track.scale, track.present[::-1].copy())
 
 
-def _appear(room: Room, rng: random.Random) -> Track:
+def _appear(room: Room, rng: random.Random) -> MotionTrack:
     first = max(1, min(room.frames - 1, ceil(rng.uniform(0.3, 0.65) * room.frames)))
-    return Track(_still(room, rng).xy, np.ones(room.frames), np.arange(room.frames) >= first)
+    return MotionTrack(_still(room, rng).xy, np.ones(room.frames), np.arange(room.frames) >= first)
 
 
-def _vanish(room: Room, rng: random.Random) -> Track:
+def _vanish(room: Room, rng: random.Random) -> MotionTrack:
     track = _appear(room, rng)
-    return Track(track.xy, track.scale, track.present[::-1].copy())
+    return MotionTrack(track.xy, track.scale, track.present[::-1].copy())
 
 
-def _grow(room: Room, rng: random.Random) -> Track | None:
+def _grow(room: Room, rng: random.Random) -> MotionTrack | None:
     share = rng.uniform(0.45, 0.55)
-    return Track(_still(room, rng).xy, share + (1 - share) * _times(room), np.ones(room.frames, dtype=bool))
+    return MotionTrack(_still(room, rng).xy, share + (1 - share) * _times(room), np.ones(room.frames, dtype=bool))
 
 
-def _shrink(room: Room, rng: random.Random) -> Track | None:
+def _shrink(room: Room, rng: random.Random) -> MotionTrack | None:
     track = _grow(room, rng)
-    return Track(track.xy, track.scale[::-1].copy(), track.present) if track else None
+    return MotionTrack(track.xy, track.scale[::-1].copy(), track.present) if track else None
 
 
-_MAKERS: dict[str, Callable[[Room, random.Random], Track | None]] = {
+_MAKERS: dict[str, Callable[[Room, random.Random], MotionTrack | None]] = {
     "still": _still,
     "drift": _drift,
     "return": _return,
@@ -200,7 +200,7 @@ _MAKERS: dict[str, Callable[[Room, random.Random], Track | None]] = {
 }
 
 
-def nearest(first: Track, second: Track) -> float:
+def nearest(first: MotionTrack, second: MotionTrack) -> float:
     """The least distance of two centres over all frames in which both are there; infinite when there is none."""
     both = first.present & second.present
     gaps = [hypot(*step) for step in (first.xy - second.xy)[both]]
