@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and never in place of what they are made from.
+"""Atomic files and folders: they appear complete or not at all, and never overwrite what they are made from.
 
 Write beside the target, then rename over it. Errors of the file system name the target, not the hidden file beside it.
 What grows in place is held by the one process that writes it.

@@ -1,4 +1,4 @@
-"""The published checkpoints: what each is made of, how large it is, and the scores its authors printed.
+"""The published checkpoints: base models, sizes, and the scores their authors published.
 
 Nothing here is measured by this package. Sizes and scores come from the Sa2VA paper (arXiv 2501.04001 v3, tables 8 and
 14, which agree with the model cards) and, for Sa2VA-i, from its README; file sizes from the hub's metadata.

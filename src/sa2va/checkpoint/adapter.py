@@ -1,4 +1,4 @@
-"""Adapters: what a LoRA run has learnt, apart from the model it learnt on, in peft's format.
+"""LoRA adapters in peft's format.
 
 A folder holds ``adapter_config.json``, which names the base model, and ``adapter_model.safetensors``: the LoRA matrices
 in float32, and whole the few parts that are trained in full beside them (peft's ``modules_to_save``).

@@ -1,4 +1,4 @@
-"""Rewriting a checkpoint in the other layout, one shard at a time, and all or nothing."""
+"""Convert a checkpoint to the other layout, shard by shard, all or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run over a video: its record, its writers, and what is said at its end, whichever end that is."""
+"""A run over a video: its record, its writers, and its final report, however it ends."""
 
 from __future__ import annotations
 

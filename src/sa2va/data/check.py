@@ -1,4 +1,4 @@
-"""What is in a folder of data: which known sets are there, what of them is missing or malformed, and what they hold."""
+"""Inspect a data folder: which known datasets it has, what is missing or malformed, and statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded samples to one batch: right padding, pixels of all samples in order, and how many of them each sample has."""
+"""Collate encoded samples: right padding, the pixels of all samples in order, and how many each sample has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sample as tensors: token ids with labels, pixels of both towers, and target masks; or clicks for SAM 2 alone.
+"""Encode a sample as tensors: token ids and labels, pixels for both towers, target masks; or clicks for SAM 2 alone.
 
 Nothing is cut silently: a conversation that is too long loses whole turns from its end, and one that still does not fit
 is refused with its name. Shapes: L tokens, K objects, F frames, S grounding side, s = S/4, R regions, P clicks.

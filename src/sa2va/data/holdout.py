@@ -1,4 +1,4 @@
-"""Part of own data kept out of training, so that there is something to judge a model by that it has never seen.
+"""Hold-out split of own data, for validation on samples that training never sees.
 
 Whether a picture or clip is held out depends on its name alone: training and evaluation agree without a file that says
 so, and data that are added later move nothing.

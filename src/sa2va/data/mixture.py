@@ -1,4 +1,4 @@
-"""Several sources as one data set: seeded order, exact repeats, batches of like samples, encoding in the workers.
+"""Mixture of several sources: seeded order, exact repeats, batches of like samples, encoding in the workers.
 
 The order is a function of the seed alone: which process, worker or restart asks does not matter.
 """

@@ -1,4 +1,4 @@
-"""What a benchmark is to the runner: items with queries, predictions of a model, and scores of those predictions.
+"""The interface of a benchmark: items with queries, predictions, and their scores.
 
 A benchmark reads files and counts; it never sees a model. The runner asks a model and never sees the truth. Between the
 two stand predictions as lines of JSON, so that scoring needs neither a model nor a GPU. Letters in shapes: H, W.

@@ -1,4 +1,4 @@
-"""Predictions of one benchmark: by one process or many, stopped and resumed at will, always the same.
+"""Predictions for a benchmark, by one or many processes; resumable, and deterministic.
 
 Items are dealt out by turns (process i of n takes i, i + n, ...), each process appends to a file of its own, and what
 any file answers is not asked again. No process waits for another; whoever finds everything answered may score.

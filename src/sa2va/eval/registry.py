@@ -1,4 +1,4 @@
-"""Which benchmarks a command means: by name, by the first part of names, or all whose data is present."""
+"""Select benchmarks by name, by the first part of their names, or all whose data is present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a run: what was measured, how, what others printed, and the worst and best answers to look at."""
+"""The report of a run: scores, settings, published scores, and the best and worst answers."""
 
 from __future__ import annotations
 

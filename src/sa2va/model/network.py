@@ -1,4 +1,4 @@
-"""The whole model: a vision-language model writes, and what it writes at ``[SEG]`` prompts SAM 2.
+"""The whole network: the hidden states of a vision-language model at ``[SEG]`` prompt SAM 2.
 
 One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out.
 

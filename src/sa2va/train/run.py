@@ -1,4 +1,4 @@
-"""A run from its configuration: load, check, say what will happen, train, and leave a model that loads."""
+"""Run training from its configuration: load, check, print a summary, train, and save a complete model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes: a whole model that loads, its adapter, and, to resume from, exactly what was trained."""
+"""What a run saves: a complete model, its adapter, and the trained weights to resume from."""
 
 from __future__ import annotations
 

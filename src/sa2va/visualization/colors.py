@@ -1,4 +1,4 @@
-"""The colour of each object: chosen away from the object and from what is around it, and the same in all outputs."""
+"""Colours of objects: distinct from the object and its surroundings, and the same in all outputs."""
 
 from __future__ import annotations
 

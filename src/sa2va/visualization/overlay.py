@@ -1,4 +1,4 @@
-"""Pictures of results: overlays with labels, DAVIS palette masks, cut-outs and contact sheets.
+"""Images of results: overlays with labels, DAVIS palette masks, cut-outs and contact sheets.
 
 An overlay leaves every pixel outside the masks as it was (labels aside), keeps one colour per object, and mixes colours
 evenly where masks overlap, so that the order of the objects does not matter. Work is done inside the objects' boxes.
