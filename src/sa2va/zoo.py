@@ -19,7 +19,7 @@ SA2VA_I = "Sa2VA-i README"
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One published checkpoint.
+    """A published checkpoint.
 
     Attributes:
         hub_id: name on the Hugging Face hub.
@@ -118,7 +118,7 @@ TINY = Path(__file__).parent / "assets" / "tiny"
 
 
 def resolve(name: str) -> str:
-    """The folder of ``"tiny"``, or the hub id of a model of the zoo named without its owner; else the name itself.
+    """Resolve ``"tiny"`` to its folder, and a zoo name without owner to its hub id; other names are unchanged.
 
     Raises:
         ValueError: the model is known, but cannot be loaded.
@@ -136,7 +136,7 @@ def resolve(name: str) -> str:
 
 
 def did_you_mean(name: str) -> str:
-    """The model of the zoo that a name may have been meant for, as the end of a message; "" where none is near."""
+    """A suggestion for a misspelt zoo name, as the end of a message; "" if none is close."""
     known = {TINY.name: TINY.name}
     for model in ZOO:
         if model.loads:

@@ -18,7 +18,7 @@ from sa2va.processing.processor import Sa2VAProcessor
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a [`Batch`] of encoded samples; text, pictures, clips and regions may be mixed, clicks may not.
+    """Collates encoded samples into a [`Batch`]. Text, images, clips and regions may be mixed; clicks may not.
 
     Attributes:
         pad_id: token id of padding.
