@@ -129,6 +129,7 @@ class Sa2VANetwork(PreTrainedModel):
         is_finished: Callable[[list[int]], bool],
         on_token: Callable[[int, int], None] | None = None,
         cache: PromptCache | None = None,
+        drafts: Sequence[Sequence[int]] = (),
     ) -> list[Generated]:
         """Answer prompts about the same images as one batch.
 
@@ -152,6 +153,7 @@ class Sa2VANetwork(PreTrainedModel):
             is_finished=is_finished,
             on_token=on_token,
             kept=cache,
+            drafts=drafts,
         )
 
     def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:
