@@ -53,6 +53,7 @@ def desk(tmp_path, monkeypatch, checkpoint):
     # The weights are noise, so answers would run to the limit.
     short = functools.partial(GenerationOptions, max_new_tokens=24)
     monkeypatch.setattr("sa2va.inference.options.GenerationOptions", short)
+    monkeypatch.setattr("sa2va.inference.scene.GenerationOptions", short)
     monkeypatch.setattr("sa2va.inference.predict_forward.GenerationOptions", lambda **_: short())
     monkeypatch.chdir(tmp_path)
     return tmp_path

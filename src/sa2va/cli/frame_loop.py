@@ -1,4 +1,4 @@
-"""The loop of ``sa2va track``: frames out of the model into every file, with a bar, a clean stop and a summary."""
+"""The loop of ``sa2va track``: writes frames to every output, with a progress bar, a clean stop and a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sample as tensors: token ids with labels, pixels of both towers, and target masks; or clicks for SAM 2 alone.
+"""Encode a sample as tensors: token ids and labels, pixels for both towers, target masks; or clicks for SAM 2 alone.
 
 Nothing is cut silently: a conversation that is too long loses whole turns from its end, and one that still does not fit
 is refused with its name. Shapes: L tokens, K objects, F frames, S grounding side, s = S/4, R regions, P clicks.
@@ -85,7 +85,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the model is shown of a sample, for targets of auxiliary losses.
+    """What the model sees of a sample, for targets of auxiliary losses.
 
     Attributes:
         turns: those that fit. objects: number of their ``[SEG]``; the first masks of the sample are theirs.
@@ -112,7 +112,7 @@ MakeTargets = Callable[[Sample, Shown], Any]
 
 
 class SampleRejected(ValueError):
-    """A valid sample that cannot be trained on; the message names it and says why. Callers count these."""
+    """A valid sample that cannot be used for training; the message names it and says why. Callers count these."""
 
 
 def encode_sample(
@@ -123,7 +123,7 @@ def encode_sample(
     *,
     extras: Mapping[str, MakeTargets] | None = None,
 ) -> Encoded:
-    """Encode a conversation with everything it is about.
+    """Encode a conversation with its images, masks and regions.
 
     The language model sees the key frames of a clip; SAM 2 draws only frames in which some mask is known.
 
@@ -176,7 +176,7 @@ def encode_sample(
 def encode_clicks(
     sample: Sample, processor: Sa2VAProcessor, rng: np.random.Generator, options: EncodeOptions | None = None
 ) -> Encoded:
-    """Encode a sample's pictures and masks with random clicks and boxes, without its text: SAM 2 is trained alone.
+    """Encode a sample's images and masks with random clicks and boxes, without its text, to train SAM 2 alone.
 
     Equal masks count once; objects that the first frame does not show cannot be clicked on and are left out. Of a clip
     that is not annotated throughout, the frames count in which all its masks are known.
@@ -229,7 +229,7 @@ def _targets(masks_KFHW: np.ndarray, grounding_side: int, options: EncodeOptions
 
 
 def key_frames(count: int, options: EncodeOptions) -> list[int]:
-    """Which frames of a clip of so many the language model sees."""
+    """Indices of the frames of a clip that the language model sees."""
     choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
     return choose(count, min(options.key_frames, count))
 

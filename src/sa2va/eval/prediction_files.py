@@ -1,4 +1,4 @@
-"""Predictions on disk: files of JSON lines that several processes append to, one file each, and that survive a kill.
+"""Prediction files: JSON lines, one file per process, that survive a kill.
 
 A line counts when it ends in a line break, so what a killed process left half written is as if it had never been.
 """

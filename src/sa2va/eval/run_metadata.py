@@ -1,4 +1,4 @@
-"""``run.json``: which model answered, how it was asked and with what software, so that no run mixes two of them."""
+"""``run.json`` of an evaluation: model, settings and software, so that a run never mixes two of them."""
 
 from __future__ import annotations
 

@@ -37,6 +37,9 @@ from sa2va.results.answer import Answer
 from sa2va.results.history import History, Turn, turns_of
 from sa2va.visualization.colors import ObjectColors
 
+#: Requests for masks: nearly all are answered in the same few words.
+_SEGMENT = "segment"
+
 
 class Scene:
     """An open image or video with its encoding, made by [`Sa2VA.open`].
@@ -107,7 +110,7 @@ class Scene:
         if self.media is None:
             raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
         requests = [segmentation_request(phrase, video=self.is_video) for phrase in wanted]
-        answers = self._answer(requests, InferenceOptions.of(**options), names=wanted)
+        answers = self._answer(requests, InferenceOptions.of(**options), names=wanted, kind=_SEGMENT)
         return answers[0] if isinstance(phrases, str) else answers
 
     def chat(self, question: str, *, history: History = (), **options: Unpack[Options]) -> Answer:
@@ -140,6 +143,7 @@ class Scene:
             regions=regions,
             at_once=at_once,
             keep_empty=empty_masks,
+            kind="ask",
         )
 
     def caption(self, **options: Unpack[Options]) -> Answer:
@@ -199,7 +203,7 @@ class Scene:
     ) -> list[VLMOutput]:
         requests = [segmentation_request(phrase, video=video) for phrase in phrases]
         with self._lock:
-            return self._runner.generate(self._look(keys, video=video), requests, generation)
+            return self._runner.generate(self._look(keys, video=video), requests, generation, kind=_SEGMENT)
 
     def _answer(
         self,
@@ -211,11 +215,12 @@ class Scene:
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
         keep_empty: bool = False,
+        kind: str | None = None,
     ) -> list[Answer]:
         """Answer questions with text and masks.
 
         Args:
-            names: what each asks for, when it asks for a mask.
+            names: what each asks for, when it asks for a mask. kind: see [`VLMRunner.generate`].
         """
         for question in questions:
             if not isinstance(question, str) or not question.strip():
@@ -226,7 +231,9 @@ class Scene:
             keys = self._key_frames(options) if self.is_video else ()
             if regions is None:
                 media = self._look(keys)
-                outputs = self._runner.generate(media, questions, options.generation, histories=turns, at_once=at_once)
+                outputs = self._runner.generate(
+                    media, questions, options.generation, histories=turns, at_once=at_once, kind=kind
+                )
             else:
                 outputs = self._generate_by_region(questions, regions, options.generation, turns)
             named = zip(outputs, names or [None] * len(outputs), strict=True)

@@ -1,4 +1,4 @@
-"""A binary mask kept as COCO run-length text, and the checks that text needs before pycocotools, which trusts it.
+"""Binary masks as COCO run lengths, which are checked here because pycocotools trusts them.
 
 COCO's runs alternate background, foreground, ... down the columns. Each is written in base 32, least significant digit
 first, as characters from "0" on, bit 5 meaning "more follows"; from the fourth run on, as the difference to two before.

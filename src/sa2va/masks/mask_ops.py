@@ -1,4 +1,4 @@
-"""Masks that can be used: holes, specks, largest part, morphology, feather.
+"""Cleanup of masks: holes, specks, the largest component, morphology.
 
 Pure functions over numpy arrays; nothing here is applied unless it is asked for.
 The world outside the picture is unknown, not background: an object that leaves the picture is not eaten at its edge.

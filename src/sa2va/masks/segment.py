@@ -1,4 +1,4 @@
-"""One object: its masks, what it is called, and how sure the model is of it."""
+"""A segment: an object's masks, its phrase, and the model's confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration of a whole model: one vision-language config, one SAM 2 config, and what ties them together."""
+"""The configuration of a model: one of the vision-language model, one of SAM 2, and what joins them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language half: tokens and image features in, hidden states out, the same for every family.
+"""The language model: tokens and image features in, hidden states out, the same for every family.
 
 transformers' VLM classes compute everything; what is ours is taking them apart: image features are computed once and
 kept, M-RoPE positions are explicit, and the state that feeds the mask prompt is taken where the family was trained.

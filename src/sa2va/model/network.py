@@ -1,4 +1,4 @@
-"""The whole model: a vision-language model writes, and what it writes at ``[SEG]`` prompts SAM 2.
+"""The whole network: the hidden states of a vision-language model at ``[SEG]`` prompt SAM 2.
 
 One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out.
 
@@ -129,6 +129,7 @@ class Sa2VANetwork(PreTrainedModel):
         is_finished: Callable[[list[int]], bool],
         on_token: Callable[[int, int], None] | None = None,
         cache: PromptCache | None = None,
+        drafts: Sequence[Sequence[int]] = (),
     ) -> list[Generated]:
         """Answer prompts about the same images as one batch.
 
@@ -152,6 +153,7 @@ class Sa2VANetwork(PreTrainedModel):
             is_finished=is_finished,
             on_token=on_token,
             kept=cache,
+            drafts=drafts,
         )
 
     def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:

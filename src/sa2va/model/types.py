@@ -1,4 +1,4 @@
-"""The contract between data and model: what one forward pass takes and what it gives back.
+"""Inputs and outputs of a forward pass, shared by data and model.
 
 Shape legend: B samples, L tokens, D hidden width, V vocabulary, F grounding frames of all samples together, S
 grounding side, R regions of one sample, N object-frame pairs of all samples together, P clicks of a pair, s = S/4.

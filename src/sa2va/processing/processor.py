@@ -1,4 +1,4 @@
-"""From a conversation and pictures to token ids and pixels, and from the model's ids back to text.
+"""From conversations and images to token ids and pixels, and from the model's token ids back to text.
 
 Two kinds of family share one interface. InternVL families cut a picture into tiles and write a fixed chat template;
 Qwen families cut it into patches and write the Jinja template of their tokenizer files.

@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors: next-token text, and masks on points where the prediction is least sure.
+"""Losses as pure functions of tensors: next-token prediction, and masks on their most uncertain points.
 
 Every loss is a [`Term`], a sum and what it is a sum over, so that means can be taken over a micro-batch, over all
 micro-batches of a step, or over all processes. With the defaults the numbers are those of the released recipe.

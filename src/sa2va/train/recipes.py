@@ -161,7 +161,7 @@ def pretraining(
 
 
 def _source(recipe: Recipe, kind: str, repeats: float, root: str) -> SourceOptions:
-    """One source; where it draws phrases and frames, what is shown again is a view of its own, as in the reference."""
+    """One source. Each repeat draws new phrases and frames, as upstream does."""
     options: dict[str, Any] = {"root": root, **recipe.options.get(kind, {})}
     if kind in _OBJECTS:
         options["phrases"] = OBJECTS

@@ -1,4 +1,4 @@
-"""What is trained and how: parts of the model by name, LoRA in the language model, and the weights to keep.
+"""What is trained: parts of the model by name, LoRA in the language model, and the weights to save.
 
 A model is trained in place: LoRA layers are injected, never wrapped around it, so that its forward pass, its names and
 its saving stay its own. Trained parameters are float32; frozen ones keep the dtype they were loaded in.

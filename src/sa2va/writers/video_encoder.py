@@ -1,4 +1,4 @@
-"""One playable video file from frames as they come: H.264 for mp4, mov and mkv, VP9 (with alpha) for webm, and gif.
+"""Encode frames into a video file: H.264 for mp4, mov and mkv, VP9 (with alpha) for webm, and gif.
 
 The file is written beside its target and renamed at the end. Frames keep their times, so a source of variable frame
 rate stays in step with its sound, which is copied from the source (re-encoded where the container cannot hold it).

@@ -1,4 +1,4 @@
-"""Writers of videos: what a viewer opens first."""
+"""Writers of playable videos."""
 
 from __future__ import annotations
 

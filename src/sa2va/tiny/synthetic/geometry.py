@@ -1,6 +1,6 @@
 """Points of polygons in the unit square, from which all outlines of the synthetic world are put together.
 
-x points right, y down. A [`Part`] is a filled polygon with a tone, or a hole cut into the parts before it.
+x points right, y down. A [`ShapePart`] is a filled polygon with a tone, or a hole cut into the parts before it.
 """
 
 from __future__ import annotations
