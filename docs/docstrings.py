@@ -49,7 +49,10 @@ def _link(obj: griffe.Object, name: str) -> str:
         return f"`{name}`"
     if target.is_attribute and target.parent.is_class and not target.has_docstring:  # a row in the table of its class
         target = target.parent
-    return f"[`{name}`][{target.path}]"
+    title = (
+        target.canonical_path.removeprefix(f"{target.module.canonical_path}.") if first == obj.package.name else name
+    )
+    return f"[`{title}`][{target.path}]"
 
 
 def _path(obj: griffe.Object, name: str) -> str:
