@@ -1,4 +1,4 @@
-"""How a benchmark's items are put to a model: one encoding per picture or clip, all its queries together."""
+"""Ask a model about a benchmark's items: each image or clip is encoded once for all its queries."""
 
 from __future__ import annotations
 

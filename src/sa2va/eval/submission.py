@@ -38,7 +38,7 @@ def pack_all(out: Path, names: Sequence[str] = (), data: Path | None = None) -> 
     """Pack every server benchmark of a run's folder: its name and archive.
 
     Raises:
-        ValueError: as in :func:`pack`, or the folder holds no server benchmark.
+        ValueError: as in [`pack`], or the folder holds no server benchmark.
     """
     remove_leftovers(out)
     opened = [open_answered(folder, data) for folder in benchmark_folders(out, names)]

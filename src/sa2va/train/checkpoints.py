@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint is complete, and which settings it was made with.
+"""The folder of a run: its complete checkpoints, and the settings they were made with.
 
 A process may die while it writes. Trainer writes ``trainer_state.json`` after all else of a process, so a folder is
 complete when that can be read and every process has left its random state.

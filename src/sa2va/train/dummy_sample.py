@@ -1,4 +1,4 @@
-"""One more row for batches without masks, so that every process runs every part of the model in the same order.
+"""A dummy sample for batches without masks, so that all processes run the same parts of the model in the same order.
 
 DeepSpeed puts gradients together in the order in which they arrive (ZeRO 2) and gathers weights where modules run
 (ZeRO 3). A process whose batch leaves out SAM 2 or the vision tower would add its gradients to those of other

@@ -1,4 +1,4 @@
-"""One line per log on standard error, and a bar where it is a terminal, instead of Trainer's dictionaries."""
+"""Progress on standard error: a line per log, and a bar in a terminal, instead of Trainer's dictionaries."""
 
 from __future__ import annotations
 

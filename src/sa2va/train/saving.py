@@ -1,4 +1,4 @@
-"""What a run writes: a whole model that loads, its adapter, and, to resume from, exactly what was trained."""
+"""What a run saves: a complete model, its adapter, and the trained weights to resume from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save_run(
     *,
     finished: bool,
 ) -> None:
-    """Write everything of one moment of a run that ``Sa2VA.from_pretrained`` and a restart read.
+    """Save a run: what ``Sa2VA.from_pretrained`` loads and what resuming needs.
 
     A model whose base is quantised is an adapter: its own weights are gone.
 

@@ -1,4 +1,4 @@
-"""Ctrl-C or a polite kill in the middle of a run: the step in hand is finished and saved, so that nothing is lost."""
+"""SIGINT and SIGTERM during training: the current step is finished and saved."""
 
 from __future__ import annotations
 

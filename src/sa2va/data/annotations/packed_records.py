@@ -1,4 +1,4 @@
-"""Many records held as text in one piece of memory, which the worker processes of a data loader share."""
+"""Many records packed into one buffer, which the workers of a data loader share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests for masks in one picture, as samples: what all sources of pictures have in common."""
+"""Samples that request masks in an image: what all image datasets share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How questions are put, word for word as the released models were measured (the InternVL adapter of VLMEvalKit)."""
+"""Prompts of question benchmarks, exactly as the released models were measured (VLMEvalKit's InternVL adapter)."""
 
 from __future__ import annotations
 
