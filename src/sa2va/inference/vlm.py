@@ -31,11 +31,15 @@ class EncodedMedia:
     Attributes:
         vision: what the vision tower was given; None for words alone. visual: what it made of that.
         cache: the keys and values of the last prompt about them, from which a prompt that begins alike goes on.
+        drafts: the latest answers of each kind of request, which the next is likely to repeat. They live here and not
+            with the model, so that a request about media opened anew does not depend, in its last digits, on what was
+            asked about others.
     """
 
     vision: VisionInputs | None = None
     visual: VisualTokens | None = None
     cache: PromptCache = field(default_factory=PromptCache)
+    drafts: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +81,6 @@ class VLMRunner:
     def __init__(self, model: Sa2VANetwork, processor: Sa2VAProcessor):
         self.model = model
         self.processor = processor
-        self._drafts: dict[str, tuple[tuple[int, ...], ...]] = {}  # the latest answers of a kind of request
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], *, video: bool) -> EncodedMedia:
@@ -117,12 +120,12 @@ class VLMRunner:
                 options=options,
                 is_finished=self.is_finished,
                 cache=media.cache,
-                drafts=self._drafts.get(kind or "", ()),
+                drafts=media.drafts.get(kind or "", ()),
             )
             written += batch
             if kind is not None:
                 answers = (tuple(one.token_ids) for one in batch if len(one.token_ids) <= _LONGEST_DRAFT)
-                self._drafts[kind] = tuple(dict.fromkeys([*answers, *self._drafts.get(kind, ())]))[:_MOST_DRAFTS]
+                media.drafts[kind] = tuple(dict.fromkeys([*answers, *media.drafts.get(kind, ())]))[:_MOST_DRAFTS]
         return [
             VLMOutput(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
             for question, one in zip(questions, written, strict=True)
