@@ -77,9 +77,9 @@ def _whole(config: TrainConfig) -> TrainConfig:
         config,
         trainable=TrainableOptions(("all",), lora=None),
         # Its masks have fewer cells than the released loss has points, and objects have borders finer than a cell.
-        loss=LossOptions(LossWeights(dice=1, iou=0.5), points=None),
+        loss=LossOptions(LossWeights(dice=1), points=None),
         encode=EncodeOptions(targets="area"),
-        learning_rate=1e-3,
+        learning_rate=7e-4,
         weight_decay=0.0,  # what a run does not use, as pictures SAM 2's memory, stays as it is
         betas=(0.9, 0.98),
         batch_size=2,
