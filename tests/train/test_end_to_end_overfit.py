@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +17,6 @@ from sa2va.train.run import TrainingRun, prepare, train
 #: Clips of four frames take fewer steps than pictures, and words fewer than masks.
 STEPS = dict.fromkeys(MASK_SOURCES, 250) | dict.fromkeys(TEXT_SOURCES, 100)
 STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 160, "osprey-short": 160}
-#: Pictures and words in every test run; the other sources are marked slow.
-ALWAYS = ("mask-folder", "llava")
 
 
 def learnt(kind: str, folder: Path) -> tuple[Sa2VA, TrainingRun]:
@@ -57,11 +53,8 @@ def answered(sa2va: Sa2VA, sample: Sample) -> str:
     return sa2va.chat(medium, question, max_new_tokens=40).text
 
 
-def marked(kinds: Iterable[str]) -> list[Any]:
-    return [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
-
-
-@pytest.mark.parametrize("kind", marked(MASK_SOURCES))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MASK_SOURCES)
 def test_ten_masks_are_learnt_by_heart(kind: str, tmp_path: Path, record_property, capfd):
     MASK_SOURCES[kind](tmp_path / "data")
     sa2va, run = learnt(kind, tmp_path)
@@ -70,7 +63,8 @@ def test_ten_masks_are_learnt_by_heart(kind: str, tmp_path: Path, record_propert
     assert np.mean(overlaps) > 0.9, overlaps
 
 
-@pytest.mark.parametrize("kind", marked(TEXT_SOURCES))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TEXT_SOURCES)
 def test_ten_answers_are_learnt_by_heart(kind: str, tmp_path: Path, record_property, capfd):
     TEXT_SOURCES[kind](tmp_path / "data")
     sa2va, run = learnt(kind, tmp_path)
