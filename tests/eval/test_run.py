@@ -24,9 +24,17 @@ from sa2va import Mask, Sa2VA
 from sa2va.cli import main
 from sa2va.data.annotations.layout import MissingData
 from sa2va.eval import benchmarks as table
-from sa2va.eval.asking import Settings, answer_item, evaluate
 from sa2va.eval.benchmark import BenchmarkSpec, Item, Prediction, Query, Scores, require_all
-from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Shard, predict, rehearse
+from sa2va.eval.predict import (
+    BenchmarkRecord,
+    PredictionProgress,
+    Settings,
+    Shard,
+    answer_item,
+    evaluate,
+    predict,
+    rehearse,
+)
 from sa2va.eval.prediction_files import ShardWriter, read_predictions, shard_path
 from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint

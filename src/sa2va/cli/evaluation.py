@@ -19,7 +19,7 @@ from sa2va.cli.console import Screen, show_scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sa2va.eval.asking import Settings
+    from sa2va.eval.predict import Settings
 
 
 class _RunsByDefault(TyperGroup):
@@ -256,7 +256,7 @@ def _settings(
     max_new_tokens: int,
     at_once: int,
 ) -> Settings:
-    from sa2va.eval.asking import Settings
+    from sa2va.eval.predict import Settings
 
     arguments.mask_options(threshold, None)
     frames: Any = arguments.key_frames(key_frames)
