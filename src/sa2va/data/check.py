@@ -74,7 +74,6 @@ _GCG = (
     ("gcg-flickr", "flickr30k", "flickr_mergedGT_GCG_train.json"),
     ("gcg-openpsg", "openpsg", "OpenPsgGCG_train.json"),
 )
-_OSPREY_FOLDER = "osprey-724k/Osprey-724K"
 _OSPREY = (
     ("osprey-conversation", "conversation", "osprey_conversation.json"),
     ("osprey-description", "description", "osprey_detail_description.json"),
@@ -105,9 +104,9 @@ KNOWN_SETS: dict[str, KnownSet] = {
         ("annotations/instances_*.json",),
         look="sa2va.data.datasets.coco_published:is_published_coco",
     ),
-    **_sources("masks", "MaskFolder", {"mask-folder": ("phrases.json", {})}),
+    **_sources("mask_folders", "MaskFolder", {"mask-folder": ("phrases.json", {})}),
     **_sources("rvos", "OwnVideos", {"video-json": ("meta_expressions.json", {})}),
-    **_sources("chat", "Chat", {"chat": ("chat.jsonl", {})}),
+    **_sources("interchange", "Chat", {"chat": ("chat.jsonl", {})}),
     "yolo": _labelled("Yolo", "data.yaml", "data.yml", "dataset.yaml"),
     "cvat": _labelled("Cvat", "annotations.xml", look="cvat:is_cvat"),
     "cvat-video": _labelled("CvatVideo", "annotations.xml", look="cvat:is_cvat_video"),
