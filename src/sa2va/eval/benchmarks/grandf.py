@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sa2va.data.annotations.grounded_captions import GcgTruth, gcg_truth_files, read_gcg_truth
+from sa2va.data.datasets.gcg import GcgTruth, gcg_truth_files, read_gcg_truth
 from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, masks_of, picture, row
 from sa2va.eval.benchmarks.published import GCG_VAL
