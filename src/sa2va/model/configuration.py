@@ -114,7 +114,7 @@ class Sa2VAConfig(PreTrainedConfig):
         vlm_config: config of the vision-language model: ``internvl``, ``qwen2_5_vl`` or ``qwen3_vl``.
         sam2_config: config of SAM 2; Hiera-L of SAM 2.0 where None.
         seg_token_id: id of ``[SEG]`` in the tokenizer.
-        template: chat template of the InternVL families, a key of ``sa2va.processing.chat_templates.TEMPLATES``; None
+        template: chat template of the InternVL families, a key of ``sa2va.processing.conversation.TEMPLATES``; None
             where the tokenizer files carry the template (Qwen families).
         max_tiles: most tiles that an InternVL cuts a picture into; 1 shows it the whole picture only.
         original_mask_decoder: whether the weights hold SAM 2's original mask decoder beside the fine-tuned one
