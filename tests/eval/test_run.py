@@ -38,8 +38,7 @@ from sa2va.eval.predict import (
 from sa2va.eval.prediction_files import ShardWriter, read_predictions, shard_path
 from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint
-from sa2va.eval.score import score_all
-from sa2va.eval.submission import pack_all
+from sa2va.eval.score import pack_all, score_all
 from sa2va.results.history import Turn
 from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 from synthetic_checkpoint import picture

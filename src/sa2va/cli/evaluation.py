@@ -152,7 +152,7 @@ def score(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = 
 @command
 def pack(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = None) -> None:
     """Write the archives that servers take, checked for completeness."""
-    from sa2va.eval.submission import pack_all
+    from sa2va.eval.score import pack_all
 
     archives = {}
     for name, path in pack_all(out, benchmarks or (), data):
