@@ -1,4 +1,4 @@
-"""Pictures annotated in COCO's format: with phrases, captions, or nothing but categories; or as COCO itself is published."""
+"""Pictures annotated in COCO's format, with phrases, captions or nothing but categories: own and published."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Reque
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
-from sa2va.untrusted import expecting
+from sa2va.untrusted import reading
 
 _KEYS = ("phrase", "caption")
 #: Phrases with their annotations, and captions, which have none.
@@ -199,13 +199,13 @@ class PublishedCoco(Coco):
         captions = path.with_name(f"captions_{_name(path)}.json")
         if path.name != _BESIDE and captions.is_file():
             content = read_json(captions)
-            with expecting(captions, "annotations with image_id and caption"):
+            with reading(captions, "annotations with image_id and caption"):
                 for place, entry in enumerate(content["annotations"]):
                     if entry["image_id"] in instances.images:
                         said = {"image_id": entry["image_id"], "caption": entry["caption"]}
                         instances.annotations[f"caption {place}"] = said  # type: ignore[index]
         for references in sorted(path.parent.glob("refs(*).*")):
-            with expecting(references, "references with ann_id and sentences"):
+            with reading(references, "references with ann_id and sentences"):
                 _say(instances, load_plain(references))
         return instances
 

@@ -30,7 +30,7 @@ from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import GROUNDED_PHRASE, TRAINING_REQUESTS, TrainingRequests
 from sa2va.results.history import Turn
-from sa2va.untrusted import STUMBLES
+from sa2va.untrusted import STUMBLES, reading
 
 _ORIGIN = "the GranD-f annotations of GLaMM, github.com/mbzuai-oryx/groundingLMM"
 _IMAGES = "glamm_data/images"
@@ -221,10 +221,8 @@ def read_gcg(root: str | Path, dataset: str, *, skip_broken: bool = False) -> li
 
 def _entries(annotations: Path, schema: _Schema) -> list[Any]:
     content = read_json(annotations)
-    try:
+    with reading(annotations, "the entries of this set"):
         return list(schema.entries(content))
-    except STUMBLES as error:
-        raise ValueError(f"{annotations} has another form: {type(error).__name__}: {error}") from error
 
 
 def _checked(
@@ -268,16 +266,12 @@ def read_gcg_truth(root: str | Path, split: str) -> list[GcgTruth]:
     files = gcg_truth_files(root, split)
     require_files(f"GCG {split}", files)
     captions_path, masks_path, folder = files
-    try:
+    with reading(f"{captions_path} or {masks_path.name}"):
         masks, sizes = _truth_masks(read_json(masks_path))
         captions = {
             str(entry["image_id"]): (str(entry["caption"]), tuple(map(str, entry["labels"])))
             for entry in read_json(captions_path)["annotations"]
         }
-    except STUMBLES as error:
-        raise ValueError(
-            f"{captions_path} or {masks_path.name} is malformed: {type(error).__name__} {error}"
-        ) from error
     pictures = {path.stem: path for path in folder.iterdir() if not path.name.startswith(".")}
     missing = [name for name in captions if name not in pictures]
     if missing:

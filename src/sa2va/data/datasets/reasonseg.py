@@ -19,7 +19,7 @@ from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Reque
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
-from sa2va.untrusted import STUMBLES, parse_json, stumbled
+from sa2va.untrusted import parse_json, reading
 
 _TARGET, _IGNORED = 1, 2
 _ORIGIN = "the ReasonSeg archives linked at github.com/dvlab-research/LISA"
@@ -157,7 +157,7 @@ def read_reasonseg(root: str | Path, split: str) -> list[ReasonPicture]:
 
 
 def _picture(path: Path) -> ReasonPicture:
-    try:
+    with reading(path.with_suffix(".json"), "text, is_sentence and shapes with label and points"):
         record = parse_json(_text(path.with_suffix(".json")))
         texts = record["text"] if isinstance(record["text"], list) else [record["text"]]
         size = stored_size(path)
@@ -165,11 +165,6 @@ def _picture(path: Path) -> ReasonPicture:
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError("text must hold at least one request, none of them empty")
         return ReasonPicture(path.stem, path, size, tuple(texts), bool(record.get("is_sentence", False)), shapes)
-    except STUMBLES as error:
-        raise ValueError(
-            f"{path.with_suffix('.json')}: expected text, is_sentence and shapes with label and points "
-            f"({stumbled(error)})"
-        ) from error
 
 
 def _text(path: Path) -> str:

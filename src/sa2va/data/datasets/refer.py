@@ -19,7 +19,7 @@ from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Reque
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
-from sa2va.untrusted import expecting
+from sa2va.untrusted import reading
 
 #: Data sets, and who split them by default.
 REFER_SPLITS_BY = {
@@ -194,7 +194,7 @@ def read_refer(root: str | Path, dataset: str, split: str, *, split_by: str | No
     instances_path, references_path, folder = files
     references = _references(references_path, split)
     instances = CocoInstances(instances_path)
-    with expecting(references_path, "references with ref_id, ann_id, image_id and sentences"):
+    with reading(references_path, "references with ref_id, ann_id, image_id and sentences"):
         return _pictures(references, instances, folder, references_path)
 
 
