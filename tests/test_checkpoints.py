@@ -212,7 +212,7 @@ def test_our_loader_never_follows_auto_map(checkpoint: Callable[[str], Path], tm
     tokenizer = read_json(folder / "tokenizer_config.json") | {"auto_map": {"AutoTokenizer": ["never.Followed", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     sa2va = Sa2VA.from_pretrained(folder, trust_remote_code=True)
-    assert sa2va.model.configuration.seg_token_id == 457
+    assert sa2va.model.config.seg_token_id == 457
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,15 @@
-"""Every Python block of the README and of docs/ runs, in order, on a small checkpoint with real files beside it."""
+"""Every Python block of the README and of docs/ runs, in order, on a small checkpoint with real files beside it.
+
+So does every example in a docstring that the API reference shows, on ``tiny`` and the files of examples/.
+"""
 
 from __future__ import annotations
 
+import doctest
 import functools
+import pkgutil
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +19,18 @@ from PIL import Image
 import sa2va
 from sa2va.model.generation import GenerationOptions
 from sa2va.writers.video_encoder import VideoEncoder
+from sa2va.zoo import TINY
 from synthetic_checkpoint import picture
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+#: Names whose docstrings the API reference shows.
+REFERENCE = [
+    name
+    for page in sorted((ROOT / "docs/reference").glob("*.md"))
+    for name in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
 def blocks(page: Path) -> list[str]:
@@ -39,7 +52,8 @@ def desk(tmp_path, monkeypatch, checkpoint):
     )
     # The weights are noise, so answers would run to the limit.
     short = functools.partial(GenerationOptions, max_new_tokens=24)
-    monkeypatch.setattr("sa2va.predictor.GenerationOptions", short)
+    monkeypatch.setattr("sa2va.inference.options.GenerationOptions", short)
+    monkeypatch.setattr("sa2va.inference.scene.GenerationOptions", short)
     monkeypatch.setattr("sa2va.inference.predict_forward.GenerationOptions", lambda **_: short())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -63,6 +77,41 @@ def test_the_readme_leaves_what_it_says(desk):
     assert sorted(path.name for path in (desk / "masks").glob("*.png")) == [f"{i:05d}.png" for i in range(8)]
     assert namespace["mask"].dtype == np.bool_
     assert namespace["mask"].shape == (240, 320)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> sa2va.Sa2VA:
+    return sa2va.Sa2VA.from_pretrained("tiny", device="cpu")
+
+
+def docstring_examples() -> list[doctest.DocTest]:
+    """The examples of every name in the reference and its members, each once."""
+    found: dict[tuple[str | None, int | None], doctest.DocTest] = {}
+    for name in REFERENCE:
+        for test in doctest.DocTestFinder().find(pkgutil.resolve_name(name), name):
+            if test.examples:
+                found.setdefault((test.filename, test.lineno), test)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("example", docstring_examples(), ids=lambda example: example.name)
+def test_docstring_examples_run(example, tmp_path, monkeypatch, tiny):
+    for file in ("shapes.png", "shapes.mp4"):
+        shutil.copy(ROOT / "examples" / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sa2va.Sa2VA, "from_pretrained", lambda source: {"tiny": tiny}[source])
+    monkeypatch.setattr(sa2va.Sa2VAModel, "from_pretrained", lambda folder: {TINY: tiny.model}[folder])
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(example, out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+def test_public_classes_have_an_example():
+    names = [f"sa2va.{name}" for name in sa2va.__all__]
+    names += ["sa2va.writers.CocoWriter", "sa2va.writers.FrameWriter"]
+    names += ["sa2va.train.config.TrainConfig", "sa2va.data.sample.Sample"]
+    assert sorted(set(names) - {example.name for example in docstring_examples()}) == []
 
 
 def test_links_lead_somewhere():

@@ -129,7 +129,7 @@ def overflowing(head: nn.Module) -> Iterator[None]:
 def test_threads_do_not_take_each_others_states(open_sa2va: Callable[[str], Sa2VA], case: str):
     """What feeds the mask prompt is caught in passing; another thread passes by in the middle."""
     sa2va = open_sa2va(case)
-    vlm, family = sa2va.model.vlm, sa2va.model.configuration.family
+    vlm, family = sa2va.model.vlm, sa2va.model.config.family
     ids = [torch.tensor([[5, 6, 7]]), torch.tensor([[9, 8, 7]])]
 
     @torch.inference_mode()

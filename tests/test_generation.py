@@ -140,7 +140,7 @@ def test_beyond_the_window_of_dynamic_rope_nothing_is_split(open_sa2va: Callable
     """There, every angle depends on the length of the pass: only a whole one gives a whole one's numbers."""
     sa2va = open_sa2va(case)
     prompts = Prompts(sa2va, QUESTIONS[2:])
-    window = sa2va.model.configuration.vlm_config.get_text_config().max_position_embeddings
+    window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
     assert max(map(len, prompts.ids)) + 12 > window
     with counted_rows(sa2va) as rows:
         found = together(sa2va, prompts)
@@ -161,7 +161,7 @@ def test_a_longer_text_before_changes_nothing(open_sa2va: Callable[[str], Sa2VA]
     """transformers' dynamic RoPE would remember the longest text it has seen, and give a shorter one its angles."""
     sa2va = open_sa2va("iv25_internlm2_dyn")
     short, long = Prompts(sa2va, QUESTIONS[2:3]), Prompts(sa2va, [QUESTIONS[2] * 3])
-    window = sa2va.model.configuration.vlm_config.get_text_config().max_position_embeddings
+    window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
     assert window < len(short.ids[0]) < len(long.ids[0])
     before = together(sa2va, short)
     together(sa2va, long)
@@ -169,7 +169,7 @@ def test_a_longer_text_before_changes_nothing(open_sa2va: Callable[[str], Sa2VA]
 
 
 def test_a_row_that_ends_on_seg_has_no_state_while_others_go_on(sa2va: Sa2VA):
-    prompts, seg = Prompts(sa2va, QUESTIONS), sa2va.model.configuration.seg_token_id
+    prompts, seg = Prompts(sa2va, QUESTIONS), sa2va.model.config.seg_token_id
     limits = iter(range(100))
 
     def ends_the_first_row(new_tokens: list[int]) -> bool:
@@ -198,7 +198,7 @@ def test_finished_rows_leave_the_others_alone(sa2va: Sa2VA):
 @pytest.mark.parametrize("case", FAMILIES)
 def test_one_pass_over_the_whole_text_gives_the_same_states(open_sa2va: Callable[[str], Sa2VA], case: str):
     sa2va = open_sa2va(case)
-    vlm, family, seg = sa2va.model.vlm, sa2va.model.configuration.family, sa2va.model.configuration.seg_token_id
+    vlm, family, seg = sa2va.model.vlm, sa2va.model.config.family, sa2va.model.config.seg_token_id
     prompts = Prompts(sa2va, QUESTIONS[:1])
     logits: list[Tensor] = []
     hook = vlm.lm_head.register_forward_hook(lambda _, args, output: logits.append(output))
@@ -255,7 +255,7 @@ def always(sa2va: Sa2VA, token: int):
 
 @pytest.mark.parametrize(("limit", "states"), [(1, 0), (2, 1), (5, 4)])
 def test_a_seg_token_counts_once_it_was_read_back(sa2va: Sa2VA, limit: int, states: int):
-    hook = always(sa2va, sa2va.model.configuration.seg_token_id)
+    hook = always(sa2va, sa2va.model.config.seg_token_id)
     (answer,) = together(sa2va, Prompts(sa2va, QUESTIONS[:1]), max_new_tokens=limit)
     hook.remove()
     assert answer.seg_states.shape == (states, 64)
@@ -384,3 +384,71 @@ def test_padding_takes_no_position(open_sa2va: Callable[[str], Sa2VA], case: str
     found = language.positions(sa2va.model.vlm, padded, mask, grid)
     assert alone.shape == ((3, *row.shape) if case in ("q25", "q3") else row.shape)
     assert torch.equal(found[..., : row.shape[1]], alone)
+
+
+def drafted(sa2va: Sa2VA, prompts: Prompts, drafts: Sequence[Sequence[int]], finished: Callable = never, **options):
+    """Answers with drafts, and the lengths of the passes of the language model."""
+    lengths: list[int] = []
+    note = lambda _module, _args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1])  # noqa: E731
+    hook = sa2va.model.vlm.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    settings = GenerationOptions(**{"max_new_tokens": 12, **options})
+    try:
+        found = sa2va.model.generate(prompts.ids, prompts.visual, options=settings, is_finished=finished, drafts=drafts)
+    finally:
+        hook.remove()
+    return found, lengths
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_drafts_change_no_token_and_no_state(open_sa2va, case, rows):
+    sa2va = open_sa2va(case)
+    prompts = Prompts(sa2va, QUESTIONS[:rows])
+    expected = together(sa2va, prompts)
+    answer = expected[-1].token_ids
+    for draft in (answer, answer[:5], [*answer[:3], answer[0], answer[1]], answer[:1], [*answer, *answer]):
+        found, _ = drafted(sa2va, prompts, [draft])
+        assert_same(found, expected)
+
+
+def test_a_right_draft_is_read_in_one_pass(sa2va):
+    prompts = Prompts(sa2va, QUESTIONS[:1])
+    expected = together(sa2va, prompts)
+    found, lengths = drafted(sa2va, prompts, [[1, 2, 3], expected[0].token_ids])
+    assert_same(found, expected)
+    assert lengths == [len(prompts.ids[0]), 11]
+    found, lengths = drafted(sa2va, prompts, [expected[0].token_ids[:4] + [1] * 4])
+    assert_same(found, expected)
+    assert lengths == [len(prompts.ids[0]), 7] + [1] * 7  # of the draft four tokens are right
+
+
+def test_a_draft_that_begins_otherwise_costs_nothing(sa2va):
+    prompts = Prompts(sa2va, QUESTIONS[:1])
+    first = together(sa2va, prompts)[0].token_ids[0]
+    _, lengths = drafted(sa2va, prompts, [[first + 1, 5, 6]])
+    assert lengths == [len(prompts.ids[0])] + [1] * 11
+
+
+def test_sampling_reads_no_draft(sa2va):
+    prompts = Prompts(sa2va, QUESTIONS[:1])
+    answer = together(sa2va, prompts)[0].token_ids
+    for options in ({"temperature": 0.7, "seed": 1}, {"repetition_penalty": 1.3}):
+        expected = together(sa2va, prompts, **options)
+        found, lengths = drafted(sa2va, prompts, [answer], **options)
+        assert_same(found, expected)
+        assert max(lengths[1:]) == 1
+
+
+def test_tokens_of_a_draft_are_told_as_they_come(sa2va):
+    prompts = Prompts(sa2va, QUESTIONS[:2])
+    expected = together(sa2va, prompts)
+    told: list[list[int]] = [[], []]
+    sa2va.model.generate(
+        prompts.ids,
+        prompts.visual,
+        options=GenerationOptions(max_new_tokens=12),
+        is_finished=never,
+        on_token=lambda row, token: told[row].append(token),
+        drafts=[expected[0].token_ids],
+    )
+    assert told == [answer.token_ids for answer in expected]

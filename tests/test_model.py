@@ -321,7 +321,7 @@ def test_eager_and_sdpa_attention_agree(
     sa2va = open_sa2va(case)
     eager = Sa2VA.from_pretrained(checkpoint(case), attn_implementation="eager")
     assert eager.model.config.vlm_config.get_text_config()._attn_implementation == "eager"
-    assert sa2va.model.configuration.vlm_config.get_text_config()._attn_implementation == "sdpa"
+    assert sa2va.model.config.vlm_config.get_text_config()._attn_implementation == "sdpa"
     found, expected = (run(each, [CLIP, WORDS], prompted=first(2)) for each in (eager, sa2va))
     assert_close(found.logits[0], expected.logits[0])
     assert_close(found.masks.logits, expected.masks.logits, 2e-3)

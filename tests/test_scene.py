@@ -157,7 +157,8 @@ def test_a_video_is_looked_at_once_for_all_requests_about_the_same_frames(sa2va)
         with counting(sa2va) as counts:
             frames = scene.track(PHRASES[1], **options)
         assert counts["vision tower"] == 0
-        assert [frame.segments for frame in frames] == [frame.segments for frame in track]
+        found = [[(one.phrase, one.masks) for one in frame] for frame in frames]
+        assert found == [[(one.phrase, one.masks) for one in frame] for frame in track]
         with counting(sa2va) as counts:
             scene.chat("What is this?", key_frames=[6], max_new_tokens=1)
         assert counts["vision tower"] == 1
@@ -257,3 +258,22 @@ def test_pixels_of_an_array_are_not_shared(sa2va):
 def test_a_file_that_is_gone_is_said_before_anything_is_asked(sa2va, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         sa2va.open(tmp_path / "none.png")
+
+
+def test_an_answer_of_a_known_kind_takes_two_passes():
+    """One reads the request, one the answer that was given before; "Sure, [SEG]." word by word would be six."""
+    tiny = Sa2VA.from_pretrained("tiny")
+    lengths: list[int] = []
+    hook = tiny.model.vlm.model.language_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    try:
+        with tiny.open("examples/shapes.png" if Path("examples").is_dir() else PICTURE) as scene:
+            first = scene.segment("the red star")
+            alone = len(lengths)
+            lengths.clear()
+            second = scene.segment("the blue circle")
+    finally:
+        hook.remove()
+    assert isinstance(first, Answer) and isinstance(second, Answer) and first.text == second.text
+    assert alone > 3 and len(lengths) == 2

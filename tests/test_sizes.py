@@ -37,7 +37,7 @@ def test_shapes_are_those_of_the_released_tensors(name: str):
 
 
 def shapes_of(sa2va: Sa2VA) -> Architecture:
-    config = sa2va.model.configuration
+    config = sa2va.model.config
     text, vision, sam2 = config.get_text_config(), config.vlm_config.vision_config, config.sam2_config
     patches = (vision.image_size[0] // vision.patch_size[0]) ** 2
     tokens = (patches + 1, patches // 4)

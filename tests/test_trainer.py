@@ -544,7 +544,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tune: Callable[..., Tra
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("average", ["micro_batch", pytest.param("step", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("average", ["micro_batch", "step"])
 def test_two_processes_learn_what_one_learns(
     tune: Callable[..., TrainConfig], average: str, tmp_path: Path, quiet: None, record_property
 ):

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and never in place of what they are made from.
+"""Atomic files and folders: they appear complete or not at all, and never overwrite what they are made from.
 
 Write beside the target, then rename over it. Errors of the file system name the target, not the hidden file beside it.
 What grows in place is held by the one process that writes it.
@@ -32,7 +32,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.part-[0-9a-f]{12}(\.[^.]*)?")
 
 
 def check_target(target: str | Path, *sources: Any) -> None:
-    """Refuse a target before any work is done for it.
+    """Reject an unsuitable target before any work is done.
 
     Args:
         target: file or folder to write. It may exist, and so may any of its parents.
@@ -105,7 +105,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove the temporary files that a killed process left beside a target, or in it where it is a folder.
+    """Remove the temporary files that a killed process left next to a target, or in it if it is a folder.
 
     Those that are being written now stay, and on Windows, where that is not known, all do.
     """
@@ -121,7 +121,7 @@ def remove_leftovers(target: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes ``path`` when the block ends well and vanishes when it does not."""
+    """A temporary path to write to; it becomes ``path`` at the end of the block, and is removed after an error."""
     with naming(path), temporary_beside(path) as temporary:
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
@@ -162,7 +162,7 @@ def _system_error(error: Exception) -> int | None:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """An empty folder to write files to; they move into ``folder`` (made if missing) when the block ends well.
+    """An empty folder to write to; its files move into ``folder`` (created if missing) at the end of the block.
 
     What a killed process left of this in ``folder`` is removed first: no two may fill one folder at a time.
     """

@@ -29,12 +29,12 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_down
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text has the form ``owner/name``."""
+    """Whether a string has the form ``owner/name``."""
     return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def resolve_folder(source: str | Path, patterns: Sequence[str] = DOWNLOAD_PATTERNS, **hub_kwargs: Any) -> Path:
-    """A local folder as it is, or a hub id downloaded (safetensors, configs and tokenizer files only).
+    """The local folder of a checkpoint; a hub id is downloaded (safetensors, configs and tokenizer files only).
 
     Args:
         patterns: which files are needed.
@@ -56,7 +56,7 @@ def resolve_folder(source: str | Path, patterns: Sequence[str] = DOWNLOAD_PATTER
 
 
 def download(hub_id: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS, **options: Any) -> Path:
-    """The folder in the cache with a repository's files, downloaded where they are not there yet.
+    """Download a repository's files unless they are cached. Returns the folder in the cache.
 
     Args:
         options: those of [`HUB_OPTIONS`]; others are left out.

@@ -33,11 +33,27 @@ from sa2va.runtime import no_weight_bar, require_extra
 
 
 class Sa2VAModel(Sa2VANetwork):
-    """A [`Sa2VANetwork`] with its files.
+    """Sa2VA as a transformers model: a vision-language model, SAM 2, and the projection between them.
+
+    For requests about images and videos use [`sa2va.Sa2VA`], which adds the processor.
 
     Attributes:
-        folder: where the weights were loaded from; None for a model made otherwise. processor: read from there when
-            [`predict_forward`] first needs it.
+        vlm: the transformers vision-language model.
+        sam2: a ``Sam2VideoModel``; its parts are used, its ``forward`` never is.
+        projection: from the hidden state at ``[SEG]`` to a prompt of SAM 2's mask decoder.
+        original_mask_decoder: SAM 2's own mask decoder in Sa2VA-i checkpoints, else None. ``sam2.mask_decoder`` is the
+            fine-tuned one.
+        folder: where the weights were loaded from; None for a model made otherwise.
+        processor: loaded from that folder when [`predict_forward`] first needs it.
+
+    Examples:
+        >>> from sa2va import Sa2VAModel
+        >>> from sa2va.zoo import TINY
+        >>> model = Sa2VAModel.from_pretrained(TINY)
+        >>> model.config.family.name
+        'internvl'
+        >>> model.predict_forward(image="shapes.png", text="<image>What color is the car?")["prediction"]
+        'blue<|im_end|>'
     """
 
     folder: Path | None = None
@@ -56,22 +72,22 @@ class Sa2VAModel(Sa2VANetwork):
         """Load a released checkpoint or one of ours, strictly, without remote code.
 
         Args:
-            pretrained_model_name_or_path: local folder or hub id; ``config.json`` says which layout it is.
+            pretrained_model_name_or_path: local folder or hub id; ``config.json`` tells which layout it has.
+            model_args: passed on to the constructor.
             config: overrides the folder's own.
-            dtype: of the weights in memory; None or ``"auto"`` takes the one ``config.json`` names, else float32.
+            dtype: of the weights in memory; None or ``"auto"`` takes the one in ``config.json``, else float32.
                 ``torch_dtype`` is its older name.
-            quantization: ``"int8"`` or ``"nf4"`` for the linear layers of the language model, on CUDA and CPU; see
-                [`sa2va.model.quantization`].
-            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config`` (it gets the
-                list of what stays as it is), ``max_memory``, and ``revision``, ``cache_dir``, ``token``,
-                ``local_files_only`` for a hub id.
-                ``trust_remote_code`` and ``use_flash_attn``, which code written for the releases passes, are accepted
-                and change nothing.
+            quantization: ``"int8"`` or ``"nf4"`` quantises the linear layers of the language model, on CUDA or CPU.
+                Everything else keeps its dtype.
+            kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config`` (which is given
+                the list of layers to skip), ``max_memory``, and for a hub id ``revision``, ``cache_dir``, ``token``,
+                ``local_files_only``. ``trust_remote_code`` and ``use_flash_attn`` are accepted for code written for the
+                releases, and ignored.
 
         Raises:
-            ValueError: a tensor is missing, left over or misshapen, or a file is damaged; the message names it. Or the
-                hub does not give the checkpoint, or it cannot be quantised like this here.
-            ImportError: ``quantization`` or ``device_map`` needs a package that is missing.
+            ValueError: a tensor is missing, unexpected or misshapen, or a file is damaged; the message names it. Or the
+                download failed, or this device or checkpoint cannot be quantised this way.
+            ImportError: ``quantization`` or ``device_map`` needs a package that is not installed.
         """
         if pretrained_model_name_or_path is None:  # transformers' own way to load a given state dict
             return super().from_pretrained(None, *model_args, config=config, dtype=dtype, **kwargs)
@@ -115,27 +131,29 @@ class Sa2VAModel(Sa2VANetwork):
     ) -> Sa2VAModel:
         """Build an untrained Sa2VA from a base vision-language model and SAM 2.
 
-        The five tokens of Sa2VA are added to the tokenizer in the released order, the embeddings are resized to
-        exactly its length, and the projection starts from torch's default initialisation.
+        Sa2VA's five tokens are added to the tokenizer in the released order, the embeddings are resized to exactly its
+        length, and the projection gets torch's default initialisation.
 
         Args:
-            vlm: a loaded model, or a folder or hub id of one (transformers' layout, or InternVL's own).
+            vlm: a loaded model, or the folder or hub id of one (transformers' layout, or InternVL's own).
             sam2: a loaded ``Sam2VideoModel``, a folder or hub id in transformers' layout, or Meta's ``.pt`` file.
-            tokenizer: the base model's; it is changed in place. None loads it from ``vlm``, which then must be a
-                folder or id.
-            template: chat template of an InternVL model; None means ``"qwen_chat"`` there.
+            tokenizer: the base model's; it is changed in place. None loads it from ``vlm``, which must be a folder or
+                id then.
+            template: chat template of an InternVL model; None means ``"qwen_chat"``.
         """
         return build_from_parts(cls, vlm, sam2, tokenizer=tokenizer, template=template)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write our layout; arguments as in transformers.
+        """Write a checkpoint in our layout.
 
-        transformers would by default rename tensors of the vision-language model to the names of its own older
-        checkpoints, which are not ours.
+        Args:
+            save_directory: folder to write to.
+            kwargs: as in transformers. Its ``save_original_format`` is off by default, because it would rename tensors
+                of the vision-language model as in transformers' own older checkpoints.
 
         Raises:
-            ValueError: the model is quantised, so that its own weights are gone.
-            OSError: it cannot be written there (full, read-only, not permitted).
+            ValueError: the model is quantised: its own weights are gone.
+            OSError: the folder is full, read-only or not permitted.
         """
         if getattr(self, "hf_quantizer", None) is not None:
             raise ValueError(
@@ -159,10 +177,17 @@ class Sa2VAModel(Sa2VANetwork):
         processor: Any = None,
         max_new_tokens: int = 2048,
     ) -> dict[str, Any]:
-        """[`Sa2VA.predict_forward`] for code written for the releases, which calls it on what an auto class loaded.
+        """[`sa2va.Sa2VA.predict_forward`], for code written for the releases that calls it on a model of an auto class.
 
         Args:
-            tokenizer, processor: needed only where the model was not loaded from a folder, which has its own.
+            image: as in [`sa2va.Sa2VA.predict_forward`], like the arguments up to ``mask_prompts``.
+            video: the frames, or a video.
+            text: the request.
+            past_text: the conversation so far.
+            mask_prompts: regions of the image.
+            tokenizer: needed only if the model was not loaded from a folder.
+            processor: the same.
+            max_new_tokens: limit on the length of the answer.
         """
         return predict_forward(
             VLMRunner(self, self._processor_for(tokenizer, processor)),
@@ -189,7 +214,7 @@ class Sa2VAModel(Sa2VANetwork):
 
 
 class ReleasedConfig(Sa2VAConfig):
-    """Lets transformers' ``AutoConfig`` read a released ``config.json``; what comes out is a [`Sa2VAConfig`]."""
+    """Lets transformers' ``AutoConfig`` read a released ``config.json`` as a [`Sa2VAConfig`]."""
 
     model_type = "sa2va_chat"
 

@@ -1,4 +1,4 @@
-"""The user's handle on a model: pictures, videos and words in; text and masks out."""
+"""The main entry point: images, videos and words in; text and masks out."""
 
 from __future__ import annotations
 
@@ -30,19 +30,34 @@ from sa2va.runtime import default_device, default_dtype, present_device
 
 
 class Sa2VA:
-    """A loaded model and its processor, ready to answer.
+    """A loaded model with its processor: segments, chats, captions, describes regions and tracks.
 
-    Every method opens its medium, asks, and closes it; [`open`] keeps it for several requests. ``**options`` are those
-    of [`InferenceOptions`] and its parts:
+    Each method opens the medium, asks and closes it; [`open`] keeps it open for several requests. ``**options`` are
+    keywords of [`InferenceOptions`] and its parts:
 
-    * ``threshold``: probability above which a pixel belongs to an object; 0.5 if not given. ``probabilities``: keep
-      float32 probabilities in every segment. ``cleanup``: holes to fill, specks to remove and the like.
+    * ``threshold``: probability above which a pixel belongs to an object (0.5). ``probabilities``: keep float32
+      probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
     * ``key_frames``, ``num_key_frames``, ``mode``: for videos, see [`track`].
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
-      [`GenerationOptions`].
+      [`sa2va.model.generation.GenerationOptions`].
 
     Attributes:
-        model: the [`Sa2VAModel`]. processor: its [`Sa2VAProcessor`].
+        model: the [`Sa2VAModel`].
+        processor: its [`Sa2VAProcessor`].
+
+    Examples:
+        >>> from sa2va import Sa2VA
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> answer = model.segment("shapes.png", "the yellow cloud")
+        >>> len(answer.segments)
+        1
+        >>> model.chat("shapes.png", "What color is the car?").text
+        'blue'
+        >>> with model.open("shapes.png") as scene:  # the image is encoded once
+        ...     cloud, letter = scene.segment(["the yellow cloud", "the letter Z"])
+        >>> track = model.track("shapes.mp4", "the orange hat", sampling={"max_frames": 2})
+        >>> [frame.index for frame in track]
+        [0, 1]
     """
 
     def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
@@ -66,20 +81,20 @@ class Sa2VA:
 
         Args:
             source: ``"tiny"``, the checkpoint in this package; a local folder, a hub id, or a name that
-                ``sa2va models`` lists; or the folder of an adapter, which names the model it belongs to.
-            device: where to put the model; None takes the best device present. Not together with ``device_map``.
-            dtype: of the weights; None takes float32 on CPU and half precision on accelerators.
-            device_map: ``"auto"`` or a dict spreads the model over devices (needs accelerate).
-            quantization: ``"int8"`` or ``"nf4"`` keeps the linear layers of the language model in eight or four bits
-                (needs bitsandbytes; CUDA or CPU); all else stays in ``dtype``.
-            adapter: folder or hub id of what a LoRA run has learnt on this model; it stays apart from the weights
-                (needs peft). ``sa2va merge`` puts it into them.
+                ``sa2va models`` lists; or the folder of an adapter, which names its base model.
+            device: where to put the model; None takes the best available. Not together with ``device_map``.
+            dtype: of the weights; None means float32 on CPU and half precision on accelerators.
+            device_map: ``"auto"`` or a dict distributes the model over devices (needs accelerate).
+            quantization: ``"int8"`` or ``"nf4"`` quantises the linear layers of the language model (needs bitsandbytes;
+                CUDA or CPU). Everything else stays in ``dtype``.
+            adapter: folder or hub id of a LoRA adapter for this model (needs peft). It stays separate from the weights;
+                ``sa2va merge`` merges it.
             kwargs: as in [`Sa2VAModel.from_pretrained`].
 
         Raises:
-            ValueError: the source is no checkpoint, the hub does not give it, or a tensor is missing, left over or
-                misshapen; the adapter belongs to another model; the device does not compute with quantised weights.
-            ImportError: a package that an option needs is missing; the message says how to install it.
+            ValueError: the source is no checkpoint, the download failed, or a tensor is missing, unexpected or
+                misshapen; the adapter belongs to another model; the device does not support quantised weights.
+            ImportError: an option needs a package that is not installed; the message says how to install it.
         """
         source = zoo.resolve(str(source))
         if adapter is None and is_adapter(source):
@@ -109,18 +124,15 @@ class Sa2VA:
         end: int | float | None = None,
         max_frames: int | None = None,
     ) -> Scene:
-        """Open a picture or video for any number of requests, which share what the model makes of it. ::
-
-            with model.open("street.jpg") as scene:
-                cars = scene.segment("all cars")
-                answer = scene.chat("What is the weather like?")
+        """Open an image or video for any number of requests, which share its encoding.
 
         Args:
-            media: a picture, a video, or None to talk without one; see [`open_media`].
-            stride, fps, start, end, max_frames: which frames of a video count, see [`open_media`].
+            media: an image, a video, or None to talk without one; see [`open_media`].
+            stride, fps, start, end, max_frames: which frames of a video to use, see [`open_media`].
 
         Raises:
-            FileNotFoundError, ValueError: there is nothing to read, or it is damaged.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is neither an image nor a video, or is damaged.
         """
         if media is None:
             return Scene(self._runner, None)
@@ -130,17 +142,21 @@ class Sa2VA:
     def segment(
         self, media: MediaSource, phrases: str | Sequence[str], **options: Unpack[Options]
     ) -> Answer | list[Answer]:
-        """Find what phrases (or questions) describe.
+        """Segment what phrases or questions describe.
 
         Args:
-            media: a picture, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
-                RGB (H, W, 3); what OpenCV reads is BGR: pass ``frame[..., ::-1]``.
-            phrases: one, or several that are answered together; a phrase with a question mark is asked as a question.
+            media: an image, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
+                RGB (H, W, 3); OpenCV reads BGR: pass ``frame[..., ::-1]``.
+            phrases: one phrase, or several that are answered as a batch. A phrase with a question mark is asked as a
+                question.
             options: see [`Sa2VA`].
 
         Returns:
-            an [`Answer`] for a single phrase, a list of them for a list. One that points at nothing has no segments,
-            and ``reason`` says why.
+            an [`Answer`] for a single phrase, a list of them for a list. If nothing was found, it has no segments and
+            its ``reason`` says why.
+
+        Raises:
+            ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
         checked_phrases(phrases)  # before anything is decoded
         with self.open(media) as scene:
@@ -149,12 +165,17 @@ class Sa2VA:
     def chat(
         self, media: MediaSource | None, question: str, *, history: History = (), **options: Unpack[Options]
     ) -> Answer:
-        """Ask anything about a picture, a short video, or nothing but words (``media=None``).
+        """Ask anything about an image or a short video, or talk without one (``media=None``).
 
         Args:
-            history: ``history`` of an earlier answer about the same media, to go on talking; or pairs (question,
-                answer), or messages ``{"role": "user" | "assistant", "content": text}``.
+            media: an image, a video, or None.
+            question: the user's words.
+            history: ``history`` of an earlier answer about the same medium, to continue the conversation; or pairs
+                (question, answer), or messages ``{"role": "user" | "assistant", "content": text}``.
             options: see [`Sa2VA`].
+
+        Raises:
+            ValueError: the question or history is malformed, the medium cannot be read, or an option is out of range.
         """
         with self.open(media) as scene:
             return scene.chat(question, history=history, **options)
@@ -170,22 +191,23 @@ class Sa2VA:
         empty_masks: bool = False,
         **options: Unpack[Options],
     ) -> list[Answer]:
-        """Many unrelated questions about one picture or short video.
+        """Ask many independent questions about one image or short video.
 
         Args:
-            questions: each is put as it is, and knows nothing of the others.
-            histories: the turns before each question, as in [`chat`]; None where every one is the first.
-            regions: of a picture, a marked part for each question, which its text calls region1; as in [`describe`].
-            at_once: how many are answered together; None for all. Fewer need less memory. Questions about regions are
-                answered one by one.
-            empty_masks: keep a segment for every ``[SEG]``, also where its mask is empty.
+            media: an image, a video, or None.
+            questions: each is asked as it is, without knowledge of the others.
+            histories: the turns before each question, as in [`chat`]; None if there are none.
+            regions: one region of the image per question, which its text calls region1; as in [`describe`].
+            at_once: batch size; None answers all together. Fewer need less memory. Questions about regions are answered
+                one by one.
+            empty_masks: keep a segment for every ``[SEG]``, even if its mask is empty.
             options: see [`Sa2VA`].
 
         Returns:
-            an [`Answer`] for each, as [`chat`] would give.
+            for each question an [`Answer`], the same as that of [`chat`].
 
         Raises:
-            ValueError: histories or regions of another number than the questions; or as in [`describe`].
+            ValueError: the number of histories or regions differs from that of the questions; or as in [`describe`].
         """
         with self.open(media) as scene:
             return scene.ask(
@@ -198,9 +220,10 @@ class Sa2VA:
             )
 
     def caption(self, media: MediaSource, **options: Unpack[Options]) -> Answer:
-        """Describe a picture and point at what is named: segments carry their phrase and its characters in the text.
+        """Write a grounded caption: each segment has its phrase and the characters it spans in the text.
 
         Args:
+            media: an image or a short video.
             options: see [`Sa2VA`].
         """
         with self.open(media) as scene:
@@ -214,16 +237,17 @@ class Sa2VA:
         requests: Sequence[str] | None = None,
         **generation: Any,
     ) -> list[str]:
-        """Describe marked parts of a picture, one text each. Every request sees all of them.
+        """Describe regions of an image, one text each. Every request sees all regions.
 
         Args:
-            regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels of the picture; one of them may come bare.
-            requests: what to ask about each region, where they are called region1, region2, ...; None for the released
-                models' own wording.
-            generation: fields of [`GenerationOptions`], such as ``max_new_tokens``.
+            media: an image.
+            regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels; a single one needs no list.
+            requests: what to ask about each region; they are called region1, region2, ... None means the wording of the
+                released models.
+            generation: fields of [`sa2va.model.generation.GenerationOptions`], such as ``max_new_tokens``.
 
         Raises:
-            ValueError: the model's family reads no regions, or a region is empty or outside the picture.
+            ValueError: the family has no region prompts, or a region is empty or outside the image.
         """
         with self.open(media) as scene:
             return scene.describe(regions, requests=requests, **generation)
@@ -237,21 +261,23 @@ class Sa2VA:
         sampling: dict[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> Track:
-        """Follow what phrases describe through a video of any length, lazily.
+        """Lazily track what phrases describe through a video of any length.
 
         Args:
-            media: video file, folder of frames, or list of frames (arrays uint8 RGB); frames are decoded when they are
-                needed.
-            selections: with ``key_frames="compressed"``, how its hundred frames are chosen; several are averaged.
+            media: a video file, a folder of frames, or a list of frames (arrays uint8 RGB), decoded on demand.
+            phrases: one phrase, or several.
+            selections: how the hundred frames of ``key_frames="compressed"`` are chosen; several are averaged.
             sampling: ``stride``, ``fps``, ``start``, ``end``, ``max_frames`` of [`open_media`].
-            options: see [`Sa2VA`]; for videos: ``key_frames``, which frames the language model sees: ``"uniform"`` over
-                the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array of
-                them), or ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, how many; ``mode``,
-                ``"released"`` or ``"consistent"``, see [`sa2va.inference.tracker`], None for what the checkpoint was
-                made for.
+            options: see [`Sa2VA`]. For videos: ``key_frames``, which frames the language model sees, ``"uniform"`` over
+                the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array), or
+                ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, their number; ``mode``, ``"released"`` or
+                ``"consistent"``, see [`sa2va.inference.tracker`], or None for the one the checkpoint was made for.
 
         Returns:
             a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.
+
+        Raises:
+            ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
         checked_phrases(phrases)
         InferenceOptions.of(**options)
@@ -259,17 +285,17 @@ class Sa2VA:
             return scene.track(phrases, selections=selections, **options)
 
     def stream(self, *phrases: str | Sequence[str], **options: Unpack[Options]) -> VideoTracker:
-        """A tracker for frames that arrive one by one; phrases are looked for in the first frame it is given.
+        """A tracker for frames that arrive one by one, such as a camera's. It looks for the phrases in its first frame.
 
         Frames are uint8 RGB (H, W, 3), not OpenCV's BGR.
 
         Args:
-            phrases: what to look for, one by one or as a list; their ids are 1, 2, ... in this order. More may be added
-                at any time with ``tracker.add``.
+            phrases: what to look for, as arguments or as a list. Their ids are 1, 2, ... in this order; more may be
+                added at any time with [`VideoTracker.add`].
             options: see [`Sa2VA`].
 
         Raises:
-            ValueError: a phrase is blank or no text.
+            ValueError: a phrase is blank or not text.
         """
         listed = phrases[0] if len(phrases) == 1 and not isinstance(phrases[0], str) else phrases
         first = checked_phrases(listed) if phrases else []
@@ -295,24 +321,27 @@ class Sa2VA:
         processor: Any = None,
         max_new_tokens: int = 2048,
     ) -> dict[str, Any]:
-        """Drop-in for the method of the released remote code: same arguments, same results.
+        """Drop-in replacement for the method of the released remote code: same arguments, same results.
 
-        Differences, all of them where the released code raises: ``<image>`` in ``text`` is optional, a CPU will do,
-        pictures and videos may be files, and ``past_text`` is returned.
+        It accepts more where the released code raises: ``<image>`` in ``text`` is optional, the model may be on a CPU,
+        images and videos may be files, and ``past_text`` is returned.
 
         Args:
-            image: a picture, as for [`load_image`].
-            video: the frames, or a video as for [`open_media`]; where both are given, ``image`` is not looked at.
-            mask_prompts: ``[masks]``, masks (N, H, W) of regions of the picture; InternVL families read them. One that
-                falls between the samples of the grid is no token, as in the released code.
-            tokenizer, processor: accepted and not needed.
+            image: an image, as for [`sa2va.media.image.load_image`].
+            video: the frames, or a video as for [`open_media`]. If both are given, ``image`` is ignored.
+            text: the request.
+            past_text: ``past_text`` of the result before, to continue the conversation.
+            mask_prompts: ``[masks]``, masks (N, H, W) of regions of the image (InternVL families). One that falls
+                between the sampling points of the grid gets no token, as in the released code.
+            tokenizer, processor: accepted and ignored.
+            max_new_tokens: limit on the length of the answer.
 
         Returns:
-            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...], "past_text": str}``:
-            one mask per ``[SEG]``; ``past_text`` goes with the same pictures into the next call, to go on talking.
+            ``{"prediction": str with special tokens, "prediction_masks": [bool (T, H, W), ...], "past_text": str}``,
+            with one mask per ``[SEG]``.
 
         Raises:
-            ValueError: no ``text``, a video without frames, or masks of another form.
+            ValueError: there is no ``text``, the video has no frames, or the masks are malformed.
         """
         return predict_forward(
             self._runner,

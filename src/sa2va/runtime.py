@@ -17,7 +17,7 @@ logger.addHandler(logging.NullHandler())
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
-    """Import an optional module, or say exactly how to install it.
+    """Import an optional module; if it is missing, the error says how to install it.
 
     Args:
         module: importable name, e.g. ``"supervision"``.
@@ -35,7 +35,7 @@ def require_extra(module: str, extra: str) -> ModuleType:
 
 
 def import_object(place: str, what: str) -> Any:
-    """The object that a ``"package.module:name"`` names.
+    """Import the object named by ``"package.module:name"``.
 
     Args:
         what: it is called in errors, e.g. ``"data source"``.
@@ -54,7 +54,7 @@ def import_object(place: str, what: str) -> Any:
 
 @contextmanager
 def no_weight_bar() -> Iterator[None]:
-    """Without the bar over hundreds of tensors that transformers draws while it fills a model.
+    """Suppress transformers' progress bar while weights are loaded.
 
     Downloads, whose bars it would take along, come before.
     """
@@ -70,7 +70,7 @@ def no_weight_bar() -> Iterator[None]:
 
 
 def default_device() -> torch.device:
-    """The best device present: CUDA, then Apple MPS, then CPU."""
+    """The best available device: CUDA, then Apple MPS, then CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -81,7 +81,7 @@ def default_device() -> torch.device:
 
 
 def present_device(name: str | int | torch.device) -> torch.device:
-    """A device that is on this machine, by its name or the number of a GPU.
+    """A device of this machine, by name or GPU number.
 
     Raises:
         ValueError: torch knows no such device, or does not see one here.

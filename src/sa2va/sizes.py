@@ -1,4 +1,4 @@
-"""What a model needs in memory: its weights to the byte, and what it works with, counted from its shapes.
+"""Memory that a model needs: its weights exactly, and activations counted from its shapes.
 
 The working set is the largest of the moments that a request goes through: pictures in the vision tower, the prompt in
 the language model, frames in SAM 2's image encoder. What a device's own libraries take (on CUDA some hundred megabytes)

@@ -1,4 +1,4 @@
-"""The boundary between files and code: what Python stumbles over in malformed values becomes a ValueError with a place.
+"""Untrusted files: whatever Python raises on malformed values becomes a ValueError that names the place.
 
 JSON, YAML and XML say nothing about types, so that any code that reads them meets text where it wants a number, a list
 where it wants an object, numbers beyond every range and values nested a thousand levels deep.

@@ -1,4 +1,4 @@
-"""The published checkpoints: what each is made of, how large it is, and the scores its authors printed.
+"""The published checkpoints: base models, sizes, and the scores their authors published.
 
 Nothing here is measured by this package. Sizes and scores come from the Sa2VA paper (arXiv 2501.04001 v3, tables 8 and
 14, which agree with the model cards) and, for Sa2VA-i, from its README; file sizes from the hub's metadata.
@@ -19,7 +19,7 @@ SA2VA_I = "Sa2VA-i README"
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One published checkpoint.
+    """A published checkpoint.
 
     Attributes:
         hub_id: name on the Hugging Face hub.
@@ -118,7 +118,7 @@ TINY = Path(__file__).parent / "assets" / "tiny"
 
 
 def resolve(name: str) -> str:
-    """The folder of ``"tiny"``, or the hub id of a model of the zoo named without its owner; else the name itself.
+    """Resolve ``"tiny"`` to its folder, and a zoo name without owner to its hub id; other names are unchanged.
 
     Raises:
         ValueError: the model is known, but cannot be loaded.
@@ -136,7 +136,7 @@ def resolve(name: str) -> str:
 
 
 def did_you_mean(name: str) -> str:
-    """The model of the zoo that a name may have been meant for, as the end of a message; "" where none is near."""
+    """A suggestion for a misspelt zoo name, as the end of a message; "" if none is close."""
     known = {TINY.name: TINY.name}
     for model in ZOO:
         if model.loads:

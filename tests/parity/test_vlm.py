@@ -151,7 +151,7 @@ def test_every_step_of_an_answer(open_sa2va: Callable[[str], Sa2VA], case: str, 
         of_prompt = rows[rows < len(ids)]
         errors["inputs_embeds"] = worst(steps.embedded[0][0, of_prompt], expected["inputs_embeds"])
     if "seg_hidden" in expected:  # text alone records none: it gives no masks
-        counted = [answer.prompt_seg_states] if sa2va.model.configuration.family.prompt_seg_counts else []
+        counted = [answer.prompt_seg_states] if sa2va.model.config.family.prompt_seg_counts else []
         states = torch.cat([*counted, answer.seg_states])
         errors["seg_hidden"] = worst(states, expected["seg_hidden"])
         # The recorded projection was 256 wide; ours has the first 128 of its rows.
@@ -223,7 +223,7 @@ def test_edge_case(open_sa2va: Callable[[str], Sa2VA], case: str, edge: str, giv
     answer = write(sa2va, ids, vision, new_tokens=given["max_new_tokens"])
     assert answer.token_ids == expected[f"{edge}/new_ids"].tolist()
     if f"{edge}/seg_hidden" in expected:
-        counted = [answer.prompt_seg_states] if sa2va.model.configuration.family.prompt_seg_counts else []
+        counted = [answer.prompt_seg_states] if sa2va.model.config.family.prompt_seg_counts else []
         states = torch.cat([*counted, answer.seg_states])
         assert worst(states, expected[f"{edge}/seg_hidden"]) < TOLERANCE
         assert worst(sa2va.model.projection(states).detach(), expected[f"{edge}/seg_emb"][:, :128]) < TOLERANCE

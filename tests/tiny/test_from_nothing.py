@@ -44,7 +44,14 @@ def losses_of(folder: Path) -> list[dict]:
     return [row for row in history if "loss" in row]
 
 
-@pytest.mark.parametrize("number", range(len(tiny())))
+#: One stage of towers, one of clicks and the last of all; the others are slow.
+_ALWAYS = (0, 4, 9)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [number if number in _ALWAYS else pytest.param(number, marks=pytest.mark.slow) for number in range(len(tiny()))],
+)
 def test_every_stage_trains_from_the_one_before_and_leaves_a_model_that_loads(
     number: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -321,6 +328,7 @@ def test_memory_learns_to_tell_objects_apart_that_look_alike():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, where it compiles
+@pytest.mark.slow
 def test_compiled_layers_compute_the_same_under_the_same_names():
     model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
     names = list(model.state_dict())

@@ -32,6 +32,7 @@ def run(command: str, model: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_guide_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
     monkeypatch.chdir(tmp_path)
     outputs, namespace = {}, {}

@@ -50,6 +50,7 @@ def settings(checkpoint: Callable[[str], Path], tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_writing_leaves_a_checkpoint_that_loads(settings: TrainConfig, tmp_path: Path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(plain(settings)))

@@ -1,1 +1,1 @@
-"""How weights come in and go out: files on disk, the released names and ours, and strict loading of either."""
+"""Reading and writing weights: files, tensor names of both layouts, and strict loading."""

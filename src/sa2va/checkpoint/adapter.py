@@ -1,4 +1,4 @@
-"""Adapters: what a LoRA run has learnt, apart from the model it learnt on, in peft's format.
+"""LoRA adapters in peft's format.
 
 A folder holds ``adapter_config.json``, which names the base model, and ``adapter_model.safetensors``: the LoRA matrices
 in float32, and whole the few parts that are trained in full beside them (peft's ``modules_to_save``).
@@ -69,7 +69,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def open_adapter(source: str | Path, **hub: Any) -> Adapter:
-    """Open a folder or hub id; weights stay unread.
+    """Open a folder or hub id; weights are loaded lazily.
 
     Raises:
         ValueError: it holds no adapter, a damaged one, or one of another kind than LoRA.
@@ -95,7 +95,7 @@ def open_adapter(source: str | Path, **hub: Any) -> Adapter:
 
 
 def adapter_base(source: str | Path, base: str | Path | None = None) -> str:
-    """The model an adapter belongs to: ``base`` where it is given, else the one that its config names.
+    """The base model of an adapter: ``base`` if given, else the one named in its config.
 
     Raises:
         ValueError: it names none, or a folder that is not there.
@@ -150,7 +150,7 @@ def add_lora(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
 
 
 def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:
-    """The tensors of the base model with the adapter in them, unread, in the base model's dtypes.
+    """The tensors of the base model with the adapter merged, lazily, in the base model's dtypes.
 
     Raises:
         ValueError: the adapter belongs to another model; the message names the first tensor that does not fit.
@@ -168,7 +168,7 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
 
 
 def attach(model: Sa2VANetwork, adapter: Adapter) -> None:
-    """Put an adapter on a loaded base model, beside its weights, not into them; they may be quantised.
+    """Attach an adapter to a loaded base model without changing its weights, which may be quantised.
 
     Raises:
         ValueError: the adapter belongs to another model. ImportError: peft is missing.

@@ -1,4 +1,4 @@
-"""Configs rebuilt from untrusted values: only the fields a class knows, its parts first, each error with its place."""
+"""Configs from untrusted values: only fields that the class knows, and errors that name the field."""
 
 from __future__ import annotations
 

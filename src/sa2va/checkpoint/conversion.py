@@ -1,4 +1,4 @@
-"""Rewriting a checkpoint in the other layout, one shard at a time, and all or nothing."""
+"""Convert a checkpoint to the other layout, shard by shard, all or nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def convert(
     note: Callable[[str], None] = lambda _: None,
     **hub: Any,
 ) -> Layout:
-    """Write a checkpoint in the other layout; or an adapter, merged into its base model, as a checkpoint.
+    """Convert a checkpoint to the other layout, or merge an adapter into its base model and write that.
 
     Args:
         source: folder or hub id in either layout, or the folder of an adapter.
@@ -102,7 +102,7 @@ def convert(
 
 
 def reference_differs(content: Mapping[str, Any], config: Sa2VAConfig, settings: ProcessorSettings) -> list[str]:
-    """What the reference's own code does otherwise with a released ``config.json``, a line each; empty where nothing.
+    """What the reference's code does differently with a released ``config.json``, one line each.
 
     Args:
         content: the file. settings: of the model's processor.
@@ -155,7 +155,7 @@ def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, LazyTensor], max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Write tensors as safetensors shards with an index, holding one shard in memory at a time."""
+    """Write tensors as safetensors shards with an index, one shard in memory at a time."""
     shards = list(_group(tensors, max_shard_bytes))
     weight_map = {}
     for number, names in enumerate(shards, start=1):

@@ -258,7 +258,7 @@ def _qwen_config(released: Mapping[str, Any], family: Family) -> PreTrainedConfi
 
 
 def _older_rope(text: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of [`_rope`]: what the transformers releases of the reference read."""
+    """What the transformers releases of the reference read."""
     rope = dict(text.pop("rope_parameters"))
     theta = rope.pop("rope_theta")
     kind = rope.get("rope_type", "default")

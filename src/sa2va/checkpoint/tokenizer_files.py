@@ -1,4 +1,4 @@
-"""Tokenizer and processor files of a converted folder: as they are, or as the reference's own code reads them."""
+"""Tokenizer and processor files of a converted checkpoint, ours or as the reference's code reads them."""
 
 from __future__ import annotations
 

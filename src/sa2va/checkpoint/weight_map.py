@@ -142,7 +142,7 @@ def internvl_rules(text: Any) -> list[Rule]:
     """Vision tower, projector and language model of the InternVL families.
 
     Args:
-        text: the native text config, of a Llama where the release holds InternLM2.
+        text_type: ``model_type`` of the native text config; ``"llama"`` where the release holds InternLM2.
     """
     if text.model_type != "llama":
         return [*_INTERNVIT, *_LANGUAGE_MODEL]

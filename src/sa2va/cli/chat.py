@@ -1,4 +1,4 @@
-"""``sa2va chat``: one question, or a conversation about one picture, one clip, or nothing but words."""
+"""``sa2va chat``: one question, or a conversation, about an image, a clip, or nothing."""
 
 from __future__ import annotations
 

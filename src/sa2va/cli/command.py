@@ -1,4 +1,4 @@
-"""What every command shares: the options about output, and how errors end."""
+"""What all commands share: output options and error handling."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Screen:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Say something that is no result."""
+        """Print a progress message to stderr; silent with --quiet."""
         if not self.quiet:
             self.err.print(printable(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 

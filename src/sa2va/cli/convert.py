@@ -1,4 +1,4 @@
-"""``sa2va convert``: a checkpoint in the other layout."""
+"""``sa2va convert``: convert a checkpoint to the other layout."""
 
 from __future__ import annotations
 

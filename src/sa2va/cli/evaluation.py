@@ -1,4 +1,4 @@
-"""``sa2va eval``: benchmarks asked, scored, packed for servers, and reported."""
+"""``sa2va eval``: run benchmarks, score them, pack submissions, and write reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop of ``sa2va track``: frames out of the model into every file, with a bar, a clean stop and a summary."""
+"""The loop of ``sa2va track``: writes frames to every output, with a progress bar, a clean stop and a summary."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ObjectStats:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The objects, JSON-ready; see [`RunRecord`]."""
+        """The objects, JSON-ready; see [`sa2va.cli.run_record.RunRecord`]."""
         return [
             {"id": number, "phrase": phrase, "frames": seen, "score": round(total / count, 4), "color": color}
             for number, (phrase, seen, count, total, color) in self.objects.items()

@@ -1,4 +1,4 @@
-"""Facts about the machine and its packages, as texts for ``sa2va doctor``."""
+"""What ``sa2va doctor`` reports about the machine and its packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sa2va segment``, ``caption`` and ``describe``: one request about one picture (or a clip)."""
+"""``sa2va segment``, ``caption`` and ``describe``: one request about an image or a clip."""
 
 from __future__ import annotations
 

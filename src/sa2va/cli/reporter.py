@@ -1,4 +1,4 @@
-"""The end of every request: files written, and what was found told to a human or a machine."""
+"""The end of a request: write files and report the result, as text or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``run.json``: what a video run was asked and how far it came, kept beside its results, so that it can be resumed."""
+"""``run.json`` of a video run: its request and progress, stored next to its results, so that it can be resumed."""
 
 from __future__ import annotations
 

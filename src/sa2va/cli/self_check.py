@@ -1,4 +1,4 @@
-"""A tiny random model put through what real ones do, in seconds, on the CPU, without any download."""
+"""Self-check with a tiny random model: everything a real one does, in seconds, on the CPU, without a download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C (and a polite kill) in the middle of a video: no frame is left half written."""
+"""SIGINT and SIGTERM during a video: no frame is left half written."""
 
 from __future__ import annotations
 

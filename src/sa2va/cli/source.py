@@ -1,4 +1,4 @@
-"""Files about what was found in a picture or clip."""
+"""Output files of a request about an image or a clip."""
 
 from __future__ import annotations
 

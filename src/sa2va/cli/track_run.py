@@ -1,4 +1,4 @@
-"""One run over a video: its record, its writers, and what is said at its end, whichever end that is."""
+"""A run over a video: its record, its writers, and its final report, however it ends."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class TrackRun:
         return sole_writer(self._plan.folder)
 
     def _note(self, tally: ObjectStats, *, complete: bool) -> None:
-        """Bring the record up to date. A run that has not caught up with an earlier one leaves that one's."""
+        """Update the record. While a resumed run is behind the previous one, keep the previous counts."""
         if tally.frames >= self._known or complete:
             self._record.frames, self._record.objects = tally.frames, tally.records
             self._record.complete, self._record.seconds = complete, round(tally.seconds, 3)

@@ -1,4 +1,4 @@
-"""``sa2va train``: a recipe or a configuration file, some settings, and off."""
+"""``sa2va train``: train with a preset or a configuration file, and overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sa2va track``: objects followed through a video, into playable files, masks and JSON."""
+"""``sa2va track``: track objects through a video and write videos, masks and JSON."""
 
 from __future__ import annotations
 

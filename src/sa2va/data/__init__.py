@@ -1,1 +1,1 @@
-"""What the model learns from: samples, the sources that make them, and the mixtures that serve them."""
+"""Training data: samples, their sources, and mixtures of sources."""

@@ -1,4 +1,4 @@
-"""What is in a folder of data: which known sets are there, what of them is missing or malformed, and what they hold."""
+"""Inspect a data folder: which known datasets it has, what is missing or malformed, and statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set in a place that its reader knows.
+    """A dataset whose reader knows where its files are.
 
     Attributes:
         factory: ``"module:class"`` of its source. places: files or folders under the root of which one shows that the
@@ -39,7 +39,7 @@ class KnownSet:
     look: str = ""
 
     def is_there(self, root: Path) -> bool:
-        """Whether there is anything of it, complete or not."""
+        """Whether any of its files are present."""
         if self.look:
             return _imported(self.look)(root)
         found = [root / place for place in self.places if (root / place).exists()]
@@ -125,7 +125,7 @@ OWN_CLIPS = ("video-json", "cvat-video")
 
 @dataclass(frozen=True)
 class SetReport:
-    """What was found of a set.
+    """Result of checking a dataset.
 
     Attributes:
         name: its short name. problems: what its reader says is missing or malformed, one per line.
@@ -148,7 +148,7 @@ class SetReport:
 
     @property
     def good(self) -> bool:
-        """Nothing is missing, malformed or broken; there may be doubts."""
+        """Whether nothing is missing, malformed or broken. There may be doubts."""
         return not self.problems and not self.broken_count and self.samples > 0
 
 
@@ -158,7 +158,7 @@ def places_of(names: Iterable[str]) -> str:
 
 
 def present_sets(root: str | Path) -> list[str]:
-    """Short names of the sets of which anything is in a folder. ValueError when the folder does not exist."""
+    """Short names of the datasets in a folder, complete or not. Raises ValueError if there is no such folder."""
     folder = Path(root)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the one that holds the data")
@@ -168,7 +168,7 @@ def present_sets(root: str | Path) -> list[str]:
 def open_set(
     root: str | Path, name: str, orientation: Orientation | None = None
 ) -> tuple[Source | None, tuple[str, ...]]:
-    """A set with what its reader complains of; where only single entries are bad, a source of the good ones.
+    """Open a dataset and list its problems. If only some entries are bad, the source has the good ones.
 
     Args:
         root: the folder. name: a key of [`KNOWN_SETS`].

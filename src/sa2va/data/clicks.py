@@ -1,4 +1,4 @@
-"""Random clicks and boxes from a mask, the way SAM is trained. Numpy only."""
+"""Random clicks and boxes from a mask, as in the training of SAM. Numpy only."""
 
 from __future__ import annotations
 

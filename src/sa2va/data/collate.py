@@ -1,4 +1,4 @@
-"""Encoded samples to one batch: right padding, pixels of all samples in order, and how many of them each sample has."""
+"""Collate encoded samples: right padding, the pixels of all samples in order, and how many each sample has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMPANION_SIDE = 64
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a [`Batch`] of encoded samples; text, pictures, clips and regions may be mixed, clicks may not.
+    """Collates encoded samples into a [`Batch`]. Text, images, clips and regions may be mixed; clicks may not.
 
     Attributes:
         pad_id: token id of padding.

@@ -1,4 +1,4 @@
-"""One sample as tensors: token ids with labels, pixels of both towers, and target masks; or clicks for SAM 2 alone.
+"""Encode a sample as tensors: token ids and labels, pixels for both towers, target masks; or clicks for SAM 2 alone.
 
 Nothing is cut silently: a conversation that is too long loses whole turns from its end, and one that still does not fit
 is refused with its name. Shapes: L tokens, K objects, F frames, S grounding side, s = S/4, R regions, P clicks.
@@ -31,15 +31,16 @@ class EncodeOptions:
     """How samples become tensors.
 
     Attributes:
-        max_length: most tokens of a conversation.
-        key_frames: most frames of a clip that the language model sees.
-        drawn_frames: most frames of a clip that SAM 2 draws, others each time the clip is shown; None draws all
-            (released).
+        max_length: largest number of tokens of a conversation.
+        key_frames: largest number of frames of a clip that the language model sees.
+        drawn_frames: largest number of frames of a clip that SAM 2 is trained on, drawn anew each time the clip is
+            shown; None takes all (released).
         key_frame_policy: ``"uniform"`` over the clip, or the ``"first"`` ones.
-        targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the share of its area that
-            the object covers (``"area"``), from which small pictures learn borders finer than a cell.
-        picture_pixels, frame_pixels: least and most pixels of a picture, and of a frame of a clip, as the language
-            model of a Qwen family sees it; the defaults are the released ones. InternVL families have tiles.
+        targets: a cell of a target mask is its nearest pixel (``"nearest"``, released), or the fraction of its area
+            that the object covers (``"area"``), which teaches small images borders finer than a cell.
+        picture_pixels: smallest and largest number of pixels of an image in Qwen families; the defaults are the
+            released ones. InternVL families use tiles.
+        frame_pixels: the same of a frame of a clip.
     """
 
     max_length: int = 8192
@@ -84,7 +85,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the model is shown of a sample, for targets of auxiliary losses.
+    """What the model sees of a sample, for targets of auxiliary losses.
 
     Attributes:
         turns: those that fit. objects: number of their ``[SEG]``; the first masks of the sample are theirs.
@@ -111,7 +112,7 @@ MakeTargets = Callable[[Sample, Shown], Any]
 
 
 class SampleRejected(ValueError):
-    """A valid sample that cannot be trained on; the message names it and says why. Callers count these."""
+    """A valid sample that cannot be used for training; the message names it and says why. Callers count these."""
 
 
 def encode_sample(
@@ -122,7 +123,7 @@ def encode_sample(
     *,
     extras: Mapping[str, MakeTargets] | None = None,
 ) -> Encoded:
-    """Encode a conversation with everything it is about.
+    """Encode a conversation with its images, masks and regions.
 
     The language model sees the key frames of a clip; SAM 2 draws only frames in which some mask is known.
 
@@ -175,7 +176,7 @@ def encode_sample(
 def encode_clicks(
     sample: Sample, processor: Sa2VAProcessor, rng: np.random.Generator, options: EncodeOptions | None = None
 ) -> Encoded:
-    """Encode a sample's pictures and masks with random clicks and boxes, without its text: SAM 2 is trained alone.
+    """Encode a sample's images and masks with random clicks and boxes, without its text, to train SAM 2 alone.
 
     Equal masks count once; objects that the first frame does not show cannot be clicked on and are left out. Of a clip
     that is not annotated throughout, the frames count in which all its masks are known.
@@ -228,7 +229,7 @@ def _targets(masks_KFHW: np.ndarray, grounding_side: int, options: EncodeOptions
 
 
 def key_frames(count: int, options: EncodeOptions) -> list[int]:
-    """Which frames of a clip of so many the language model sees."""
+    """Indices of the frames of a clip that the language model sees."""
     choose = uniform_indices if options.key_frame_policy == "uniform" else first_indices
     return choose(count, min(options.key_frames, count))
 

@@ -1,4 +1,4 @@
-"""Part of own data kept out of training, so that there is something to judge a model by that it has never seen.
+"""Hold-out split of own data, for validation on samples that training never sees.
 
 Whether a picture or clip is held out depends on its name alone: training and evaluation agree without a file that says
 so, and data that are added later move nothing.
@@ -15,25 +15,25 @@ from sa2va.data.sample import Sample
 
 @runtime_checkable
 class NamedSource(Protocol):
-    """A source that tells which picture or clip a sample shows, without decoding it."""
+    """A source that can name the image or clip of a sample without decoding it."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
     def key(self, index: int) -> str:
-        """Name of the picture or clip of a sample; views of one have the same."""
+        """Name of the image or clip of a sample; all its views share it."""
         ...
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Whether the picture or clip of this name is in the share that is held out, 0..1."""
+    """Whether an image or clip is in the held-out fraction (0..1), by its name."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 class HoldOut:
-    """The samples of a source that are held out, or all the others.
+    """The held-out samples of a source, or all others.
 
     Args:
         source: the samples. share: of its pictures or clips that is held out, above 0 and below 1.

@@ -1,4 +1,4 @@
-"""Several sources as one data set: seeded order, exact repeats, batches of like samples, encoding in the workers.
+"""Mixture of several sources: seeded order, exact repeats, batches of like samples, encoding in the workers.
 
 The order is a function of the seed alone: which process, worker or restart asks does not matter.
 """
@@ -28,7 +28,7 @@ _NAMED = 4
 
 
 class SampleCounters(IntEnum):
-    """What is counted while samples are encoded: asked for, rejected, broken, and shortened to ``max_length``."""
+    """Counters of encoding: samples requested, rejected, broken, and truncated to ``max_length``."""
 
     ASKED = 0
     REJECTED = 1
@@ -37,7 +37,7 @@ class SampleCounters(IntEnum):
 
 
 class Source(Protocol):
-    """Samples by random access; ``source[i]`` is the same sample whenever it is asked for."""
+    """Samples by random access; ``source[i]`` is always the same sample."""
 
     def __len__(self) -> int: ...
 
@@ -68,12 +68,12 @@ class MixtureEntry:
 
     @property
     def count(self) -> int:
-        """Samples that an epoch shows."""
+        """Number of samples in an epoch."""
         return round(len(self.source) * self.repeats)
 
 
 class SampleIndex(NamedTuple):
-    """One place in the order: the how-manieth sample of the run it is, and which one of which part."""
+    """Global sample number, mixture entry, and index within it."""
 
     position: int
     part: int
@@ -128,7 +128,7 @@ class MixtureOrder(Sampler[SampleIndex]):
 
 
 class EncodedDataset(Dataset[Encoded]):
-    """Samples of a mixture, encoded when they are asked for; data loader workers run this.
+    """Samples of a mixture, encoded on demand in the workers of the data loader.
 
     A sample that is rejected (too long) or broken (an unreadable picture, a wrong annotation) is replaced by the next
     one of its source that fits, and counted; a broken one is named in a warning, too.
@@ -224,5 +224,5 @@ def _repeated(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def epochs_to_samples(parts: Sequence[MixtureEntry], epochs: float) -> int:
-    """Samples that so many epochs show."""
+    """Number of samples in so many epochs."""
     return math.ceil(epochs * sum(part.count for part in parts))

@@ -1,4 +1,4 @@
-"""A contact sheet of samples: pictures with their masks tinted and their conversations below, to look at data with."""
+"""Preview of training data: a contact sheet of images with their masks and conversations."""
 
 from __future__ import annotations
 

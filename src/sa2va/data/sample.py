@@ -1,8 +1,8 @@
-"""The one training sample type of the package: every data source yields it and everything downstream reads it.
+"""The training sample: every data source yields it, and everything downstream reads it.
 
-A sample is frames (none, one picture, or a clip), turns of question and answer, one mask per ``[SEG]`` and, for
+A sample has frames (none, one image, or a clip), turns of question and answer, one mask per ``[SEG]`` and, for
 questions about marked regions, the regions. Frames may be loaded lazily, so that a source can list and group thousands
-of samples without decoding one picture. Letters in shapes: F frames, H height, W width.
+of samples without decoding an image. Shapes: F frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _REGION = re.compile(r"\bregion(\d+)\b")
 
 @dataclass(frozen=True)
 class LazyFrame:
-    """A picture that is decoded when it is asked for.
+    """An image that is decoded on demand.
 
     Attributes:
-        load: picklable callable without arguments that returns uint8 RGB (H, W, 3), e.g. a ``functools.partial``.
+        load: a picklable callable without arguments that returns uint8 RGB (H, W, 3), e.g. a ``functools.partial``.
         size: (height, width) in pixels, known without decoding.
     """
 
@@ -38,21 +38,34 @@ FrameLike = np.ndarray | LazyFrame
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One conversation about one picture, clip or nothing but text.
+    """One conversation about an image, a clip, or nothing but text.
 
     Attributes:
-        id: unique name inside the source; every error about the sample carries it.
-        frames: uint8 RGB arrays (H, W, 3) or :class:`LazyFrame`, all of one size: none = text only, one = a picture.
-        turns: questions and answers in order. Questions carry no media placeholder.
-        masks: bool arrays (F, H, W); the k-th ``[SEG]``, counted over all answers, belongs to ``masks[k]``. Where an
-            object is hidden or absent its frame is all False.
-        video: the frames are a clip in time order (a clip of one frame is still a clip).
-        regions: bool arrays (H, W), the areas that questions call ``region1``, ``region2``, ...; pictures only.
+        id: unique within the source; every error about the sample names it.
+        frames: uint8 RGB arrays (H, W, 3) or [`LazyFrame`], all of one size. None for text only, one for an image.
+        turns: questions and answers in order. Questions contain no ``<image>``.
+        masks: bool arrays (F, H, W). ``masks[k]`` belongs to the k-th ``[SEG]``, counted over all answers; in frames
+            without the object it is all False.
+        video: whether the frames are a clip in time order (it may have only one).
+        regions: bool arrays (H, W), which questions call ``region1``, ``region2``, ...; images only.
         source: name of the data source, e.g. ``"refcoco"``.
         tags: one short label per turn for scores by kind of turn, or nothing.
-        annotated: bool (masks, F), which frames of which masks are known; None where all are. What a mask says in other
-            frames means nothing and is not learnt.
-        extras: what auxiliary losses read, by a name of their own (see ``sa2va.train.auxiliary``); nothing else does.
+        annotated: bool (masks, F), which frames of which masks are annotated; None if all are. Masks are ignored in
+            the other frames.
+        extras: inputs of auxiliary losses, each under a name of its own (see [`sa2va.train.auxiliary`]).
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.data.sample import Sample
+        >>> from sa2va.results.history import Turn
+        >>> sample = Sample(
+        ...     id="dog",
+        ...     frames=(np.zeros((4, 6, 3), np.uint8),),
+        ...     turns=(Turn("Please segment the dog.", "It is [SEG]."),),
+        ...     masks=(np.ones((1, 4, 6), bool),),
+        ... )
+        >>> sample.validate().seg_count
+        1
     """
 
     id: str
@@ -68,11 +81,11 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of the frames, without decoding; None for text only."""
+        """(height, width) of the frames, known without decoding; None for text only."""
         return frame_size(self.frames[0]) if self.frames else None
 
     def pictures(self) -> tuple[np.ndarray, ...]:
-        """Decode all frames: uint8 (H, W, 3) each. ValueError when a lazy frame is not what it promised to be."""
+        """Decode all frames: uint8 (H, W, 3) each. Raises ValueError if a lazy frame is not what it promised to be."""
         return tuple(self.picture(index) for index in range(len(self.frames)))
 
     def picture(self, index: int) -> np.ndarray:
@@ -86,14 +99,14 @@ class Sample:
 
     @property
     def seg_count(self) -> int:
-        """Number of ``[SEG]`` over all answers."""
+        """Number of ``[SEG]`` in all answers."""
         return sum(turn.answer.count(SEG) for turn in self.turns)
 
     def validate(self) -> Sample:
         """Check the sample without decoding lazy frames and return it.
 
         Raises:
-            ValueError: naming the sample, what was expected, and what came.
+            ValueError: it is inconsistent; the message names the sample, what was expected and what came.
         """
         if not self.id:
             raise ValueError(f"a sample of source {self.source!r} has an empty id; give every sample a unique name")
@@ -172,5 +185,5 @@ class Sample:
 
 
 def frame_size(frame: FrameLike) -> tuple[int, int]:
-    """(height, width) of a frame, without decoding it."""
+    """(height, width) of a frame, known without decoding it."""
     return frame.size if isinstance(frame, LazyFrame) else (frame.shape[0], frame.shape[1])

@@ -1,1 +1,1 @@
-"""How good answers are: the field's metrics, exact and without a model."""
+"""Evaluation: metrics, benchmarks, predictions, scores and reports."""

@@ -1,4 +1,4 @@
-"""What a benchmark is to the runner: items with queries, predictions of a model, and scores of those predictions.
+"""The interface of a benchmark: items with queries, predictions, and their scores.
 
 A benchmark reads files and counts; it never sees a model. The runner asks a model and never sees the truth. Between the
 two stand predictions as lines of JSON, so that scoring needs neither a model nor a GPU. Letters in shapes: H, W.
@@ -44,12 +44,12 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One picture or clip with all its queries, which share its encoding.
+    """An image or clip with all its queries, which share its encoding.
 
     Attributes:
         id: unique in the benchmark.
-        media: see :data:`Media`; None for words alone.
-        video: whether the media is a clip; a clip of one frame is one too.
+        media: see [`Media`]; None for text-only questions.
+        video: whether it is a clip, even one of a single frame.
         size: (height, width) in pixels of the masks that are expected.
         queries: what is asked.
     """
@@ -63,11 +63,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model said to one query: one line of JSON.
+    """The model's answer to a query; one line of JSON.
 
     Attributes:
         id: of the query.
-        text: the answer without special tokens. raw_text: as generated.
+        text: the answer without special tokens.
+        raw_text: the answer as generated.
         masks: per ``[SEG]``, per frame (a picture has one); empty masks are masks too.
         phrases: per ``[SEG]``, the words it grounds, "" where there are none.
         seconds: the query's share of the time its item took.
@@ -95,7 +96,7 @@ class Prediction:
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:
-        """The inverse of :meth:`to_json`. Raises ValueError for anything else."""
+        """Read what [`to_json`] wrote. Raises ValueError for anything else."""
         try:
             record = parse_json(line)
             masks = tuple(tuple(Mask.from_rle(mask) for mask in masks) for masks in record["masks"])
@@ -110,7 +111,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """How good predictions are.
+    """Scores of a benchmark's predictions.
 
     Attributes:
         values: name -> value, fractions 0..1 unless the name says otherwise, e.g. ``{"ciou": 0.8, "pr@0.5": 0.9}``.
@@ -128,14 +129,14 @@ class Scores:
 
 
 class Benchmark(Protocol):
-    """Data, the way it is asked, and the way answers are counted.
+    """A dataset with its queries and its metrics.
 
     Attributes:
         name: e.g. ``"refcoco/val"``, ``"ref-davis17/per-expression"``.
         protocol: a paragraph for the report: what is asked, which masks count, formulas, conventions.
         kind: how the model is asked: ``"segment"``, ``"caption"``, ``"question"`` and ``"chat"`` put the text as it is,
             after the query's history; ``"region"`` puts it about the query's region.
-        submission: True where the truth is on a server: there is only :meth:`pack`.
+        submission: True where the truth is on a server: there is only [`pack`].
     """
 
     @property

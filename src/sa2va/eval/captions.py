@@ -1,4 +1,4 @@
-"""How close captions are to reference captions: METEOR and CIDEr where Java is, a count of shared words everywhere.
+"""Caption metrics: METEOR and CIDEr if Java is installed, and word overlap.
 
 METEOR 1.5 and the tokenizer before CIDEr are Java programs inside pycocoevalcap. Where they cannot run the scores say
 so; a stand-in under the same name would not be comparable with anything printed elsewhere.

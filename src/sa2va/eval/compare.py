@@ -1,4 +1,4 @@
-"""Two scored runs side by side: what became better, what worse, and where."""
+"""Compare two scored runs: what improved, what got worse, and where."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The field's metrics on masks, in numpy, exactly as their benchmarks define them.
+"""Metrics of masks in numpy, as the benchmarks define them.
 
-All masks are bool arrays; shapes: H height, W width, T frames. Scores are fractions 0..1; papers print them times 100.
+All masks are bool arrays; H height, W width, T frames. Scores are fractions 0..1; papers print them times 100.
 
 Sources: cIoU and gIoU as in referring segmentation (RefCOCO; ReasonSeg, arXiv 2308.00692); gRefCOCO (ReLA, arXiv
 2306.00968); J and F as in DAVIS (Perazzi et al., CVPR 2016); robustness as in ReVOS (VISA, arXiv 2407.11325).
@@ -29,25 +29,34 @@ _LOOKUPS = 1 << 22
 
 @dataclass(frozen=True)
 class Overlap:
-    """Intersection and union of one prediction with its target, in pixels."""
+    """Intersection and union of a prediction and its target, in pixels."""
 
     intersection: int
     union: int
 
     @property
     def iou(self) -> float:
-        """1 where both are empty."""
+        """Intersection over union, 0..1; 1 if both are empty."""
         return self.intersection / self.union if self.union else 1.0
 
 
 def overlap(prediction: BoolArray, target: BoolArray, void: BoolArray | None = None) -> Overlap:
-    """Count one prediction against its target.
+    """Intersection and union of a prediction and its target.
 
     Args:
-        prediction, target: bool arrays of one shape. void: pixels that do not count.
+        prediction, target: bool arrays of one shape.
+        void: bool of the same shape, pixels to ignore.
 
     Raises:
         ValueError: arrays of another dtype, or of different shapes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.eval.metrics import overlap
+        >>> prediction, target = np.zeros((2, 4, 6), bool)
+        >>> prediction[:, :3] = target[:2] = True
+        >>> overlap(prediction, target)
+        Overlap(intersection=6, union=18)
     """
     _check(prediction, target, void)
     if void is not None:
@@ -57,7 +66,7 @@ def overlap(prediction: BoolArray, target: BoolArray, void: BoolArray | None = N
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels of a prediction, of its target, and of both: all that scores of regions are made of."""
+    """Pixel counts of a prediction, its target and their intersection, from which all region scores follow."""
 
     prediction: int
     target: int
@@ -70,7 +79,7 @@ class Areas:
 
 
 def mask_areas(prediction: Mask, target: Mask) -> Areas:
-    """Count run lengths against run lengths, without decoding them.
+    """Pixel counts of a prediction and its target, computed on run lengths.
 
     Raises:
         ValueError: the masks have different sizes.
@@ -85,31 +94,51 @@ def mask_areas(prediction: Mask, target: Mask) -> Areas:
 
 
 def ciou(overlaps: Iterable[Overlap]) -> float:
-    """Cumulative IoU: all intersections over all unions. Large objects count more."""
+    """Cumulative IoU: the sum of all intersections over the sum of all unions, so large objects count more.
+
+    Examples:
+        >>> from sa2va.eval.metrics import Overlap, ciou
+        >>> ciou([Overlap(90, 100), Overlap(1, 10)])  # 91 / 110
+        0.82...
+    """
     counted = list(overlaps)
     union = sum(one.union for one in counted)
     return sum(one.intersection for one in counted) / union if union else 1.0
 
 
 def giou(overlaps: Iterable[Overlap]) -> float:
-    """Mean IoU over samples; one with nothing to find and nothing found counts 1."""
+    """Mean IoU over samples; a sample without a target and without a prediction counts 1.
+
+    Examples:
+        >>> from sa2va.eval.metrics import Overlap, giou
+        >>> giou([Overlap(90, 100), Overlap(1, 10)])
+        0.5
+    """
     return float(np.mean([one.iou for one in overlaps]))
 
 
 def precision_at(overlaps: Iterable[Overlap], threshold: float) -> float:
-    """Share of samples whose IoU reaches a threshold."""
+    """Fraction of samples whose IoU is at least the threshold.
+
+    Examples:
+        >>> from sa2va.eval.metrics import Overlap, precision_at
+        >>> precision_at([Overlap(90, 100), Overlap(1, 10)], 0.5)
+        0.5
+    """
     return float(np.mean([one.iou >= threshold for one in overlaps]))
 
 
 @dataclass(frozen=True)
 class GeneralizedScores:
-    """gRefCOCO: some expressions name nothing in the picture, and saying so is right.
+    """Scores of gRefCOCO, where some expressions refer to nothing in the image.
 
     Attributes:
-        giou, ciou: over all samples. n_acc: share of no-target samples answered with no target. t_acc: share of the
-            others answered with one. Both 0 where there are no such samples.
-        ious: of each sample, in order; 1 where "no target" was right, 0 where it was wrong or missed.
-        targeted: of each sample, whether it has a target.
+        giou: mean IoU over all samples.
+        ciou: cumulative IoU over all samples.
+        n_acc: fraction of the samples without a target that were answered "no target"; 0 if there are none.
+        t_acc: fraction of the samples with a target that were answered with a mask; 0 if there are none.
+        ious: per sample; 1 for a correct "no target", 0 for a wrong or missing one.
+        targeted: per sample, whether it has a target.
     """
 
     giou: float
@@ -120,7 +149,7 @@ class GeneralizedScores:
     targeted: tuple[bool, ...]
 
     def precision_at(self, threshold: float) -> float:
-        """Share of the samples with a target whose IoU reaches a threshold; 0 where there are none."""
+        """Fraction of the samples with a target whose IoU is at least the threshold; 0 if there are none."""
         hits = [iou >= threshold for iou, has_target in zip(self.ious, self.targeted, strict=True) if has_target]
         return float(np.mean(hits)) if hits else 0.0
 
@@ -128,14 +157,23 @@ class GeneralizedScores:
 def generalized_scores(
     predictions: Iterable[BoolArray | None], targets: Iterable[BoolArray], *, least_pixels: int = 1
 ) -> GeneralizedScores:
-    """gRefCOCO's scores of masks; see :func:`generalized_areas`.
+    """gRefCOCO's scores of masks.
 
     Args:
-        predictions: a bool mask, or None where the model says that there is no target.
-        targets: a bool mask each, empty where there is no target.
+        predictions: bool masks, or None for "no target".
+        targets: bool masks, empty if there is no target.
+        least_pixels: as in [`generalized_areas`].
 
     Raises:
-        ValueError: not as many predictions as targets, or shapes that do not agree.
+        ValueError: as many predictions as targets were expected, or shapes differ.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.eval.metrics import generalized_scores
+        >>> dog, nothing = np.ones((4, 6), bool), np.zeros((4, 6), bool)
+        >>> scores = generalized_scores([dog, None, dog], [dog, nothing, nothing])
+        >>> scores.n_acc, scores.t_acc, scores.ious
+        (0.5, 1.0, (1.0, 1.0, 0.0))
     """
     areas = []
     for prediction, target in zip(predictions, targets, strict=True):
@@ -145,12 +183,11 @@ def generalized_scores(
 
 
 def generalized_areas(samples: Iterable[Areas], *, least_pixels: int = 1) -> GeneralizedScores:
-    """gRefCOCO's scores, from counts of pixels.
+    """gRefCOCO's scores, from pixel counts.
 
     Args:
-        samples: of each sample, empty where the model points at nothing and where there is no target.
-        least_pixels: a prediction of fewer pixels says that there is no target. 1 takes masks at their word; some
-            papers use 50.
+        samples: one per sample; the prediction or target may be empty.
+        least_pixels: a prediction of fewer pixels means "no target". Some papers use 50.
     """
     ious, intersections, unions = [], 0, 0
     answered: dict[bool, list[bool]] = {False: [], True: []}
@@ -169,18 +206,22 @@ def generalized_areas(samples: Iterable[Areas], *, least_pixels: int = 1) -> Gen
 
 
 def pixel_agreement(prediction: BoolArray, target: BoolArray) -> float:
-    """Share of pixels, of all frames together, on which two masks of one shape agree."""
+    """Fraction of pixels, over all frames together, on which two masks of one shape agree."""
     _check(prediction, target, None)
     return float((prediction == target).mean())
 
 
 def robustness(prediction: BoolArray, target: BoolArray, foreground: BoolArray) -> float:
-    """ReVOS's R: how little of the picture's objects a mask takes in beside its target; mean over frames.
+    """ReVOS's robustness R, mean over frames: how little a prediction covers beyond its target.
 
-    A frame scores 1 minus the wrong pixels over those of all annotated objects, and never below 0.
+    A frame scores 1 minus the ratio of false positive pixels to those of all annotated objects, and at least 0.
 
     Args:
-        prediction, target: bool (T, H, W). foreground: bool (T, H, W), the union of all annotated objects.
+        prediction, target: bool (T, H, W).
+        foreground: bool (T, H, W), the union of all annotated objects.
+
+    Raises:
+        ValueError: arrays of another dtype, or of different shapes.
     """
     _check(prediction, target, foreground)
     wrong = (prediction & ~target).sum(axis=(1, 2))
@@ -189,13 +230,27 @@ def robustness(prediction: BoolArray, target: BoolArray, foreground: BoolArray) 
 
 
 def jf_sequence(prediction: BoolArray, target: BoolArray, void: BoolArray | None = None) -> tuple[float, float]:
-    """Region similarity J and boundary accuracy F of one object in one video: means over all its frames.
+    """DAVIS' region similarity J and boundary accuracy F of an object in a video, means over all frames.
 
     Args:
-        prediction, target: bool (T, H, W). void: bool (T, H, W), pixels that do not count.
+        prediction, target: bool (T, H, W).
+        void: bool (T, H, W), pixels to ignore.
+
+    Returns:
+        J and F.
 
     Raises:
         ValueError: arrays of another dtype or number of axes, or of different shapes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.eval.metrics import jf_sequence
+        >>> target = np.zeros((2, 32, 32), bool)
+        >>> target[:, 8:24, 8:24] = True
+        >>> prediction = target.copy()
+        >>> prediction[1] = False  # the object is lost in the second frame
+        >>> jf_sequence(prediction, target)
+        (0.5, 0.5)
     """
     _check(prediction, target, void)
     if prediction.ndim != 3 or not len(prediction):
@@ -213,12 +268,15 @@ def jf_sequence(prediction: BoolArray, target: BoolArray, void: BoolArray | None
 
 
 def boundary_f(prediction: BoolArray, target: BoolArray) -> float:
-    """F of one frame: how well boundaries match within the band. 1 where neither has one, 0 where only one has.
+    """Boundary accuracy F of one frame: 1 if neither mask has a boundary, 0 if only one has.
 
-    A mask that covers the whole picture has no boundary.
+    A mask that covers the whole image has no boundary.
 
     Args:
         prediction, target: bool (H, W).
+
+    Raises:
+        ValueError: arrays of another dtype, or of different shapes.
     """
     _check(prediction, target, None)
     return _boundary_f(prediction, target, _reach(prediction.shape))
@@ -246,7 +304,7 @@ def _boundary_f(prediction: BoolArray, target: BoolArray, reach: int) -> float:
 
 
 def boundary(mask: BoolArray) -> BoolArray:
-    """Pixels of a bool (H, W) that differ from their right, lower or lower right neighbour inside the picture."""
+    """The pixels of a bool (H, W) that differ from their right, lower or lower right neighbour inside the image."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edge[:-1] |= mask[:-1] != mask[1:]

@@ -1,6 +1,6 @@
-"""A benchmark's queries put to a model: one encoding per picture or clip, all its queries together.
+"""Predictions for a benchmark, by one or many processes; resumable, and deterministic.
 
-Predictions go to disk from one process or many, stopped and resumed at will, always the same. Items are dealt out by
+An image or a clip is encoded once for all its queries. Items are dealt out by
 turns (process i of n takes i, i + n, ...), each process appends to a file of its own, and what any file answers is not
 asked again. No process waits for another; whoever finds everything answered may score.
 """
@@ -115,7 +115,7 @@ def _prediction(item: Item, query: Query, answer: Answer, seconds: float) -> Pre
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several processes, or all of the work: ``index`` from 0, below ``count``."""
+    """One of several processes: ``index`` from 0 to ``count`` - 1. By default, the only one."""
 
     index: int = 0
     count: int = 1
@@ -135,17 +135,17 @@ class Shard:
 
     @classmethod
     def of_process(cls) -> Shard:
-        """This process among those that torchrun or accelerate started; all of the work where nobody did."""
+        """This process's part under torchrun or accelerate; everything without them."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     def owns(self, place: int) -> bool:
-        """Whether the item at this place is one of this process."""
+        """Whether this process predicts the item at a position."""
         return place % self.count == self.index
 
 
 @dataclass(frozen=True)
 class BenchmarkRecord:
-    """``benchmark.json``: what a folder of predictions answers.
+    """``benchmark.json``: the benchmark of a prediction folder.
 
     Attributes:
         name: of the benchmark. data: root it was read from. limit: only so many items; None for all.
@@ -170,7 +170,7 @@ class BenchmarkRecord:
 
 
 def read_record(folder: Path) -> BenchmarkRecord:
-    """The record of a folder of predictions. Raises ValueError when it is missing or malformed."""
+    """Read the record of a prediction folder. Raises ValueError if it is missing or malformed."""
     try:
         record = BenchmarkRecord(**parse_json((folder / RECORD).read_bytes()))
     except (OSError, *STUMBLES) as error:
@@ -179,12 +179,12 @@ def read_record(folder: Path) -> BenchmarkRecord:
 
 
 def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
-    """A benchmark, or the first part of it."""
+    """A benchmark, or its first items."""
     return benchmark if limit is None else benchmark.limited(limit)
 
 
 def query_ids(items: Sequence[Item]) -> list[tuple[str, ...]]:
-    """The ids of the queries of each item. Raises ValueError when one is used twice."""
+    """The query ids of each item. Raises ValueError for duplicates."""
     ids = [tuple(query.id for query in item.queries) for item in items]
     twice = [one for one, count in Counter(one for own in ids for one in own).items() if count > 1]
     if twice:
@@ -194,7 +194,7 @@ def query_ids(items: Sequence[Item]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class PredictionProgress:
-    """How far a process is: ``done`` of its ``total`` items, ``skipped`` of them because they were answered before."""
+    """Progress of a process: ``done`` of ``total`` items, of which ``skipped`` had predictions already."""
 
     done: int
     total: int
@@ -210,7 +210,7 @@ def predict(
     shard: Shard = Shard(),
     on_item: Callable[[PredictionProgress], None] = lambda _: None,
 ) -> int:
-    """Answer this process's part of a benchmark into a folder, going on where an earlier run stopped.
+    """Predict this process's part of a benchmark into a folder, resuming an earlier run.
 
     Args:
         on_item: told after every item, and once before the first.
@@ -268,10 +268,10 @@ def evaluate(
 
 
 def rehearse(sa2va: Sa2VA, benchmark: Benchmark, settings: Settings, *, items: int = 2) -> list[Prediction]:
-    """Ask the first items and keep nothing on disk: tells whether data, model and settings fit together.
+    """Dry run: predict the first items without writing anything, to check data, model and settings.
 
     Raises:
-        ValueError: as in :func:`predict`, or the benchmark is empty.
+        ValueError: as in [`predict`], or the benchmark is empty.
     """
     chosen = benchmark.items()
     query_ids(chosen)

@@ -1,4 +1,4 @@
-"""Predictions on disk: files of JSON lines that several processes append to, one file each, and that survive a kill.
+"""Prediction files: JSON lines, one file per process, that survive a kill.
 
 A line counts when it ends in a line break, so what a killed process left half written is as if it had never been.
 """
@@ -44,7 +44,7 @@ def read_ids(folder: Path) -> set[str]:
     """The queries that are answered in a folder, without reading their masks.
 
     Raises:
-        ValueError: as in :func:`read_predictions`.
+        ValueError: as in [`read_predictions`].
     """
     places: dict[str, str] = {}
     for place, line in _lines(folder):

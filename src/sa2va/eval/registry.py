@@ -1,4 +1,4 @@
-"""Which benchmarks a command means: by name, by the first part of names, or all whose data is present."""
+"""Select benchmarks by name, by the first part of their names, or all whose data is present."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows to run, and those that were left out because of missing files: name -> the paths that are not there."""
+    """Rows to run, and those left out because of missing files: name -> missing paths."""
 
     rows: list[BenchmarkSpec]
     absent: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def is_of(benchmark: str, name: str) -> bool:
-    """Whether a benchmark goes by a name: its own, or the first part of it (``refcoco`` for ``refcoco/val``)."""
+    """Whether a name selects a benchmark: its full name, or the first part (``refcoco`` for ``refcoco/val``)."""
     return benchmark == name or benchmark.startswith(f"{name}/")
 
 
 def known_row(name: str) -> BenchmarkSpec:
-    """The row of a benchmark. Raises ValueError when there is none of this name."""
+    """The row of a benchmark. Raises ValueError if there is none of this name."""
     if row := own_row(name):
         return row
     if name not in BENCHMARKS:
@@ -36,18 +36,18 @@ def known_row(name: str) -> BenchmarkSpec:
 
 
 def place(name: str) -> tuple[int, str]:
-    """Sorts names as the table of benchmarks has them, others last."""
+    """Sort key: the order of the table of benchmarks, other names last."""
     order = list(BENCHMARKS)
     return (order.index(name) if name in BENCHMARKS else len(order), name)
 
 
 def absent_files(row: BenchmarkSpec, data: Path) -> list[Path]:
-    """The files and folders a row needs that are not under a data root."""
+    """The files and folders of a row that are missing under a data root."""
     return [path for path in row.files(data) if not path.exists()]
 
 
 def select(names: Sequence[str], data: Path) -> Selection:
-    """The rows that names mean, each once, in the order of the table.
+    """The rows selected by names, without duplicates, in the order of the table.
 
     Args:
         names: of benchmarks, first parts of names, or ``"all"``: whatever has its files under ``data``. What is named

@@ -1,4 +1,4 @@
-"""The report of a run: what was measured, how, what others printed, and the worst and best answers to look at."""
+"""The report of a run: scores, settings, published scores, and the best and worst answers."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def report(
 
 
 def model_name(header: RunHeader) -> str:
-    """The last part of a folder or hub id, which is what tables of published numbers go by."""
+    """The last part of a folder or hub id, the key of published scores."""
     return Path(header.model).name
 
 
 def run_table(header: RunHeader) -> Table:
-    """What answered and how it was asked."""
+    """The model and the settings of a run, as a table."""
     settings = dict(header.settings)
     frames, number = settings.pop("key_frames"), settings.pop("num_key_frames")
     rows = {
@@ -79,7 +79,7 @@ def run_table(header: RunHeader) -> Table:
 
 
 def score_table(header: RunHeader, sections: Sequence[tuple[Answered, Mapping[str, Any] | None]]) -> Table:
-    """One row per benchmark: our number beside the published one of the same checkpoint."""
+    """Scores as a table: one row per benchmark, next to the published score of the same checkpoint."""
     rows = []
     for answered, scores in sections:
         row = answered.row

@@ -1,4 +1,4 @@
-"""``run.json``: which model answered, how it was asked and with what software, so that no run mixes two of them."""
+"""``run.json`` of an evaluation: model, settings and software, so that a run never mixes two of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunHeader:
 
     Attributes:
         model: folder or hub id. revision: commit of the hub, "" for a folder.
-        config: SHA-256 of the model's configuration. weights: fingerprint of the weights, see :func:`fingerprint`.
+        config: SHA-256 of the model's configuration. weights: fingerprint of the weights, see [`fingerprint`].
         dtype, device, device_name: e.g. ``"bfloat16"``, ``"cuda"``, ``"NVIDIA H100 80GB HBM3"``.
         mode: how masks were carried through clips, after the checkpoint's own choice was made.
         settings: fields of ``Settings``. versions: of this package, Python and the libraries.

@@ -1,4 +1,4 @@
-"""Pictures of single answers: what was pointed at in its picture or in a few frames, and the truth beside it.
+"""Images of single answers for the report: predicted and true masks in an image or a few frames.
 
 What no mask covers is faded, so that a mask is seen whatever the colour of its object.
 """

@@ -21,7 +21,7 @@ SUBMISSION = "submission.zip"
 
 @dataclass(frozen=True)
 class Answered:
-    """A benchmark with the predictions that a folder holds.
+    """A benchmark and the predictions in a folder.
 
     Attributes:
         folder: where they are. row: of the benchmark. benchmark: opened, limited as it was asked.
@@ -36,7 +36,7 @@ class Answered:
 
 
 def benchmark_folders(out: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The folders of predictions under a run's folder, in the order of the table of benchmarks.
+    """The prediction folders of a run, in the order of the table of benchmarks.
 
     Args:
         names: only these benchmarks, or all whose names begin with one of them and a slash.
@@ -70,7 +70,7 @@ def open_answered(folder: Path, data: Path | None = None) -> Answered:
 
 
 def score(answered: Answered) -> Scores:
-    """Count predictions and write ``scores.json`` beside them.
+    """Score predictions and write ``scores.json`` next to them.
 
     Raises:
         ValueError: predictions are missing or of other queries.
@@ -93,7 +93,7 @@ def score(answered: Answered) -> Scores:
 def score_all(
     out: Path, names: Sequence[str] = (), data: Path | None = None
 ) -> Iterator[tuple[Answered, Scores | None]]:
-    """Score everything in a run's folder; None for benchmarks whose truth is on a server."""
+    """Score all predictions of a run; None for benchmarks that a server scores."""
     remove_leftovers(out)
     for folder in benchmark_folders(out, names):
         answered = open_answered(folder, data)
@@ -101,7 +101,7 @@ def score_all(
 
 
 def read_scores(folder: Path) -> dict[str, Any] | None:
-    """``scores.json`` of a folder of predictions; None where it was not scored. Raises ValueError for anything else."""
+    """Read ``scores.json`` of a prediction folder; None if not scored yet. Raises ValueError if it is malformed."""
     path = folder / SCORES
     if not path.exists():
         return None
@@ -138,7 +138,7 @@ def pack_all(out: Path, names: Sequence[str] = (), data: Path | None = None) -> 
     """Pack every server benchmark of a run's folder: its name and archive.
 
     Raises:
-        ValueError: as in :func:`pack`, or the folder holds no server benchmark.
+        ValueError: as in [`pack`], or the folder holds no server benchmark.
     """
     remove_leftovers(out)
     opened = [open_answered(folder, data) for folder in benchmark_folders(out, names)]

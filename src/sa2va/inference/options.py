@@ -1,4 +1,4 @@
-"""How a request is answered: one set of options under every method."""
+"""Options of a request, the same for every method."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _MASK_FIELDS = tuple(field.name for field in fields(MaskPostprocessing))
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """What decides an answer besides the model and the request.
+    """How a request is answered.
 
     Attributes:
         masks: how logits become masks.
         key_frames: which frames of a video the language model sees: ``"uniform"`` over the video (measured better),
-            ``"first"`` (the reference), frame indices (one, or a list or array of them), or ``"compressed"``
-            (SaSaSa2VA checkpoints, tracks only).
-        num_key_frames: how many, for the two named ways.
-        mode: how masks are carried through a video, ``"released"`` or ``"consistent"``, see
-            [`sa2va.inference.tracker`]; None takes what the checkpoint was made for.
-        generation: how text is written.
+            ``"first"`` (the reference), frame indices (one, or a list or array), or ``"compressed"`` (SaSaSa2VA
+            checkpoints, tracks only).
+        num_key_frames: number of uniform or first frames.
+        mode: how masks are propagated through a video, ``"released"`` or ``"consistent"``, see
+            [`sa2va.inference.tracker`]; None means the one the checkpoint was made for.
+        generation: how text is generated.
     """
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
@@ -39,10 +39,11 @@ class InferenceOptions:
 
     @classmethod
     def of(cls, **options: Any) -> InferenceOptions:
-        """Options from the keywords of [`Options`].
+        """Build the options from the keywords of [`Options`].
 
         Raises:
-            TypeError: there is no such option. ValueError: a value outside its range.
+            TypeError: there is no such option.
+            ValueError: a value is out of range.
         """
         masks = {name: options.pop(name) for name in _MASK_FIELDS if name in options}
         video = {name: options.pop(name) for name in ("key_frames", "num_key_frames", "mode") if name in options}
@@ -50,12 +51,14 @@ class InferenceOptions:
 
 
 class Options(TypedDict, total=False):
-    """The keywords that every method of [`Sa2VA`] and [`Scene`] takes.
+    """Keywords of every method of [`Sa2VA`] and [`sa2va.inference.scene.Scene`].
 
-    threshold: probability above which a pixel belongs to the object, above 0 and below 1; 0.5 if not given.
-    probabilities: keep float32 probabilities in every segment. cleanup: holes to fill, specks to remove and the like.
-    key_frames, num_key_frames, mode: for videos, see [`InferenceOptions`].
-    max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
+    Attributes:
+        threshold: probability above which a pixel belongs to an object, above 0 and below 1; 0.5 if not given.
+        probabilities: keep float32 probabilities in every segment.
+        cleanup: postprocessing of the masks.
+        key_frames, num_key_frames, mode: for videos, see [`InferenceOptions`].
+        max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
     """
 
     threshold: float

@@ -25,11 +25,11 @@ class MaskPostprocessing:
 
     Attributes:
         threshold: probability above which a pixel belongs to the object.
-        probabilities: keep float32 probabilities beside the masks.
-        cleanup: what is tidied in each mask; the default changes nothing.
+        probabilities: keep float32 probabilities next to the masks.
+        cleanup: postprocessing of each mask; by default none.
 
     Raises:
-        ValueError: a threshold that is not above 0 and below 1.
+        ValueError: the threshold is not between 0 and 1.
     """
 
     threshold: float = 0.5
@@ -42,11 +42,11 @@ class MaskPostprocessing:
 
     @property
     def cut(self) -> float:
-        """The logit of the threshold."""
+        """The threshold as a logit."""
         return math.log(self.threshold / (1 - self.threshold))
 
     def mask(self, inside_HW: Tensor) -> Mask:
-        """A bool tensor as a mask of a result."""
+        """Clean a bool tensor (H, W) up and encode it."""
         return Mask.from_array(self.cleanup.apply(inside_HW.cpu().numpy()))
 
 

@@ -1,7 +1,7 @@
-"""An open picture, video, or nothing but words: looked at once, asked any number of times.
+"""An open image or video (or neither): encoded once, asked any number of times.
 
-What requests share is made at the first need and kept: the visual tokens of the frames that the language model sees,
-the keys and values of the prompt read last, and SAM 2's features of a picture.
+What requests share is computed on first use and kept: the visual tokens of the frames that the language model sees, the
+key-value cache of the last prompt, and SAM 2's features of an image.
 """
 
 from __future__ import annotations
@@ -37,21 +37,29 @@ from sa2va.results.answer import Answer
 from sa2va.results.history import History, Turn, turns_of
 from sa2va.visualization.colors import ObjectColors
 
+#: Requests for masks: nearly all are answered in the same few words.
+_SEGMENT = "segment"
+
 
 class Scene:
-    """One open medium and what the model has made of it; [`Sa2VA.open`] makes one.
+    """An open image or video with its encoding, made by [`Sa2VA.open`].
 
-    The second request about a picture runs neither the vision tower nor SAM 2's image encoder, and reads only the words
-    that no earlier prompt began with; so does the next turn of a conversation. Answers are those of a scene opened
-    anew. Several threads may ask: they take turns. ::
-
-        with model.open("street.jpg") as scene:
-            cars = scene.segment("all cars")
-            answer = scene.chat("What is the weather like?")
-            more = scene.chat("How can you tell?", history=answer.history)
+    A second request about an image, or the next turn of a conversation, runs neither the vision tower nor SAM 2's image
+    encoder, and only those tokens of its prompt that differ from the last one's beginning. The answers are the same as
+    those of a newly opened scene. Threads may share a scene; they take turns.
 
     Attributes:
-        media: the open [`Picture`], or another [`FrameSource`] for a video; None for words alone.
+        media: the open [`Picture`], or another [`FrameSource`] for a video; None without either.
+
+    Examples:
+        >>> from sa2va import Sa2VA
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> with model.open("shapes.png") as scene:
+        ...     cloud = scene.segment("the yellow cloud")
+        ...     answer = scene.chat("What color is the car?")
+        ...     more = scene.chat("How many clouds are there?", history=answer.history)
+        >>> answer.text
+        'blue'
     """
 
     def __init__(self, runner: VLMRunner, media: FrameSource | None):
@@ -64,22 +72,22 @@ class Scene:
 
     @property
     def is_video(self) -> bool:
-        """Whether the medium is a video."""
+        """Whether the medium is a video rather than an image."""
         return self.media is not None and not isinstance(self.media, Picture)
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels; None for words alone."""
+        """(height, width) in pixels; None without a medium."""
         return None if self.media is None else self.media.size
 
     @property
     def nbytes(self) -> int:
-        """Memory on the model's devices that the scene holds, bytes."""
+        """Memory that the scene occupies on the model's devices, in bytes."""
         features = [] if self._features is None else [self._features.fine, self._features.middle, self._features.top]
         return sum(one.nbytes for one in self._encoded.values()) + sum(tensor.nbytes for tensor in features)
 
     def close(self) -> None:
-        """Free what is kept. A [`Track`] that was started goes on."""
+        """Free the encoding. A [`Track`] that was started may still be read."""
         with self._lock:
             self._closed = True
             self._encoded.clear()
@@ -97,12 +105,12 @@ class Scene:
         return f"Scene({what}{size}, {'closed' if self._closed else f'{self.nbytes / 2**20:.1f} MiB'})"
 
     def segment(self, phrases: str | Sequence[str], **options: Unpack[Options]) -> Answer | list[Answer]:
-        """Find what phrases (or questions) describe; see [`Sa2VA.segment`]."""
+        """Segment what phrases or questions describe; see [`Sa2VA.segment`]."""
         wanted = checked_phrases(phrases)
         if self.media is None:
             raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
         requests = [segmentation_request(phrase, video=self.is_video) for phrase in wanted]
-        answers = self._answer(requests, InferenceOptions.of(**options), names=wanted)
+        answers = self._answer(requests, InferenceOptions.of(**options), names=wanted, kind=_SEGMENT)
         return answers[0] if isinstance(phrases, str) else answers
 
     def chat(self, question: str, *, history: History = (), **options: Unpack[Options]) -> Answer:
@@ -120,7 +128,7 @@ class Scene:
         empty_masks: bool = False,
         **options: Unpack[Options],
     ) -> list[Answer]:
-        """Many unrelated questions, answered together; see [`Sa2VA.ask`]."""
+        """Ask many independent questions; see [`Sa2VA.ask`]."""
         if isinstance(questions, str):
             raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
         for name, given in (("history", histories), ("region", regions)):
@@ -135,16 +143,17 @@ class Scene:
             regions=regions,
             at_once=at_once,
             keep_empty=empty_masks,
+            kind="ask",
         )
 
     def caption(self, **options: Unpack[Options]) -> Answer:
-        """Describe the medium and point at what is named; see [`Sa2VA.caption`]."""
+        """Write a grounded caption; see [`Sa2VA.caption`]."""
         return self.chat(GCG_REQUEST, **options)
 
     def describe(
         self, regions: Region | Sequence[Region], *, requests: Sequence[str] | None = None, **generation: Any
     ) -> list[str]:
-        """Describe marked parts of a picture, one text each; see [`Sa2VA.describe`]."""
+        """Describe regions of an image, one text each; see [`Sa2VA.describe`]."""
         wanted = as_regions(regions)
         if not wanted:
             raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
@@ -164,7 +173,7 @@ class Scene:
         selections: Sequence[Selection] = ("uniform",),
         **options: Unpack[Options],
     ) -> Track:
-        """Follow what phrases describe through a video of any length, lazily; see [`Sa2VA.track`]."""
+        """Lazily track what phrases describe through a video of any length; see [`Sa2VA.track`]."""
         wanted = checked_phrases(phrases)
         source = self._source("track needs a video or a picture; got None")
         chosen = InferenceOptions.of(**options)
@@ -186,7 +195,7 @@ class Scene:
         )
 
     def mask_prompts(self, phrases: Sequence[str], generation: GenerationOptions) -> list[Tensor]:
-        """The mask prompts (K, C) that each phrase gets in a picture: what a [`VideoTracker`] follows."""
+        """The mask prompts (K, C) of each phrase in an image, for [`VideoTracker.add_prompts`]."""
         return [output.prompts_KC for output in self._find(phrases, (), generation, video=False)]
 
     def _find(
@@ -194,7 +203,7 @@ class Scene:
     ) -> list[VLMOutput]:
         requests = [segmentation_request(phrase, video=video) for phrase in phrases]
         with self._lock:
-            return self._runner.generate(self._look(keys, video=video), requests, generation)
+            return self._runner.generate(self._look(keys, video=video), requests, generation, kind=_SEGMENT)
 
     def _answer(
         self,
@@ -206,11 +215,12 @@ class Scene:
         regions: Sequence[Region] | None = None,
         at_once: int | None = None,
         keep_empty: bool = False,
+        kind: str | None = None,
     ) -> list[Answer]:
         """Answer questions with text and masks.
 
         Args:
-            names: what each asks for, when it asks for a mask.
+            names: what each asks for, when it asks for a mask. kind: see [`VLMRunner.generate`].
         """
         for question in questions:
             if not isinstance(question, str) or not question.strip():
@@ -221,7 +231,9 @@ class Scene:
             keys = self._key_frames(options) if self.is_video else ()
             if regions is None:
                 media = self._look(keys)
-                outputs = self._runner.generate(media, questions, options.generation, histories=turns, at_once=at_once)
+                outputs = self._runner.generate(
+                    media, questions, options.generation, histories=turns, at_once=at_once, kind=kind
+                )
             else:
                 outputs = self._generate_by_region(questions, regions, options.generation, turns)
             named = zip(outputs, names or [None] * len(outputs), strict=True)

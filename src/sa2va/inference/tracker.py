@@ -1,14 +1,14 @@
-"""Objects through a video, one frame at a time: a camera is a loop over ``step``, and so is a file.
+"""Track objects through a video, frame by frame: a loop over ``step``, for cameras and files alike.
 
-Objects that were prompted together are one group: they share a memory bank and are one batch through decoder, memory
+Objects that were prompted together form a group: they share a memory bank and are one batch in the mask decoder, memory
 attention and memory encoder. A frame passes SAM 2's image encoder once, whatever the number of objects and groups.
 
-Two ways to carry masks (``mode``):
+There are two ways to propagate masks (``mode``):
 
-* ``"released"`` is what the reference does: a prompted frame is decoded from the language prompt without memory, its
-  prediction goes into memory, and the fine-tuned decoder follows the object through the other frames.
-* ``"consistent"`` is Sa2VA-i's (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
-  to SAM 2 as if a user had drawn it, and SAM 2's original decoder follows it. The fine-tuned decoder only ever does
+* ``"released"``, as the reference does: a prompted frame is decoded from the language prompt without memory, its
+  prediction goes into memory, and the fine-tuned decoder tracks the object through the other frames.
+* ``"consistent"``, as in Sa2VA-i (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
+  to SAM 2 as if a user had drawn it, and SAM 2's original decoder tracks it. The fine-tuned decoder is used only for
   what it was trained for.
 """
 
@@ -64,18 +64,32 @@ class _Group:
 
 
 class VideoTracker:
-    """Follows objects through frames that arrive one by one.
+    """Tracks objects through frames that arrive one by one.
 
-    Objects may be added before any frame exists and in the middle; memory use does not grow with the number of
-    frames. A step that raises leaves everything as it was: mend the cause, or ``remove`` the object it names, and give
-    the frame again. One tracker is for one thread.
+    Objects may be added before the first frame and at any time later. Memory use does not grow with the number of
+    frames. A step that raises leaves the tracker unchanged: fix the cause, or [`remove`] the object it names, and pass
+    the frame again. A tracker must not be shared between threads.
 
     Args:
         model: a loaded [`Sa2VAModel`].
-        mode: see the module; None takes ``"consistent"`` where the checkpoint has SAM 2's original decoder, else
-            ``"released"``.
+        mode: ``"released"`` or ``"consistent"``; None means the latter if the checkpoint has SAM 2's original decoder.
         output: how logits become masks.
-        ask: turns phrases and the frame they are about into mask prompts; given by [`Sa2VA.stream`].
+        ask: makes mask prompts from phrases and a frame; [`Sa2VA.stream`] provides it.
+
+    Attributes:
+        mode: the mode in use.
+
+    Examples:
+        >>> from sa2va import Sa2VA
+        >>> from sa2va.media.open import open_media
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> tracker = model.stream("the orange hat")
+        >>> for decoded in open_media("shapes.mp4", max_frames=2):
+        ...     frame = tracker.step(decoded.pixels, time=decoded.time)
+        >>> frame
+        Frame(1, time=0.125, segments=1)
+        >>> tracker.add(box=(10, 20, 60, 70))  # from the next frame on
+        2
     """
 
     def __init__(
@@ -111,7 +125,7 @@ class VideoTracker:
 
     @property
     def ids(self) -> list[int]:
-        """Ids of the objects being followed."""
+        """Ids of the tracked objects."""
         return [number for group in self._groups for number in group.ids]
 
     def add(
@@ -123,21 +137,21 @@ class VideoTracker:
         points: Sequence[Sequence[float]] | None = None,
         labels: Sequence[int] | None = None,
     ) -> int:
-        """Follow one more object, starting with the next frame.
+        """Track one more object, from the next frame on.
 
         Args:
-            phrase: names the object; alone, the model looks for it in the next frame.
+            phrase: names the object. Without mask, box or points, the model looks for it in the next frame.
             mask: bool (H, W), the object in the next frame.
-            box: x0, y0, x1, y1 in pixels of the next frame; what lies outside the frame is cut off.
-            points: (x, y) in pixels of the next frame; ``labels`` says 1 (inside, the default) or 0 (outside) for
-                each.
+            box: x0, y0, x1, y1 in pixels of the next frame; it is clipped to the frame.
+            points: (x, y) in pixels of the next frame.
+            labels: for each point, 1 for inside (the default) or 0 for outside.
 
         Returns:
-            the object's id in [`Frame.segments`]. A phrase the model does not find gives no segment.
+            the object's id in [`Frame.segments`]. A phrase that the model does not find has no segment.
 
         Raises:
-            ValueError: not exactly one way to name the object, a blank phrase, or malformed coordinates. Whether they
-                fit the frame is seen at the next step, which raises then.
+            ValueError: not exactly one prompt, a blank phrase, or malformed coordinates. The next step raises if they
+                do not fit the frame.
         """
         given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
         if len(given) > 1 or (not given and not phrase):
@@ -160,8 +174,12 @@ class VideoTracker:
         return self._next_id - 1
 
     def add_prompts(self, prompts_KC: Tensor, phrases: Sequence[str], *, frames: int = 1) -> list[int]:
-        """Follow K objects given by mask prompts of the model, which are decoded anew on each of the next ``frames``
-        frames.
+        """Track K objects given by mask prompts of the model.
+
+        Args:
+            prompts_KC: the prompts.
+            phrases: the name of each.
+            frames: number of next frames on which they are decoded from the prompts.
 
         Returns:
             their ids.
@@ -173,7 +191,7 @@ class VideoTracker:
         return ids
 
     def remove(self, number: int) -> None:
-        """Stop following an object.
+        """Stop tracking an object.
 
         Raises:
             ValueError: no object has this id.
@@ -196,13 +214,14 @@ class VideoTracker:
 
     @torch.inference_mode()
     def step(self, picture: Pixels | Image.Image, *, time: float | None = None) -> Frame:
-        """Take the next frame and say where every object is.
+        """Track every object in the next frame.
 
         Args:
-            picture: uint8 (H, W, 3) RGB, or whatever else is a picture. time: seconds, passed on to the result.
+            picture: uint8 RGB (H, W, 3), or any other image.
+            time: seconds, passed on to the result.
 
         Raises:
-            ValueError: no picture, or an object added since the last frame does not fit this one.
+            ValueError: not an image, or an object added since the last frame does not fit this one.
             FloatingPointError: the model computed NaN or infinity.
         """
         pixels = load_pixels(picture)

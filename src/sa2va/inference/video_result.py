@@ -1,4 +1,4 @@
-"""The frames of a video as they are computed, readable again without computing them again."""
+"""The lazy result of a video: frames are computed on demand, once."""
 
 from __future__ import annotations
 
@@ -28,21 +28,42 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 class Track:
-    """A lazy sequence of [`Frame`]: each is computed when it is first asked for, and nothing is kept in memory.
+    """A lazy sequence of [`Frame`]: each is computed on demand, and nothing is kept in memory.
 
-    Reading starts at the first frame every time. Frames that were read before come from a temporary file, where they
-    are kept as run lengths (without probabilities), and their pixels are decoded again; so looking at a track and then
-    saving it computes it once. Closing it, or leaving its ``with`` block, releases what the computation holds.
+    Every iteration starts at the first frame. Frames that were read before come from a temporary file, where they are
+    stored as run lengths (without probabilities), and their pixels are decoded again; so viewing a track and then
+    saving it computes it once. Closing it, or leaving its ``with`` block, releases the computation's memory.
 
-    Several threads may read one track at the same time: each gets every frame in order, and whichever comes first to a
-    frame computes it while the others wait. Those that call ``next`` on the track itself share its one reading.
+    Several threads may iterate at the same time: each gets every frame in order, and the first to reach a frame
+    computes it while the others wait. Threads that call ``next`` on the track itself share one iteration.
+
+    Args:
+        frames: pairs of a frame and its pixels, or None if they were not kept.
+        source: path of the video.
+        fps: frames per second.
+        size: (height, width) in pixels.
+        total: number of frames.
+        reasons: for each phrase without an object, why.
+        pixels: reads the pixels of all frames again from the first; None if that is impossible (a camera).
 
     Attributes:
-        source: path of the video, for its name and its sound; None when there is no file.
-        fps: frames per second of what is yielded; None where there is no clock.
+        source: path of the video, for its name and audio; None without a file.
+        fps: frames per second of the track; None for sources without timestamps.
         size: (height, width) in pixels.
-        total: number of frames that will come; None when it is not known.
-        reasons: for each phrase that nothing is followed for, why.
+        total: number of frames; None if unknown.
+        reasons: for each phrase without an object, why.
+
+    Examples:
+        >>> from sa2va import Sa2VA
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> with model.track("shapes.mp4", "the orange hat", sampling={"max_frames": 2}) as track:
+        ...     for frame in track:
+        ...         print(frame)
+        ...     track.save("overlay.mp4", "masks/", "masks.json")
+        Frame(0, time=0.0, segments=1)
+        Frame(1, time=0.125, segments=1)
+        >>> track.total, track.size
+        (2, (256, 256))
     """
 
     def __init__(
@@ -56,11 +77,6 @@ class Track:
         reasons: Mapping[str, str] | None = None,
         pixels: Callable[[], Iterable[Pixels]] | None = None,
     ) -> None:
-        """
-        Args:
-            frames: pairs of a frame and its pixels, or None where nobody kept them.
-            pixels: reads the pixels of all frames once more, from the first; None where that cannot be (a camera).
-        """
         self.source = source
         self.fps = fps
         self.size = size
@@ -76,31 +92,32 @@ class Track:
         self._lock = threading.RLock()
 
     def __iter__(self) -> Iterator[Frame]:
-        """All frames from the first. Raises RuntimeError where the computation failed or was given up."""
+        """All frames from the first. Raises RuntimeError if the track was closed or its computation failed."""
         return (frame for frame, _ in self._read(with_pixels=False))
 
     def __next__(self) -> Frame:
-        """The next frame of one reading that ``next`` keeps for itself."""
+        """The next frame of the iteration that ``next`` shares."""
         with self._lock:
             if self._cursor is None:
                 self._cursor = iter(self)
             return next(self._cursor)
 
     def pairs(self) -> Iterator[tuple[Frame, Pixels | None]]:
-        """All frames from the first, each with its pixels; None for frames read before, where they are gone."""
+        """All frames from the first with their pixels, or None for frames whose pixels cannot be read again."""
         return self._read(with_pixels=True)
 
     def save(self, *paths: str | Path, on_frame: Callable[[Frame], None] | None = None) -> None:
         """Write every frame to every path, in one pass.
 
-        A path that ends in .mp4, .mov, .mkv, .webm or .gif gets a video with the masks drawn over it, .json the masks
-        in YouTube-VOS form, .jsonl one line per frame; a folder gets DAVIS palette PNGs. ``sa2va.writers`` has more.
+        .mp4, .mov, .mkv, .webm and .gif become a video with the masks drawn over it, .json the masks in YouTube-VOS
+        format, .jsonl one line per frame; a folder gets DAVIS palette PNGs. [`sa2va.writers`] has more kinds.
 
         Args:
+            paths: files and folders to write.
             on_frame: called after each frame is written, e.g. to show progress.
 
         Raises:
-            ValueError: a path of another kind, or a video of a track that carries no pixels.
+            ValueError: an unknown suffix, or a video is wanted but the track has no pixels.
         """
         about = {"size": self.size, "fps": self.fps, "source": self.source}
         kinds = [(kind_of_path(Path(path)), Path(path)) for path in paths]
@@ -109,14 +126,15 @@ class Track:
             write_track(self, [opened.enter_context(kind(path, **about)) for kind, path in kinds], on_frame)
 
     def to_json(self, path: str | Path) -> None:
-        """Like ``save``, as JSON whatever the name."""
+        """Like [`save`], as JSON whatever the name."""
         write_track(self, [JsonWriter(path, size=self.size, fps=self.fps, source=self.source)])
 
     def preview(self, count: int = 8, columns: int = 4) -> Image.Image:
-        """A sheet of frames spread over the video with masks drawn over them, e.g. for a notebook.
+        """A contact sheet of frames with masks drawn over them, e.g. for a notebook.
 
         Args:
-            count: how many frames; of a video of unknown length, the first ones.
+            count: number of frames, spread over the video; if its length is unknown, the first ones.
+            columns: number of frames in a row.
         """
         wanted = uniform_indices(self.total, count) if self.total else first_indices(count, count)
         shown = [
@@ -128,11 +146,11 @@ class Track:
         return contact_sheet([picture for _, picture in shown], columns, labels)
 
     def results(self) -> list[Frame]:
-        """Every frame, kept in memory."""
+        """All frames as a list, in memory."""
         return list(self)
 
     def close(self) -> None:
-        """Stop computing and forget; the frames not yet read are given up."""
+        """Stop computing and discard all frames."""
         with self._lock:
             self._ended = True
             self._complete = False

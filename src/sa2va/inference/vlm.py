@@ -18,6 +18,8 @@ from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
 from sa2va.processing.requests import QUESTION_REQUEST, REFERRING_REQUEST, VIDEO_REFERRING_REQUEST
 from sa2va.results.history import Turn
 
+#: Answers that are tried as drafts: longer ones are seldom alike, and older ones no longer tell.
+_LONGEST_DRAFT, _MOST_DRAFTS = 32, 4
 #: A stop word is looked for in the text of this many last tokens.
 _TAIL_TOKENS = 32
 
@@ -75,6 +77,7 @@ class VLMRunner:
     def __init__(self, model: Sa2VANetwork, processor: Sa2VAProcessor):
         self.model = model
         self.processor = processor
+        self._drafts: dict[str, tuple[tuple[int, ...], ...]] = {}  # the latest answers of a kind of request
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], *, video: bool) -> EncodedMedia:
@@ -92,12 +95,14 @@ class VLMRunner:
         histories: Sequence[Sequence[Turn]] | None = None,
         regions: Sequence[np.ndarray] | None = None,
         at_once: int | None = None,
+        kind: str | None = None,
     ) -> list[VLMOutput]:
         """Answer questions about the same media, as one batch, or as batches of at most ``at_once``.
 
         Args:
             histories: the turns before each question; None for none. regions: what every question is shown, bool
                 (cells, cells) each.
+            kind: of requests whose answers are much alike: the latest are tried as drafts.
         """
         prompts = [
             self.processor.prompt_ids(question, vision=media.vision, history=history, regions=regions)
@@ -106,13 +111,18 @@ class VLMRunner:
         step = at_once or max(len(prompts), 1)
         written: list[Generated] = []
         for first in range(0, len(prompts), step):
-            written += self.model.generate(
+            batch = self.model.generate(
                 prompts[first : first + step],
                 media.visual,
                 options=options,
                 is_finished=self.is_finished,
                 cache=media.cache,
+                drafts=self._drafts.get(kind or "", ()),
             )
+            written += batch
+            if kind is not None:
+                answers = (tuple(one.token_ids) for one in batch if len(one.token_ids) <= _LONGEST_DRAFT)
+                self._drafts[kind] = tuple(dict.fromkeys([*answers, *self._drafts.get(kind, ())]))[:_MOST_DRAFTS]
         return [
             VLMOutput(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
             for question, one in zip(questions, written, strict=True)

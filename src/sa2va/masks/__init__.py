@@ -1,1 +1,1 @@
-"""Masks and the objects they belong to: plain frozen data in numpy, no tensors and no model."""
+"""Masks and segments: frozen data in numpy, without tensors or a model."""

@@ -1,4 +1,4 @@
-"""A binary mask kept as COCO run-length text, and the checks that text needs before pycocotools, which trusts it.
+"""Binary masks as COCO run lengths, which are checked here because pycocotools trusts them.
 
 COCO's runs alternate background, foreground, ... down the columns. Each is written in base 32, least significant digit
 first, as characters from "0" on, bit 5 meaning "more follows"; from the fourth run on, as the difference to two before.
@@ -32,11 +32,26 @@ class Rle(TypedDict):
 
 @dataclass(frozen=True, repr=False)
 class Mask:
-    """One binary mask, stored as canonical RLE: equal pixels are equal objects with equal hashes.
+    """A binary mask, stored as canonical RLE: masks with equal pixels are equal and have equal hashes.
 
     Attributes:
         size: (height, width) in pixels.
-        counts: COCO compressed run lengths. Build masks with ``from_array`` or ``from_rle``, which check them.
+        counts: COCO's compressed run lengths. Build masks with [`from_array`] or [`from_rle`], which check them.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va import Mask
+        >>> left, top = np.zeros((2, 4, 6), bool)
+        >>> left[:, :3] = top[:2] = True
+        >>> mask, other = Mask.from_array(left), Mask.from_array(top)
+        >>> mask.area, mask.box
+        (12, (0.0, 0.0, 3.0, 4.0))
+        >>> round(mask.iou(other), 3)
+        0.333
+        >>> mask | other
+        Mask(4x6, area=18)
+        >>> Mask.from_rle(mask.rle) == mask
+        True
     """
 
     size: Size
@@ -44,7 +59,11 @@ class Mask:
 
     @classmethod
     def from_array(cls, array: NDArray[np.bool_]) -> Mask:
-        """From a bool array (H, W). Raises ValueError for another dtype or shape, or an empty array."""
+        """Encode a bool array (H, W).
+
+        Raises:
+            ValueError: another dtype or number of axes, or an empty array.
+        """
         if array.dtype != np.bool_ or array.ndim != 2 or array.size == 0:
             raise ValueError(
                 f"expected a non-empty bool array (H, W), got {array.dtype} {array.shape}; "
@@ -55,7 +74,11 @@ class Mask:
 
     @classmethod
     def from_rle(cls, record: Mapping[str, Any]) -> Mask:
-        """From ``{"size": [h, w], "counts": text or list of runs}``. Raises ValueError when the two do not agree."""
+        """Read ``{"size": [h, w], "counts": ...}``, the counts compressed text or a list of run lengths.
+
+        Raises:
+            ValueError: the record is malformed, or its runs do not add up to its size.
+        """
         try:
             height, width = (int(n) for n in record["size"])
             counts = record["counts"]
@@ -65,19 +88,25 @@ class Mask:
 
     @property
     def rle(self) -> Rle:
-        """COCO compressed RLE, ready for JSON and for pycocotools."""
+        """COCO's compressed RLE, ready for JSON and pycocotools."""
         return {"size": list(self.size), "counts": self.counts}
 
     @property
     def array(self) -> NDArray[np.bool_]:
-        """The pixels: a fresh bool array (H, W)."""
+        """The pixels, decoded into a new bool array (H, W)."""
         return _decode(self.size, self.counts)
 
     def crop(self, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-        """The pixels inside a box (x0, y0, x1, y1) of whole numbers in the picture: bool (y1 - y0, x1 - x0).
+        (
+            """The pixels inside a box, bool (y1 - y0, x1 - x0).
 
-        Costs by the columns of the box, not by the picture.
+        Only the columns of the box are decoded.
+
+        Args:
+            box: (x0, y0, x1, y1) in whole pixels, ends exclusive, inside the image.
         """
+            ""
+        )
         x0, y0, x1, y1 = box
         height = self.size[0]
         ends = np.clip(np.cumsum(_parse(self.counts)), x0 * height, x1 * height)
@@ -90,26 +119,26 @@ class Mask:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """The tight (x0, y0, x1, y1), ends exclusive; None for an empty mask."""
+        """The bounding box (x0, y0, x1, y1), ends exclusive; None for an empty mask."""
         x, y, width, height = (float(n) for n in coco.toBbox(cast(Any, self.rle)))
         return (x, y, x + width, y + height) if width and height else None
 
     def polygons(self) -> list[NDArray[np.float32]]:
-        """The outer outlines, float32 (P, 2) arrays of x, y in pixel-corner coordinates.
+        """The outer outlines: float32 (P, 2) arrays of (x, y) between pixels, so that (0, 0) is the image's corner.
 
-        Exact, but polygons cannot tell holes: those are filled.
+        They follow the pixels exactly, but polygons cannot have holes: those are filled.
         """
         return outlines(self.array)
 
     def iou(self, other: Mask) -> float:
-        """Intersection over union, 0..1; 1 when both are empty. Raises ValueError for another size."""
+        """Intersection over union, 0..1; 1 if both are empty. Raises ValueError if the sizes differ."""
         self._check_size(other)
         if self.area == 0 and other.area == 0:
             return 1.0
         return float(coco.iou([cast(Any, self.rle)], [cast(Any, other.rle)], [False])[0][0])
 
     def __or__(self, other: Mask) -> Mask:
-        """The union. Raises ValueError for another size."""
+        """The union. Raises ValueError if the sizes differ."""
         self._check_size(other)
         merged = coco.merge([cast(Any, self.rle), cast(Any, other.rle)])
         return Mask(self.size, cast(bytes, merged["counts"]).decode("ascii"))

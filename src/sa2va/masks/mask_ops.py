@@ -1,4 +1,4 @@
-"""Masks that can be used: holes, specks, largest part, morphology, feather.
+"""Cleanup of masks: holes, specks, the largest component, morphology.
 
 Pure functions over numpy arrays; nothing here is applied unless it is asked for.
 The world outside the picture is unknown, not background: an object that leaves the picture is not eaten at its edge.
@@ -16,12 +16,27 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Cleanup:
-    """What is tidied in a thresholded mask; the defaults change nothing.
+    """Postprocessing of a thresholded mask; by default none.
 
-    Steps run in the order of the fields. Areas are in pixels, radii in pixels of a Euclidean disk.
+    The steps run in the order of the fields. The world outside the image is unknown, not background, so an object that
+    leaves the image keeps its edge there.
+
+    Attributes:
+        fill_holes: fill holes of at most this many pixels.
+        remove_specks: remove connected parts of fewer pixels.
+        largest_component: keep only the largest connected part.
+        closing, opening, dilate, erode: radius in pixels of a Euclidean disk.
 
     Raises:
         ValueError: a negative area or radius.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.masks.mask_ops import Cleanup
+        >>> mask = np.ones((5, 5), bool)
+        >>> mask[2, 2] = False
+        >>> int(Cleanup(fill_holes=4).apply(mask).sum())
+        25
     """
 
     fill_holes: int = 0
@@ -38,7 +53,7 @@ class Cleanup:
                 raise ValueError(f"{field.name} must not be negative (0 turns it off), got {getattr(self, field.name)}")
 
     def apply(self, mask: BoolArray) -> BoolArray:
-        """The tidied mask: bool (H, W) to bool (H, W)."""
+        """The cleaned mask: bool (H, W) to bool (H, W)."""
         if self.fill_holes:
             mask = fill_holes(mask, self.fill_holes)
         if self.remove_specks:

@@ -1,4 +1,4 @@
-"""One object: its masks, what it is called, and how sure the model is of it."""
+"""A segment: an object's masks, its phrase, and the model's confidence."""
 
 from __future__ import annotations
 
@@ -17,18 +17,30 @@ DOUBTFUL = 0.2
 
 @dataclass(frozen=True, repr=False)
 class Segment:
-    """One object.
+    """An object: its masks, the phrase that names it, and the model's confidence.
 
     Attributes:
         id: stable within an answer or a track.
-        phrase: the words that name it; "" when there are none.
-        masks: one per frame; a picture has one.
+        phrase: the words that name it; "" if there are none.
+        masks: one per frame; an image has one.
         score: the model's own estimate of the mask's IoU, 0..1.
-        presence: probability that the object is there at all, 0..1.
-        span: first and (exclusive) last character of the phrase in ``Answer.text``.
-        probabilities: float32 (T, H, W), 0..1, when they were asked for. Left out of JSON and of comparisons.
-        color: RGB, 0..255, in which every output shows the object; None before it is first seen in a picture. Left out
-            of comparisons.
+        presence: probability that the object is visible at all, 0..1.
+        span: start and (exclusive) end of the phrase in ``Answer.text``, in characters.
+        probabilities: float32 (T, H, W), 0..1, if they were asked for. Not in JSON, and ignored in comparisons.
+        color: RGB, 0..255, in which every output shows the object; None until it is first seen. Ignored in comparisons.
+
+    Raises:
+        ValueError: no masks, masks of different sizes, or a score that is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va import Mask, Segment
+        >>> mask = Mask.from_array(np.ones((4, 6), bool))
+        >>> segment = Segment(id=1, phrase="the dog", masks=(mask,), score=0.12, presence=0.97)
+        >>> segment.mask.area
+        24
+        >>> segment.doubtful
+        True
     """
 
     id: int
@@ -48,14 +60,14 @@ class Segment:
 
     @property
     def mask(self) -> Mask:
-        """The only mask. Raises ValueError when the segment spans several frames."""
+        """The mask of an image's segment. Raises ValueError if the segment spans several frames."""
         if len(self.masks) != 1:
             raise ValueError(f"expected a segment of one picture, got {len(self.masks)} frames; use .masks[frame]")
         return self.masks[0]
 
     @property
     def doubtful(self) -> bool:
-        """Whether the model itself thinks little of the masks: a score under 0.2."""
+        """Whether the model itself has little confidence in the masks: a score below 0.2."""
         return self.score < DOUBTFUL
 
     def __repr__(self) -> str:

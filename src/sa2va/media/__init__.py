@@ -1,1 +1,1 @@
-"""Pictures, videos and cameras: the only place that reads and decodes them."""
+"""Images, videos and cameras: everything that reads and decodes them."""

@@ -1,4 +1,4 @@
-"""Picture files of several frames as videos: animations, and TIFFs of several pages."""
+"""Image files with several frames as videos: animations, and TIFFs with several pages."""
 
 from __future__ import annotations
 

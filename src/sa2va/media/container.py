@@ -1,4 +1,4 @@
-"""Video files before decoding: what container it is, opening it safely, its packets and what their timestamps tell."""
+"""Video files before decoding: the container's format, safe opening, packets and timestamps."""
 
 from __future__ import annotations
 

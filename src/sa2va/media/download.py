@@ -1,4 +1,4 @@
-"""A picture from the web, bounded in size and in time whatever the server does."""
+"""Download an image, bounded in size and time whatever the server does."""
 
 from __future__ import annotations
 

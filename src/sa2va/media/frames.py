@@ -1,8 +1,8 @@
-"""The contract every video source meets: lazy RGB frames with times, random access, backward passes and sampling.
+"""The interface of every video source: lazy RGB frames with times, random access, backward passes and sampling.
 
-A source decodes only what is asked for and keeps at most a bounded number of frames, whatever the video's length.
-The one primitive a source implements is ``pick``; forward, random and backward access and sampling are built on it,
-so all of them give the same pixels for the same index.
+A source decodes only what is asked for and keeps a bounded number of frames in memory, whatever the video's length.
+It implements one primitive, ``pick``; forward, random and backward access and sampling are built on it, so all of them
+give the same pixels for the same index.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DecodedFrame:
 
     Attributes:
         index: position in the source it was read from, from 0 without gaps.
-        time: seconds since the video's first frame; None where the source has no clock (folders, lists).
+        time: seconds since the video's first frame; None for sources without timestamps (folders, lists).
         pixels: uint8 array (H, W, 3), RGB, upright.
         source_index: position in the original video; differs from ``index`` after sampling.
     """
@@ -47,10 +47,10 @@ class DecodedFrame:
 
 
 class FrameSource(ABC):
-    """A video as numbered RGB frames of one size. Iterating starts over each time (a camera goes on)."""
+    """A video as numbered RGB frames of one size. Each iteration starts at the first frame (a camera continues)."""
 
     backward_bytes: int = 256 << 20
-    """Most bytes of pixels ``iter_backward`` holds at once. Less memory costs more repeated decoding."""
+    """Memory limit of ``iter_backward`` in bytes of pixels. A lower one costs more repeated decoding."""
 
     @property
     @abstractmethod
@@ -60,11 +60,11 @@ class FrameSource(ABC):
     @property
     @abstractmethod
     def frame_count(self) -> int | None:
-        """Number of frames; None for a camera. A damaged file's count may shrink once its end has been decoded."""
+        """Number of frames; None for a camera. It may shrink when the end of a damaged file is decoded."""
 
     @abstractmethod
     def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
-        """Decode lazily the frames at strictly ascending ``indices``, and end early where the video ends."""
+        """Lazily decode the frames at strictly ascending ``indices``; stops where the video ends."""
 
     @property
     def fps(self) -> Fraction | None:
@@ -78,20 +78,20 @@ class FrameSource(ABC):
 
     @property
     def start_time(self) -> float:
-        """The first frame's time (s) on the file's own clock, by which its audio is timed too."""
+        """Time of the first frame in seconds on the file's own clock, which its audio uses too."""
         return 0.0
 
     @property
     def decode_errors(self) -> int:
-        """Number of frames found missing or damaged so far."""
+        """Number of missing or damaged frames so far."""
         return 0
 
     def times(self) -> Sequence[float] | None:
-        """Seconds since the first frame, for every frame; None where the source has no clock."""
+        """Seconds since the first frame, for every frame; None for sources without timestamps."""
         return None
 
     def close(self) -> None:
-        """Give back devices and files held open. Safe to call twice."""
+        """Release devices and open files. Safe to call twice."""
         return
 
     def __enter__(self) -> Self:
@@ -104,9 +104,9 @@ class FrameSource(ABC):
         return self.pick(count())
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """Random access: the pixels at ``indices``, in that order, equal to what iteration gives there.
+        """Random access: the pixels at ``indices``, in that order, equal to those of an iteration.
 
-        A frame lost at a damaged file's end is replaced by the last good one before it, with a warning.
+        A frame lost at the end of a damaged file is replaced by the last good one before it, with a warning.
 
         Raises:
             ValueError: an index is outside ``0 <= index < frame_count``, or the source is a camera.

@@ -25,24 +25,30 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]+):(//|[^\\/])", re.IGNORECASE)
 
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, depth: SampleDepth | None = None) -> Image.Image:
-    """Read a picture as an upright RGB PIL image.
+    """Read an image as an upright RGB PIL image.
 
-    EXIF orientation is applied, also to PIL images. Transparency is pasted on white, as the vision-language models were
-    trained. Of an animation, or a TIFF of several pages, the first frame is taken: as a video they give all.
+    EXIF orientation is applied, to PIL images too. Transparency is composited on white, as in the training of the
+    vision-language models. Of an animation, or a TIFF with several pages, the first frame is taken.
 
-    More than 8 bits a sample are scaled to 8: by the depth the file states (sBIT, BitsPerSample, MaxSampleValue), else
-    by the smallest of 8, 10, 12, 14 and 16 bits that holds its largest value. Float images hold 0 to 255.
+    Samples of more than 8 bits are scaled to 8: by the depth the file states (sBIT, BitsPerSample, MaxSampleValue),
+    else by the smallest of 8, 10, 12, 14 and 16 bits that holds its largest value. Float images range from 0 to 255.
 
     Args:
-        source: a path, an http(s) URL, the bytes of a picture file, a PIL image of any mode, or a uint8 array (H, W),
-            (H, W, 3) or (H, W, 4) in RGB(A) order. A URL is fetched from wherever it points: a server must check
-            its clients' URLs before they come here.
-        max_pixels: refuse to decode larger pictures (height * width). Above twice Pillow's own limit Pillow refuses.
+        source: a path, an http(s) URL, the bytes of an image file, a PIL image of any mode, or a uint8 array (H, W),
+            (H, W, 3) or (H, W, 4) in RGB(A) order. URLs are fetched unchecked: a server must check its clients' URLs
+            first.
+        max_pixels: refuse to decode larger images (height * width). Pillow itself refuses above twice its own limit.
         depth: shared by the frames of a video, so that they are scaled alike.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a picture, damaged, empty, too large, or an array of the wrong shape or type.
+        ValueError: not an image, damaged, empty, too large, or an array of the wrong shape or dtype.
+
+    Examples:
+        >>> from sa2va.media.image import load_image
+        >>> image = load_image("shapes.png")
+        >>> image.mode, image.size
+        ('RGB', (256, 256))
     """
     depth = depth or SampleDepth()
     if isinstance(source, np.ndarray):

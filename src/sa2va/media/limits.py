@@ -1,4 +1,4 @@
-"""How much a media file may unfold into: far more than it weighs is an attack, or damage."""
+"""Limits on what a media file may expand to; far more than its size is an attack or damage."""
 
 from __future__ import annotations
 

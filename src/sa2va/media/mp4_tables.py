@@ -1,4 +1,4 @@
-"""What the tables of an mp4 or mov claim, read before FFmpeg unfolds them: a few bytes there may stand for gigabytes.
+"""Check the tables of an mp4 or mov before FFmpeg expands them: a few bytes can stand for gigabytes.
 
 A constant sample size, a run of equal durations or a fragment's header counts samples without listing them, and each
 entry of an edit list may repeat them all.

@@ -71,10 +71,14 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Picture(FrameSource):
-    """One decoded picture: a source of a single frame.
+    """A decoded image, as a source of one frame.
 
     Args:
-        image: upright, mode RGB, as [`load_image`] gives it. path: its file, where it has one.
+        image: upright, mode RGB, as returned by [`load_image`].
+        path: its file, if there is one.
+
+    Attributes:
+        image: the image.
     """
 
     def __init__(self, image: Image.Image, path: Path | None = None) -> None:
@@ -171,7 +175,7 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def is_video(source: MediaSource) -> bool:
-    """Whether a source is a video (several frames, or a camera) rather than one picture; files are told by content.
+    """Whether a source is a video (several frames, or a camera) rather than an image. Files are judged by content.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -200,26 +204,35 @@ def open_media(
     max_frames: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FrameSource:
-    """Open a video for lazy decoding, or a picture: a [`Picture`], which is read at once and counts as one frame.
+    """Open a video for lazy decoding, or an image, which is read at once and becomes a [`Picture`] of one frame.
 
-    A picture file is opened once, a video file once more than it is read.
+    An image file is opened once, a video file once more than it is read.
 
     Args:
-        source: a local video file (mp4, mov, webm, mkv, avi, gif and animated png or webp; mpeg, flv, ogg and wmv
-            too), a TIFF of several pages, a folder of picture files, a list of pictures, a uint8 array (T, H, W, 3),
-            ``"camera:0"``, or a ``FrameSource``.
+        source: a local video file (mp4, mov, webm, mkv, avi, gif and animated png or webp; also mpeg, flv, ogg and
+            wmv), a TIFF with several pages, a folder of image files, a list of images, a uint8 array (T, H, W, 3),
+            ``"camera:0"``, a [`FrameSource`], or whatever [`load_image`] takes.
         stride: keep every stride-th frame.
-        fps: keep the first frame of every 1/fps seconds, by timestamps; never repeats frames. Not with ``stride``.
-        start, end: the range, end exclusive: an int is a frame index, a float seconds since the first frame.
+        fps: keep the first frame of every 1/fps seconds, by timestamps; frames are never repeated. Excludes ``stride``.
+        start, end: range of frames, end exclusive: an int is a frame index, a float seconds since the first frame.
         max_frames: keep at most this many.
         max_pixels: refuse larger frames (height * width).
 
     Returns:
-        A source whose frames are numbered 0, 1, ...; ``source_index`` and ``time`` are those of the original video.
+        a source whose frames are numbered 0, 1, ...; ``source_index`` and ``time`` are those of the original video.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: nothing to decode in it, a range without frames, or contradictory sampling.
+        ValueError: the source cannot be decoded, the range has no frames, or the sampling is contradictory.
+
+    Examples:
+        >>> from sa2va.media.open import open_media
+        >>> with open_media("shapes.mp4", stride=8) as video:
+        ...     for frame in video:
+        ...         print(frame.index, frame.source_index, frame.time, frame.pixels.shape)
+        0 0 0.0 (256, 256, 3)
+        1 8 1.0 (256, 256, 3)
+        2 16 2.0 (256, 256, 3)
     """
     sampling = Sampling(stride, _rate(fps), _plain(start), _plain(end), max_frames)
     media = source if isinstance(source, FrameSource) else _open(source, max_pixels)

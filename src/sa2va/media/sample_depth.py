@@ -1,4 +1,4 @@
-"""Pictures of more than eight bits a sample as eight: by the depth their file states, else by what they hold.
+"""Scale images of more than 8 bits per sample to 8, by the depth their file states, else by their values.
 
 Cameras of 10, 12 or 14 bits store their values unscaled in files of 16, where they would look black.
 """

@@ -1,1 +1,1 @@
-"""What is computed: tensors in, tensors out, no files and no pictures."""
+"""The network: tensors in, tensors out; no files and no images."""

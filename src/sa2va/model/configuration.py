@@ -1,4 +1,4 @@
-"""The configuration of a whole model: one vision-language config, one SAM 2 config, and what ties them together."""
+"""The configuration of a model: one of the vision-language model, one of SAM 2, and what joins them."""
 
 from __future__ import annotations
 
@@ -108,17 +108,26 @@ def set_grounding_side(config: Sam2VideoConfig, side: int) -> None:
 
 @strict
 class Sa2VAConfig(PreTrainedConfig):
-    """Everything that shapes a [`Sa2VAModel`].
+    """Configuration of a [`sa2va.Sa2VAModel`]: one of the vision-language model, one of SAM 2, and what joins them.
 
-    Args:
-        vlm_config: config of the vision-language model: ``internvl``, ``qwen2_5_vl`` or ``qwen3_vl``.
-        sam2_config: config of SAM 2; Hiera-L of SAM 2.0 where None.
+    Attributes:
+        vlm_config: configuration of the vision-language model (``internvl``, ``qwen2_5_vl`` or ``qwen3_vl``); a dict
+            is converted.
+        sam2_config: configuration of SAM 2; a dict is converted, None means SAM 2.0 with Hiera-L.
         seg_token_id: id of ``[SEG]`` in the tokenizer.
-        template: chat template of the InternVL families, a key of ``sa2va.processing.conversation.TEMPLATES``; None
-            where the tokenizer files carry the template (Qwen families).
-        max_tiles: most tiles that an InternVL cuts a picture into; 1 shows it the whole picture only.
-        original_mask_decoder: whether the weights hold SAM 2's original mask decoder beside the fine-tuned one
-            (Sa2VA-i checkpoints); video propagation in mode ``"consistent"`` uses it.
+        template: chat template of the InternVL families: ``"qwen_chat"``, ``"internlm2_chat"`` or ``"phi3_chat"``; None
+            for Qwen families, whose tokenizer files contain the template.
+        max_tiles: largest number of tiles an InternVL model cuts an image into; 1 shows it the whole image only.
+        original_mask_decoder: whether the weights include SAM 2's original mask decoder next to the fine-tuned one
+            (Sa2VA-i checkpoints); it propagates masks in mode ``"consistent"``.
+
+    Examples:
+        >>> from sa2va import Sa2VAConfig
+        >>> config = Sa2VAConfig(vlm_config={"model_type": "qwen3_vl"})
+        >>> config.family.name
+        'qwen3_vl'
+        >>> config.sam2_config.image_size
+        1024
     """
 
     model_type = "sa2va"
@@ -142,7 +151,7 @@ class Sa2VAConfig(PreTrainedConfig):
 
     @property
     def family(self) -> Family:
-        """The vision-language family, from the config's ``model_type``."""
+        """The family of the vision-language model, from its ``model_type``."""
         return family_of(self.vlm_config.model_type)
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:

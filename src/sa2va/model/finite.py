@@ -1,4 +1,4 @@
-"""NaN and infinity, told where they reach a result: left alone, they look like an honest "nothing found"."""
+"""Detect NaN and infinity before they reach a result, where they would look like "nothing found"."""
 
 from __future__ import annotations
 

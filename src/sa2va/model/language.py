@@ -1,4 +1,4 @@
-"""The language half: tokens and image features in, hidden states out, the same for every family.
+"""The language model: tokens and image features in, hidden states out, the same for every family.
 
 transformers' VLM classes compute everything; what is ours is taking them apart: image features are computed once and
 kept, M-RoPE positions are explicit, and the state that feeds the mask prompt is taken where the family was trained.
@@ -49,8 +49,9 @@ def encode_images(
     """Run the vision tower and projector once.
 
     Args:
-        pixel_values, image_grid_thw, tiles_per_sample, regions: as in [`Batch`]. A region repeats, after all tiles of
-            its picture, the features of the last tile (the thumbnail) at its cells, row by row.
+        pixel_values, image_grid_thw, tiles_per_sample, regions: as in
+            [`sa2va.model.types.Batch`]. A region repeats the features of the last tile (the thumbnail) at its cells,
+            row by row, after all tiles of its picture.
     """
     if image_grid_thw is not None:
         features = vlm.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)

@@ -1,4 +1,4 @@
-"""One frame: image features from SAM 2's encoder, and masks decoded from prompts, differentiable and without state.
+"""SAM 2 on single frames: image features, and masks decoded from prompts; differentiable and stateless.
 
 SAM 2's forward pass in transformers runs under inference mode, loops over objects and takes no language prompt. Here
 its submodules are borrowed and the control flow is ours: every prompt is one row of a batch, whatever frame it looks

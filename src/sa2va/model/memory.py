@@ -1,4 +1,4 @@
-"""Many frames: what K objects remember of a clip, as data, and pure functions that write and read it.
+"""SAM 2's memory: what K objects remember of a clip, as data, with pure functions that write and read it.
 
 A [`MemoryBank`] belongs to objects that were prompted together: they share its frames and are one batch through the
 decoder, the memory encoder and memory attention. A bank keeps every prompted frame, the spatial memory of the last

@@ -1,4 +1,4 @@
-"""The whole model: a vision-language model writes, and what it writes at ``[SEG]`` prompts SAM 2.
+"""The whole network: the hidden states of a vision-language model at ``[SEG]`` prompt SAM 2.
 
 One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out.
 
@@ -56,12 +56,12 @@ class MaskProjection(nn.Module):
 class Sa2VANetwork(PreTrainedModel):
     """A vision-language model, SAM 2, and the projection between them: tensors in, tensors out.
 
-    Files and the released interface are [`Sa2VAModel`]'s, the subclass that users load.
+    Users load the subclass [`sa2va.Sa2VAModel`], which adds files and the released interface.
 
     Attributes:
-        vlm: the transformers vision-language model. sam2: a ``Sam2VideoModel`` whose parts are used, never its
-            forward.
-        projection: ``[SEG]`` state to mask prompt.
+        vlm: the transformers vision-language model.
+        sam2: a ``Sam2VideoModel``; its parts are used, its ``forward`` never is.
+        projection: from the hidden state at ``[SEG]`` to a mask prompt.
         original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder``
             is the fine-tuned one.
     """
@@ -106,7 +106,13 @@ class Sa2VANetwork(PreTrainedModel):
             super()._init_weights(module)
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor | None = None, **layout: Any) -> VisualTokens:
-        """The vision tower over pictures, once for all prompts about them; see [`language.encode_images`]."""
+        """Run the vision tower once, for all prompts about the same images.
+
+        Args:
+            pixel_values: as in [`Batch`].
+            image_grid_thw: patch grids (Qwen families).
+            layout: ``tiles_per_sample`` and ``regions`` (InternVL families).
+        """
         device: Any = self.get_input_embeddings().weight.device
         pixel_values = pixel_values.to(device)
         if image_grid_thw is not None:
@@ -123,8 +129,20 @@ class Sa2VANetwork(PreTrainedModel):
         is_finished: Callable[[list[int]], bool],
         on_token: Callable[[int, int], None] | None = None,
         cache: PromptCache | None = None,
+        drafts: Sequence[Sequence[int]] = (),
     ) -> list[Generated]:
-        """Answer prompts that share their pictures; see [`sa2va.model.generation.generate`]."""
+        """Answer prompts about the same images as one batch.
+
+        Args:
+            prompts: token ids of each prompt, image tokens expanded.
+            visual: the features of the images, shared by all prompts.
+            options: how answers are decoded; None means greedily.
+            is_finished: called with the new tokens of a row; whether they end the answer.
+            on_token: called with (row, token) for every new token.
+
+        Raises:
+            FloatingPointError: the logits are NaN or infinite.
+        """
         return generate(
             self.vlm,
             self.config.family,
@@ -135,10 +153,15 @@ class Sa2VANetwork(PreTrainedModel):
             is_finished=is_finished,
             on_token=on_token,
             kept=cache,
+            drafts=drafts,
         )
 
     def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:
-        """SAM 2's image encoder over squashed frames, uint8 (F, S, S, 3), once for all prompts and objects."""
+        """Run SAM 2's image encoder once, for all prompts and objects.
+
+        Args:
+            frames_FSS3: uint8 (F, S, S, 3), resized to the square input without keeping the aspect ratio.
+        """
         frames_FSS3 = frames_FSS3.to(self.sam2.no_memory_embedding.device)
         return encode_frames(self.sam2, normalized_frames(frames_FSS3))
 
@@ -149,18 +172,18 @@ class Sa2VANetwork(PreTrainedModel):
         prompted: Callable[[int], Sequence[int]] | None = None,
         labelled_only: bool = False,
     ) -> Sa2VAOutput:
-        """Text logits of every token and mask logits of every ``[SEG]``; or the masks of clicks, without any text.
+        """Text logits of every token and mask logits of every ``[SEG]``; for a batch of clicks, mask logits only.
 
         Args:
-            batch: samples; see [`Batch`].
-            prompted: None decodes every frame from its prompt without memory (the released training recipe). Otherwise
-                says which frames of a clip of so many are prompted, the first among them; the masks are carried through
-                the rest by memory, as inference does.
+            batch: samples, see [`Batch`].
+            prompted: from the number of frames of a clip to the frames that are prompted, the first among them; SAM 2's
+                memory propagates the masks to the others, as at inference. None prompts every frame and uses no memory
+                (the released training recipe).
             labelled_only: compute logits only where the next token has a label, which is all that training reads.
 
         Raises:
-            ValueError: image tokens and features, or ``[SEG]`` tokens and target masks, differ in number in a sample,
-                or a sample with ``[SEG]`` has no grounding frames.
+            ValueError: the numbers of image tokens and features, or of ``[SEG]`` tokens and target masks, differ in a
+                sample; or a sample with ``[SEG]`` has no grounding frames.
         """
         if batch.points is not None and batch.point_labels is not None:
             objects = tuple(0 if masks is None else len(masks) for masks in batch.masks or ())

@@ -1,4 +1,4 @@
-"""Resized pictures to the numbers that the towers read, on the device of the model.
+"""Normalise resized images for the towers, on the device of the model.
 
 Pictures travel as uint8, a quarter of the bytes of float32, through data loaders and to the device. Shapes: N pictures,
 H and W pixels, F frames, S grounding side. Arithmetic is float32, in the order of the released code, bit for bit.

@@ -1,4 +1,4 @@
-"""Language models in eight or four bits: which layers are, by which settings, and where that cannot be.
+"""Quantisation of the language model to 8 or 4 bits: which layers, with which settings, on which devices.
 
 Training on a frozen base and inference quantise the same layers: the linear ones of the language model, which hold most
 of the weights. The vision tower, its projector, embeddings, the head, the ``[SEG]`` projection and SAM 2 stay as they

@@ -1,4 +1,4 @@
-"""The contract between data and model: what one forward pass takes and what it gives back.
+"""Inputs and outputs of a forward pass, shared by data and model.
 
 Shape legend: B samples, L tokens, D hidden width, V vocabulary, F grounding frames of all samples together, S
 grounding side, R regions of one sample, N object-frame pairs of all samples together, P clicks of a pair, s = S/4.
@@ -21,7 +21,8 @@ class Batch:
     """Samples, right-padded to one length.
 
     Attributes:
-        input_ids: (B, L) int64. attention_mask: (B, L) bool, False on padding.
+        input_ids: (B, L) int64.
+        attention_mask: (B, L) bool, False on padding.
         labels: (B, L) int64, ``IGNORED_LABEL`` where nothing is learned; None at inference.
         pixel_values: of all samples in order, None for text alone: uint8 (tiles, side, side, 3) for InternVL, float32
             (patches, width), normalised, for Qwen.
@@ -86,7 +87,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sa2VAOutput:
-    """What one forward pass says.
+    """Result of a forward pass.
 
     Attributes:
         logits: (B, L, V) next-token logits; or (M, V), those of the M positions whose next token has a label, row by

@@ -1,1 +1,1 @@
-"""The only place that knows pixels and prompts: media in, model inputs out, and the model's tokens back to text."""
+"""Inputs of the model from media and text, and text from its tokens; everything about pixels and prompts is here."""

@@ -1,4 +1,4 @@
-"""A conversation as pieces of text, each marked learnt or not: what precedes an answer, the answer, what follows it.
+"""A conversation as pieces of text, each trained on or not: before an answer, the answer, after it.
 
 The pieces are tokenised one by one, in training and in inference alike, so a longer conversation begins with the very
 ids of the shorter one. InternVL families write a fixed template, which ``config.json`` names, Qwen families the Jinja

@@ -1,4 +1,4 @@
-"""RGB pictures resized and cut for the towers, bit for bit as the released checkpoints saw them.
+"""Resizing and tiling of RGB images for the towers, bit for bit as the released checkpoints saw them.
 
 Shapes: T tiles, F frames, S side of a square in pixels, L patches of a Qwen picture, D numbers per patch.
 PIL resizes (never torchvision). Tiles and frames stay uint8: the model normalises them on its device.

@@ -1,4 +1,4 @@
-"""From a conversation and pictures to token ids and pixels, and from the model's ids back to text.
+"""From conversations and images to token ids and pixels, and from the model's token ids back to text.
 
 Two kinds of family share one interface. InternVL families cut a picture into tiles and write a fixed chat template;
 Qwen families cut it into patches and write the Jinja template of their tokenizer files.
@@ -57,14 +57,14 @@ _NORMALIZATION = {"qwen2_5_vl": _CLIP, "qwen3_vl": _HALF}
 
 @dataclass(frozen=True)
 class VisionInputs:
-    """Pictures as the vision tower reads them.
+    """Images as inputs of the vision tower.
 
     Attributes:
-        pixel_values: uint8 (tiles, side, side, 3), or float32 (patches, numbers per patch), normalised, for Qwen
-            families.
+        pixel_values: uint8 (tiles, side, side, 3) for InternVL families; normalised float32 (patches, values per patch)
+            for Qwen families.
         image_grid_thw: int64 (images, 3), patches in time, rows and columns; None for InternVL families.
-        tokens_per_image: visual tokens of each picture or frame.
-        video: whether the pictures are frames of one video.
+        tokens_per_image: visual tokens of each image or frame.
+        video: whether the images are frames of one video.
     """
 
     pixel_values: torch.Tensor
@@ -77,8 +77,9 @@ class EncodedTurns(NamedTuple):
     """A conversation for training.
 
     Attributes:
-        ids: its token ids. labels: as many: the ids of each answer and its suffix, ``IGNORED_LABEL`` elsewhere.
-        questions: of each turn the text that holds its question, and how many of ``ids`` there are up to its end.
+        ids: its token ids.
+        labels: for each of them, the id itself in answers and their suffixes, ``IGNORED_LABEL`` elsewhere.
+        questions: for each turn, the text with its question, and the number of ``ids`` up to the end of that text.
     """
 
     ids: list[int]
@@ -88,15 +89,19 @@ class EncodedTurns(NamedTuple):
 
 @dataclass(frozen=True)
 class ProcessorSettings:
-    """What a processor needs to know about its model: all of it follows from a [`Sa2VAConfig`].
+    """What a processor needs to know about its model; all of it follows from a [`Sa2VAConfig`].
 
     Attributes:
-        family: a key of ``FAMILIES``.
-        grounding_side: side of SAM 2's square picture, pixels.
+        family: ``"internvl"``, ``"qwen2_5_vl"`` or ``"qwen3_vl"``.
+        grounding_side: side of SAM 2's square input, in pixels.
         template: chat template of an InternVL family.
-        tile_side: side of a tile, pixels (InternVL). tokens_per_tile: visual tokens of one tile. max_tiles: most tiles
-            of a picture, the thumbnail not counted.
-        patches: how pictures become patches (Qwen).
+        tile_side: side of a tile in pixels (InternVL).
+        tokens_per_tile: visual tokens of a tile (InternVL).
+        max_tiles: largest number of tiles of an image, not counting the thumbnail (InternVL).
+        patches: how images become patches (Qwen).
+
+    Raises:
+        ValueError: a setting of a wrong type or out of range.
     """
 
     family: str
@@ -108,7 +113,6 @@ class ProcessorSettings:
     patches: QwenPixels | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a setting of a wrong type or out of range."""
         if self.family not in FAMILIES:
             raise ValueError(f"family: expected one of {sorted(FAMILIES)}, got {self.family!r}")
         limits = {"grounding_side": (32, 4096), "max_tiles": (1, 64)}
@@ -123,7 +127,7 @@ class ProcessorSettings:
 
     @classmethod
     def of(cls, config: Sa2VAConfig) -> ProcessorSettings:
-        """The settings that fit a model's config."""
+        """The settings that follow from a model's configuration."""
         vlm: Any = config.vlm_config
         sam2: Any = config.sam2_config
         vision, grounding_side = vlm.vision_config, sam2.image_size
@@ -189,23 +193,43 @@ class ProcessorSettings:
 
 
 class Sa2VAProcessor:
-    """Makes the inputs of a [`Sa2VAModel`] and reads its answers.
+    """Makes the inputs of a [`sa2va.Sa2VAModel`] from text and images, and parses its answers.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        config: the model's configuration, or the settings that follow from it.
 
     Attributes:
-        tokenizer: the checkpoint's tokenizer. family: its [`Family`] row.
-        tile_side, tokens_per_tile, cells: side of a tile in pixels, its visual tokens, and those per side (InternVL;
-            None for Qwen families).
-        grounding_side: side of SAM 2's square picture, pixels.
-        template: the [`ChatTemplate`] of an InternVL family, else None.
-        eos_ids, stop_words: generation ends at one of these ids, or when the text ends in one of these words.
-        seg_token_id, image_token_id: ids of ``[SEG]`` and of the token that stands at image features.
+        tokenizer: the checkpoint's tokenizer.
+        settings: what the processor knows about its model; [`save_pretrained`] writes them.
+        family: the vision-language family, with its special tokens.
+        tile_side: side of a tile in pixels; None for Qwen families, as the next two.
+        tokens_per_tile: visual tokens of a tile.
+        cells: visual tokens per side of a tile.
+        grounding_side: side of SAM 2's square input, in pixels.
+        template: the chat template of an InternVL family; None for Qwen families.
+        eos_ids: ids at which generation ends.
+        stop_words: generation also ends when the text ends in one of these.
+        seg_token_id: id of ``[SEG]``.
+        image_token_id: id of the placeholder of an image feature.
+
+    Raises:
+        ValueError: the tokenizer lacks a token or the chat template that the family needs.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from sa2va import Sa2VA
+        >>> processor = Sa2VA.from_pretrained("tiny").processor
+        >>> vision = processor.vision([Image.open("shapes.png").convert("RGB")])
+        >>> ids = processor.prompt_ids("What color is the car?", vision=vision)
+        >>> ids.count(processor.image_token_id) == sum(vision.tokens_per_image)
+        True
+        >>> text, phrases = processor.clean("It is <p> the car </p> [SEG].")
+        >>> text
+        'It is the car.'
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Sa2VAConfig | ProcessorSettings):
-        """
-        Raises:
-            ValueError: the tokenizer lacks a token or the chat template that the family needs.
-        """
         self.tokenizer = tokenizer
         self.settings = config if isinstance(config, ProcessorSettings) else ProcessorSettings.of(config)
         self.family = FAMILIES[self.settings.family]
@@ -229,12 +253,12 @@ class Sa2VAProcessor:
         """Load from a local folder or a hub id, without remote code.
 
         Args:
-            folder: what [`save_pretrained`] wrote, or a released checkpoint.
-            config: the model's config; read only where the folder holds no ``processor_config.json`` of ours.
+            folder: written by [`save_pretrained`], or a released checkpoint.
+            config: the model's configuration; needed only if the folder has no ``processor_config.json`` of ours.
             hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
         Raises:
-            ValueError: there is no such folder, the hub does not give it, or it holds no tokenizer of a known class.
+            ValueError: there is no such folder, the download failed, or the tokenizer is of an unknown class.
         """
         place = resolve_folder(folder, TEXT_PATTERNS, **hub_kwargs)
         tokenizer = load_tokenizer(place)
@@ -246,10 +270,10 @@ class Sa2VAProcessor:
             return cls(tokenizer, settings)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's files and ``processor_config.json``, from which [`from_pretrained`] loads the same.
+        """Write the tokenizer's files and ``processor_config.json``, which [`from_pretrained`] reads.
 
         Raises:
-            OSError: they cannot be written there (full, read-only, not permitted).
+            OSError: the folder is full, read-only or not permitted.
         """
         with naming(folder):
             self.tokenizer.save_pretrained(folder)
@@ -258,13 +282,16 @@ class Sa2VAProcessor:
     def vision(
         self, images: Sequence[Image.Image], *, video: bool = False, budget: tuple[int, int] | None = None
     ) -> VisionInputs:
-        """Pixels for the vision tower.
+        """Pixel inputs of the vision tower.
 
         Args:
-            images: one RGB picture, or the key frames of a video, already selected.
-            video: whether they are frames: one tile each for InternVL families, where a picture has up to 13.
-            budget: least and most pixels of each, for training a Qwen family, see [`qwen_patches`]; None as in
-                inference.
+            images: one RGB image, or the selected key frames of a video.
+            video: whether they are frames of a video. In InternVL families a frame is one tile, an image up to 13.
+            budget: smallest and largest number of pixels of each, for training a Qwen family; None means the limits
+                of inference.
+
+        Raises:
+            ValueError: not RGB images, or several without ``video=True``.
         """
         if not images or not all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images):
             got = [image.mode if isinstance(image, Image.Image) else type(image).__name__ for image in images]
@@ -286,8 +313,10 @@ class Sa2VAProcessor:
         return VisionInputs(tiles, None, tokens, video)
 
     def tile_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Columns and rows of tiles that a picture of (width, height) is cut into; of one more than one, a thumbnail
-        follows. (1, 1) for Qwen families."""
+        """Columns and rows of the tiles an image of (width, height) pixels is cut into; (1, 1) for Qwen families.
+
+        More than one tile are followed by a thumbnail.
+        """
         return tile_grid(*size, self.tile_side, self.settings.max_tiles) if self.tile_side else (1, 1)
 
     def prompt_ids(
@@ -298,13 +327,16 @@ class Sa2VAProcessor:
         history: Sequence[Turn] = (),
         regions: Sequence[np.ndarray] | None = None,
     ) -> list[int]:
-        """The whole prompt for one question; the image stands before the first question of the conversation.
+        """Token ids of the whole prompt for one question. The image precedes the conversation's first question.
 
         Args:
-            question: as a person would write it. One ``<image>`` in the first question is read as the image's place.
-            vision: the pictures of the conversation, None for text alone.
+            question: the user's words. One ``<image>`` in the first question puts the image there instead.
+            vision: the images of the conversation; None for text alone.
             history: earlier turns; their answers may or may not end in the template's suffix.
             regions: bool (cells, cells) grids of ``region_cells``, which the text calls region1, region2, ...
+
+        Raises:
+            ValueError: image placeholders, or regions, do not fit the images or the family.
         """
         _check_cells(regions)
         questions = [*(turn.question for turn in history), question]
@@ -323,10 +355,10 @@ class Sa2VAProcessor:
         past_text: str = "",
         regions: Sequence[np.ndarray] | None = None,
     ) -> list[int]:
-        """The ids of [`released_prompt`].
+        """Token ids of [`released_prompt`], which takes the same arguments.
 
         Raises:
-            ValueError: it does not have a token for each feature of the pictures and regions.
+            ValueError: the number of image tokens differs from the number of features of images and regions.
         """
         prompt = self.released_prompt(text, vision=vision, past_text=past_text, regions=regions)
         return self._checked(self._encode([prompt])[0], vision, regions)
@@ -339,15 +371,22 @@ class Sa2VAProcessor:
         past_text: str = "",
         regions: Sequence[np.ndarray] | None = None,
     ) -> str:
-        """The prompt that the released remote code's ``predict_forward`` makes of the same text.
+        """The prompt that ``predict_forward`` of the released remote code builds from the same text.
 
-        It differs from that of [`prompt_ids`] in that no line break is added after the image, and in ``past_text``: a
-        raw prefix of the prompt, its image tokens written out. Qwen families ignore it beside pictures and put it into
-        the user's message without, as the released code does, except for one of [`released_past_text`], which goes on.
-        A text without ``<image>`` is taken too where the released code raises. A region may have no cell.
+        Unlike in [`prompt_ids`], no line break follows the image, and ``past_text`` is a raw prefix of the prompt with
+        its image tokens written out. As in the released code, Qwen families ignore it if there are images and make it
+        part of the user's message if there are none; but one made by [`released_past_text`] continues the conversation.
+        ``<image>`` may be missing from the text, where the released code raises. A region may be empty.
+
+        Args:
+            text: the user's words, with or without ``<image>``.
+            vision: the images of the conversation; None for text alone.
+            past_text: the conversation so far.
+            regions: bool (cells, cells) grids, as for [`prompt_ids`].
 
         Raises:
-            ValueError: more than one ``<image>``, regions of a family that reads none, or regions with a ``past_text``.
+            ValueError: more than one ``<image>``, regions in a family without region prompts, or regions together with
+                a ``past_text``.
         """
         check_text(text, "text=")
         check_text(past_text, "past_text=")
@@ -366,7 +405,7 @@ class Sa2VAProcessor:
         return past_text + self.template.ask(text)
 
     def released_past_text(self, prompt: str, prediction: str) -> str:
-        """What [`released_prompt`] takes as ``past_text`` to go on after a prompt and its answer."""
+        """The ``past_text`` with which [`released_prompt`] continues after a prompt and its answer."""
         template = self.template or template_of("qwen_chat")
         return prompt + bare_answer(prediction, self._endings) + template.suffix + template.separator
 
@@ -376,11 +415,19 @@ class Sa2VAProcessor:
         vision: VisionInputs | None,
         regions: Sequence[np.ndarray] | None = None,
     ) -> EncodedTurns:
-        """A whole conversation for training.
+        """Token ids and labels of a whole conversation, for training.
 
-        Qwen families are trained on plain ChatML, as the released ones were: no system prompt, a line break between
-        the frames of a video. Their prompts in inference come from the tokenizer's template, which may write one and
-        writes frames side by side.
+        Qwen families are trained on plain ChatML, as the released models were: without a system prompt, and with a
+        line break between the frames of a video. Inference uses the tokenizer's template, which may add a system
+        prompt and writes frames side by side.
+
+        Args:
+            turns: at least one question and answer.
+            vision: the images of the conversation; None for text alone.
+            regions: bool (cells, cells) grids, as for [`prompt_ids`].
+
+        Raises:
+            ValueError: no turns, or image placeholders or regions that do not fit the images or the family.
         """
         if not turns:
             raise ValueError("expected at least one turn, got none")
@@ -416,13 +463,17 @@ class Sa2VAProcessor:
         return [encoded.questions[turn][1] - len(rest) - 1 for (turn, _), rest in zip(ends, left, strict=True)]
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
-        """The text of one answer's generated ids, special tokens kept, white space at both ends stripped."""
+        """The text of one answer's token ids: special tokens are kept, surrounding white space is stripped."""
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         assert isinstance(text, str), "decode takes the ids of one answer"
         return text.strip()
 
     def clean(self, raw: str) -> tuple[str, list[Phrase | None]]:
-        """An answer without special tokens, and for each ``[SEG]`` its phrase with the characters it takes, or None."""
+        """Strip special tokens from an answer, and find the phrase of each ``[SEG]``.
+
+        Returns:
+            the clean text, and per ``[SEG]`` its phrase with the characters it spans in that text, or None.
+        """
         return clean_answer(raw, self._special_tokens)
 
     def _place_image(

@@ -1,4 +1,4 @@
-"""A region of a picture, given as a mask or a box, as cells of the coarse grid whose features describe it.
+"""Region prompts: a mask or box of an image as cells of the coarse grid whose features describe it.
 
 The model sees a region through cells of the picture's thumbnail: a 16 x 16 grid for tiles of 448 pixels. Numpy only.
 """

@@ -1,8 +1,8 @@
-"""The one file of request strings: what the released models were trained and measured with, and our training wordings.
+"""All request strings: those the released models were trained and measured with, and our wordings for training.
 
-The first part are format constants: the models know these very strings, and the published numbers were measured with
-them, blanks included. The second part, [`TrainingRequests`], is our own: sentences that training puts annotations
-into. The reference has other sentences of the same kinds; a user replaces ours by a file.
+The first part are format constants: the models know exactly these strings, and the published numbers were measured
+with them, blanks included. The second part, [`TrainingRequests`], is ours: sentences that word annotations as requests.
+The reference has other sentences of the same kinds; users can replace ours by a file.
 
 Templates have named placeholders for `str.format`: ``{phrase}``, ``{region}``, ``{number}``.
 """
@@ -80,25 +80,31 @@ _PLACEHOLDERS = {"gcg": "", "caption": "", "no_target": "", "region": "{region}"
 
 @dataclass(frozen=True)
 class TrainingRequests:
-    """What training puts annotations into, per task: templates of which one is drawn for each turn.
+    """Templates that word annotations as requests in training; one is drawn for each turn.
 
-    Each default begins with the wording of inference, if there is one. None of these sentences is the reference's
-    recipe, but for those that are constants above.
+    The first of each task is the wording of inference, if there is one. The sentences are ours: apart from the
+    constants above, none is from the reference's recipe.
 
     Attributes:
-        referring: ``{phrase}`` in a picture: RefCOCO and its kin, own pictures.
+        referring: ``{phrase}`` in an image: RefCOCO and its relatives, own images.
         video_referring: ``{phrase}`` in a clip: MeViS, Ref-YouTube-VOS, ReVOS, own clips.
-        video_description: ``{phrase}`` in a clip, of several sentences: Ref-SAV.
-        question: ``{phrase}`` is a question or request itself, in a picture or clip.
-        reasoning: ``{phrase}`` has to be worked out rather than found by its looks: ReasonSeg's short ones.
+        video_description: ``{phrase}`` of several sentences in a clip: Ref-SAV.
+        question: ``{phrase}`` is a question or request itself, about an image or a clip.
+        reasoning: ``{phrase}`` must be inferred rather than recognised: ReasonSeg's short queries.
         gcg: a description whose phrases have masks; no placeholder.
         caption: a description without masks; no placeholder.
-        region: a detailed description of ``{region}``, which is region1, region2, ...: Osprey's descriptions.
-        no_target: the answer where nothing in the picture is meant; no placeholder.
+        region: a detailed description of ``{region}``, which becomes region1, region2, ...: Osprey's descriptions.
+        no_target: the answer if the request refers to nothing in the image; no placeholder.
 
     Raises:
-        ValueError: a task has no template; or one of them says nothing, has another placeholder than its task needs,
-            or holds one of the model's own tokens.
+        ValueError: a task has no template, or a template is blank, has the wrong placeholder, or contains one of the
+            model's own tokens.
+
+    Examples:
+        >>> from sa2va.processing.requests import TrainingRequests
+        >>> requests = TrainingRequests(referring=("Find {phrase}.",))
+        >>> requests.referring[0].format(phrase="the dog")
+        'Find the dog.'
     """
 
     referring: tuple[str, ...] = (
@@ -176,11 +182,11 @@ class TrainingRequests:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainingRequests:
-        """Read a YAML or JSON file that maps tasks to lists of templates; tasks that it leaves out keep ours.
+        """Read a YAML or JSON file that maps tasks to lists of templates; missing tasks keep ours.
 
         Raises:
-            ValueError: the file is missing, unreadable, names an unknown task, or has a template that does not fit its
-                task; the message names the file, the task, the template and the placeholder.
+            ValueError: the file is missing or unreadable, names an unknown task, or has a template that does not suit
+                its task; the message names the file, the task, the template and the placeholder.
         """
         path = Path(path)
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""An answer as the model wrote it, special tokens and all, to text a person reads and the phrase of each mask.
+"""Parse the model's raw answer into clean text and the phrase of each mask.
 
 Text is only changed where a token was cut out: the blanks around the cut become one, and punctuation that the cut left
 hanging goes ("Sure, [SEG]." reads "Sure."). Everything else, line breaks and code included, stays as it was written.

@@ -1,1 +1,1 @@
-"""What the model gives back: answers and frames, with exits to JSON, COCO, supervision and pictures."""
+"""What the model returns: answers and frames, with exports to JSON, COCO, supervision and images."""

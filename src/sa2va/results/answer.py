@@ -1,4 +1,4 @@
-"""What the model gives back: answers and frames, with exits to JSON, COCO, supervision and pictures.
+"""What the model returns: answers and frames, with exports to JSON, COCO, supervision and images.
 
 Plain frozen data: no tensors, no model. Masks are kept as COCO run-length text, so that a long video's results stay
 small; arrays are made when asked for. Coordinates are pixels, boxes (x0, y0, x1, y1) with exclusive ends.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _PictureResult:
-    """Exits shared by everything that holds the segments of one picture."""
+    """What answers and frames share: the segments of one image, and their exports."""
 
     segments: tuple[Segment, ...]
 
@@ -40,7 +40,7 @@ class _PictureResult:
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """All masks, bool (N, H, W), in the order of ``segments``; (0, H, W), or (0, 0, 0) of unknown size, for none.
+        """All masks, bool (N, H, W), in the order of ``segments``. N may be 0; H and W too, if the size is unknown.
 
         Raises:
             ValueError: the segments span several frames.
@@ -51,26 +51,26 @@ class _PictureResult:
         return np.stack([segment.mask.array for segment in self.segments])
 
     def to_coco(self, image_id: int = 1, category_id: int | Mapping[str, int] = 1) -> list[dict[str, Any]]:
-        """Results in COCO's form, one per object that is seen; for a whole data set see ``sa2va.writers.CocoWriter``.
+        """COCO results, one per visible object; for a whole dataset use [`sa2va.writers.CocoWriter`].
 
-        Lists of many pictures are simply joined: ``COCO(truth).loadRes([*one.to_coco(1), *other.to_coco(2)])`` gives
-        them ids of their own. There is no ``bbox``, since with one pycocotools takes the box's area for the mask's.
-        ``phrase`` and ``object_id`` are extra keys.
+        Results of several images may be joined: ``COCO(truth).loadRes([*one.to_coco(1), *other.to_coco(2)])`` numbers
+        them. ``bbox`` is left out, because pycocotools would take its area for the mask's. ``phrase`` and ``object_id``
+        are extra keys.
 
         Args:
-            image_id: of this picture in the truth.
-            category_id: of all objects; or that of each phrase (``"object"`` for those without one).
+            image_id: the image's id in the ground truth.
+            category_id: one for all objects, or a mapping from phrases (``"object"`` if there is none) to ids.
 
         Raises:
-            ValueError: a phrase without a category, or segments that span several frames.
+            ValueError: a phrase has no category, or the segments span several frames.
         """
         return coco_results(self.segments, image_id, category_id)
 
     def to_supervision(self) -> supervision.Detections:
-        """``supervision.Detections`` of the objects that are seen.
+        """The visible objects as ``supervision.Detections``.
 
-        ``confidence`` is the score, ``tracker_id`` the segment's id, ``class_id`` counts the distinct phrases, which
-        are in ``data["phrase"]`` and, where its label annotators look, in ``data["class_name"]``.
+        ``confidence`` is the score and ``tracker_id`` the segment's id. ``class_id`` numbers the distinct phrases,
+        which are in ``data["phrase"]`` and, for supervision's label annotators, in ``data["class_name"]``.
 
         Raises:
             ImportError: supervision is not installed.
@@ -85,21 +85,40 @@ class _PictureResult:
         contour: bool = True,
         labels: bool = True,
     ) -> Image.Image:
-        """The picture with its segments drawn over it; see ``sa2va.visualization.overlay.overlay``."""
+        """The image with its segments drawn over it.
+
+        Args:
+            image: the image the answer is about, as for [`sa2va.media.image.load_image`].
+            alpha: opacity of the fill, 0..1.
+            contour: draw outlines.
+            labels: write phrases; "?" marks a score below 0.2.
+        """
         return overlay(image, self.segments, alpha=alpha, contour=contour, labels=labels)
 
 
 @dataclass(frozen=True, repr=False)
 class Answer(_PictureResult):
-    """What the model said, and the masks it gave.
+    """The model's answer about an image, a short video or a text: its words and the objects they refer to.
 
     Attributes:
         text: the answer without special tokens.
         raw_text: the answer as generated.
-        segments: the objects it points to, in the order of the text.
-        reason: why there is no mask, when one was asked for.
-        size: (height, width) of the picture.
+        segments: the objects it refers to, in the order of the text.
+        reason: why there is no mask although one was asked for.
+        size: (height, width) of the image in pixels.
         history: the turns so far, this one last; pass it on to continue the conversation.
+
+    Examples:
+        >>> from sa2va import Answer, Sa2VA
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> answer = model.segment("shapes.png", "the yellow cloud")
+        >>> [segment.phrase for segment in answer]
+        ['the yellow cloud']
+        >>> answer.masks.shape
+        (1, 256, 256)
+        >>> answer.draw("shapes.png").save("overlay.png")
+        >>> Answer.from_json(answer.to_json()) == answer
+        True
     """
 
     text: str
@@ -110,17 +129,18 @@ class Answer(_PictureResult):
     history: tuple[Turn, ...] = ()
 
     def to_json(self, path: str | Path | None = None, indent: int | None = None) -> str:
-        """The answer as JSON text, also written to ``path`` when given.
+        """The answer as JSON text, which is also written to ``path`` if that is given.
 
-        Schema::
+        ```text
+        {"text": str, "raw_text": str, "reason": str | null, "size": [h, w] | null,
+         "segments": [{"id": int, "phrase": str, "span": [start, end] | null, "score": float, "presence": float,
+                       "box": [x0, y0, x1, y1] | null, "area": int | null, "color": [r, g, b] | null,
+                       "masks": [{"size": [h, w], "counts": str}, ...]}, ...],
+         "history": [{"question": str, "answer": str}, ...]}
+        ```
 
-            {"text": str, "raw_text": str, "reason": str | null, "size": [h, w] | null,
-             "segments": [{"id": int, "phrase": str, "span": [start, end] | null, "score": float, "presence": float,
-                           "box": [x0, y0, x1, y1] | null, "area": int | null, "color": [r, g, b] | null,
-                           "masks": [{"size": [h, w], "counts": str}, ...]}, ...],
-             "history": [{"question": str, "answer": str}, ...]}
-
-        ``box`` and ``area`` describe a picture's one mask (box null: the mask is empty); for a clip both are null.
+        ``box`` and ``area`` are those of an image's one mask (the box of an empty mask is null). Both are null for a
+        video.
         """
         record = {
             "text": self.text,
@@ -134,7 +154,7 @@ class Answer(_PictureResult):
 
     @classmethod
     def from_json(cls, text: str) -> Answer:
-        """The inverse of ``to_json`` (which leaves probabilities out). Raises ValueError for other text."""
+        """Read what [`to_json`] wrote, which leaves probabilities out. Raises ValueError for anything else."""
         with _reading("Answer.to_json"):
             record = parse_json(text)
             return cls(
@@ -154,13 +174,23 @@ class Answer(_PictureResult):
 
 @dataclass(frozen=True, repr=False)
 class Frame(_PictureResult):
-    """One frame of a track.
+    """One frame of a video with the objects tracked in it.
 
     Attributes:
         index: number of the frame in its source, from 0.
-        time: seconds since the source's first frame; None where there is no clock (a folder of pictures).
+        time: seconds since the source's first frame; None for sources without timestamps (a folder of images).
         size: (height, width) in pixels.
-        segments: every tracked object, each with one mask; an object out of sight has an empty one.
+        segments: every tracked object, each with one mask, which is empty while the object is out of sight.
+
+    Examples:
+        >>> from sa2va import Sa2VA
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> track = model.track("shapes.mp4", "the orange hat", sampling={"max_frames": 2})
+        >>> frame = next(track)
+        >>> frame
+        Frame(0, time=0.0, segments=1)
+        >>> frame.segments[0].mask.size
+        (256, 256)
     """
 
     index: int
@@ -169,7 +199,10 @@ class Frame(_PictureResult):
     segments: tuple[Segment, ...] = ()
 
     def to_json(self, path: str | Path | None = None, indent: int | None = None) -> str:
-        """``{"index": int, "time": float | null, "size": [h, w], "segments": [...]}``, segments as in ``Answer``."""
+        """The frame as JSON text, which is also written to ``path`` if that is given.
+
+        ``{"index": int, "time": float | null, "size": [h, w], "segments": [...]}``, segments as in [`Answer.to_json`].
+        """
         record = {
             "index": self.index,
             "time": self.time,
@@ -180,7 +213,7 @@ class Frame(_PictureResult):
 
     @classmethod
     def from_json(cls, text: str) -> Frame:
-        """The inverse of ``to_json``. Raises ValueError for other text."""
+        """Read what [`to_json`] wrote. Raises ValueError for anything else."""
         with _reading("Frame.to_json"):
             record = parse_json(text)
             height, width = record["size"]

@@ -1,4 +1,4 @@
-"""Results in the form other tools take: COCO annotations and supervision's detections."""
+"""Exports of results: COCO annotations and supervision's detections."""
 
 from __future__ import annotations
 

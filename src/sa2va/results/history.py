@@ -1,4 +1,4 @@
-"""What was said so far, in any of the forms in which people keep it, as turns."""
+"""A conversation so far, in any of the common forms, as turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer, special tokens included: what the model must be shown to go on talking."""
+    """A question and its answer, special tokens included, as the model is shown them to continue the conversation."""
 
     question: str
     answer: str

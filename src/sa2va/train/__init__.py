@@ -1,1 +1,1 @@
-"""How the model learns: losses, what is trained, the trainer, and recipes as functions."""
+"""Training: losses, trainable parts, the trainer, and recipes as functions."""

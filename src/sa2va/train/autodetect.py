@@ -1,4 +1,4 @@
-"""What a name or a folder is, found out by looking, so that a preset needs not be told."""
+"""Detect the family of a model and the kind of a data folder, so that presets need not be told."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Auxiliary losses: what a run learns beside the text and the masks, each in a file of its own.
+"""Auxiliary losses: what a run learns besides text and masks, each in a file of its own.
 
 A loss is a subclass of [`AuxiliaryLoss`] that the configuration names: ``auxiliary: [{loss: "my_losses:Compact",
 weights: {compact: 0.1}}]``. It may add targets to every sample (made in the data loader's workers), parameters of its
-own (trained with the model, thrown away with the run) and, where it runs the model itself, a whole stage of training.
-There is an example in ``docs/training.md``.
+own (trained with the model, not saved with it) and, if it runs the model itself, a whole stage of training.
+``docs/training.md`` has an example.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from sa2va.train.losses import LossWeights, Term
 
 
 class AuxiliaryLoss:
-    """Losses beside those of text and masks. A subclass has ``names`` and [`losses`]; the rest has defaults.
+    """Base class of auxiliary losses. A subclass defines ``names`` and [`losses`]; the rest has defaults.
 
     Args:
-        model: that is trained. processor: of the model. weights: of this loss's names, see [`AuxiliaryOptions`].
+        model: the model being trained.
+        processor: its processor.
+        weights: weight of each of the loss's names, see [`AuxiliaryOptions`].
 
     Attributes:
-        names: what its losses are called, in the configuration and in the log.
-        needs: what of the model has run before [`losses`] is called: ``"masks"``: all of it. ``"text"``: the language
-            model; masks are drawn only if another loss needs them. ``"nothing"``: the loss runs what it learns from.
-        heads: parameters of its own, the part ``auxiliary``; they are trained, and not saved with the model.
+        names: names of its losses in the configuration and the log.
+        needs: which parts of the model run before [`losses`] is called: ``"masks"``, all; ``"text"``, the language
+            model, and SAM 2 only if another loss needs it; ``"nothing"``, none: the loss runs them itself.
+        heads: its own parameters, the part ``auxiliary``; they are trained, but not saved with the model.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -46,39 +48,41 @@ class AuxiliaryLoss:
 
     @staticmethod
     def targets(sample: Sample, shown: Shown) -> Any:
-        """What is learnt of a sample: tensors in any nesting of tuples and mappings, or None for nothing.
+        """The targets of a sample: tensors in any nesting of tuples and mappings, or None for no targets.
 
-        Data loader workers call this, so it sees no model; stage ``"segmenter"`` does not call it.
+        Data loader workers call this, without the model. Stage ``"segmenter"`` does not call it.
 
         Args:
-            sample: as its source gave it; ``sample.extras`` is for what only this loss knows. shown: what of the sample
-                the model sees.
+            sample: as its source yielded it; ``sample.extras`` may contain data for this loss alone.
+            shown: what the model sees of the sample.
         """
         return None
 
     def losses(
         self, model: Sa2VAModel, batch: Batch, output: Sa2VAOutput | None, generator: torch.Generator
     ) -> dict[str, Term]:
-        """The losses of one micro-batch by their names; those for which it has no targets are left out.
+        """The losses of a micro-batch by name; those without targets in it are left out.
 
         Args:
-            model: that is trained. batch: on its device. output: of the forward pass; None where nothing has run.
-            generator: for random choices, the same ones in a run that is resumed.
+            model: the model being trained.
+            batch: on the model's device.
+            output: of the forward pass; None if ``needs`` is ``"nothing"``.
+            generator: for random choices; a resumed run makes the same ones.
         """
         raise NotImplementedError
 
     def targets_of(self, batch: Batch) -> Sequence[Any]:
-        """What [`targets`] made of each sample of a batch."""
+        """What [`targets`] returned for each sample of a batch."""
         return batch.extras.get(type(self).__name__, (None,) * len(batch.input_ids))
 
 
 @dataclass(frozen=True)
 class AuxiliaryOptions:
-    """One auxiliary loss.
+    """An auxiliary loss of a training run.
 
     Attributes:
         loss: ``"package.module:Class"`` of a subclass of [`AuxiliaryLoss`].
-        weights: what each of its names counts in the total; one without a weight is not computed.
+        weights: weight of each of its names in the total; those without a weight are not computed.
     """
 
     loss: str

@@ -41,7 +41,7 @@ def save_run(
     *,
     finished: bool,
 ) -> None:
-    """Write everything of one moment of a run that ``Sa2VA.from_pretrained`` and a restart read.
+    """Save a run: what ``Sa2VA.from_pretrained`` loads and what resuming needs.
 
     A model whose base is quantised is an adapter: its own weights are gone.
 

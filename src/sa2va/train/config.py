@@ -1,6 +1,6 @@
-"""Everything that decides a training run, as one frozen dataclass that is saved beside the weights.
+"""The configuration of a training run: one frozen dataclass, saved next to the weights.
 
-It comes from a preset, a YAML or JSON file, and ``key=value`` words; [`TrainConfig.check`] finds what cannot work
+It comes from a preset, a YAML or JSON file, and ``key=value`` words. [`TrainConfig.check`] finds what cannot work
 before anything is loaded.
 """
 
@@ -36,11 +36,13 @@ SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """One data source.
+    """One data source of a training run.
 
     Attributes:
-        kind: a key of [`SOURCES`], or ``"package.module:factory"``. options: what the factory is called with.
-        repeats: how often an epoch shows each sample. group: samples of different groups do not share a batch.
+        kind: a short name of a known dataset or form of own data, or ``"package.module:factory"``.
+        options: keyword arguments of the factory.
+        repeats: how often an epoch shows each sample.
+        group: samples of different groups do not share a batch.
         requests: YAML or JSON file of request wordings instead of ours, see [`TrainingRequests`]; a source whose
             questions stand in its data has no use for it. ``data.requests=FILE`` gives it to all sources.
     """
@@ -53,7 +55,7 @@ class SourceOptions:
 
     @property
     def words_requests(self) -> bool:
-        """Whether the source puts annotations into requests: it takes ``requests``, itself or as what it derives from.
+        """Whether the source words requests: whether it, or a base class, takes ``requests``.
 
         Raises:
             ValueError: there is no such kind.
@@ -63,10 +65,10 @@ class SourceOptions:
         return any(inspect.isfunction(one) and "requests" in inspect.signature(one).parameters for one in makers)
 
     def open(self) -> MixtureEntry:
-        """The source, opened.
+        """Open the source.
 
         Raises:
-            ValueError: there is no such kind, it refuses its options, or the file of requests is wrong.
+            ValueError: there is no such kind, it does not accept its options, or the file of requests is wrong.
         """
         factory, (_, meant) = self._factory(), SOURCES.get(self.kind, ("", {}))
         options = {**meant, **self.options}
@@ -89,21 +91,25 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. Numbers default to the released recipe.
+    """A training run. Numbers default to the released recipe.
 
     Attributes:
         model: what to start from, folder or hub id: a released checkpoint, one of ours, or, with ``sam2``, a base
-            vision-language model. output: folder of the run.
-        sam2: folder, hub id or Meta's ``.pt`` file of the SAM 2 that a base model is joined with; None where ``model``
-            is a Sa2VA checkpoint already. template: chat template of such an InternVL; None means ``"qwen_chat"``.
+            vision-language model.
+        output: folder of the run.
+        sam2: folder, hub id or Meta's ``.pt`` file of the SAM 2 to join a base model with; None if ``model`` is a
+            Sa2VA checkpoint.
+        template: chat template of a base InternVL model; None means ``"qwen_chat"``.
         quantization: ``"nf4"`` keeps the frozen linear layers of the language model in four bits (LoRA only; CUDA or
             CPU).
-        data: the sources. encode: how samples become tensors.
-        stage: ``"joint"``: conversations, with text and masks. ``"segmenter"``: SAM 2 alone, from random clicks and
-            boxes, without text.
-        trainable: what is trained. loss: how losses are computed.
-        auxiliary: losses beside those of text and masks, see ``sa2va.train.auxiliary``. Only what some loss with a
-            weight needs is run: without any loss of masks none are drawn.
+        data: the sources.
+        encode: how samples become tensors.
+        stage: ``"joint"`` trains on conversations, with text and masks; ``"segmenter"`` trains SAM 2 alone, from random
+            clicks and boxes, without text.
+        trainable: what is trained.
+        loss: how losses are computed.
+        auxiliary: losses besides those of text and masks, see [`sa2va.train.auxiliary`]. Only what a loss with a weight
+            needs is computed: if no loss reads masks, none are decoded.
         grounding_side: side of the pictures that SAM 2 sees from now on, pixels, a multiple of 32; None keeps it.
         prompted_frames: None decodes every frame from its prompt, without memory (released). A number prompts that
             many frames of each clip, chosen as ``encode.key_frame_policy`` says, and follows the rest through the
@@ -111,23 +117,37 @@ class TrainConfig:
         validation: share of the pictures and clips of own data that is kept out of training, above 0 and below 1. Their
             losses are logged with every checkpoint, and ``sa2va eval RUN own --holdout SHARE`` scores the masks.
         steps: optimizer steps; None trains for ``epochs``.
-        batch_size: samples per process and micro-batch. accumulation: micro-batches per step.
+        batch_size: samples per process and micro-batch.
+        accumulation: micro-batches per step.
         optimizer: ``"adamw"`` (released), or ``"muon"`` for the matrices of a model that starts from nothing.
-        learning_rate, betas, weight_decay: of the optimizer. lr_scale: factor on the learning rate of a part.
+        learning_rate, betas, weight_decay: of the optimizer.
+        lr_scale: factor on the learning rate, per part of the model.
         decay: which parameters decay: ``"all"`` (released), or ``"matrices"`` only.
         clip_norm: largest gradient norm.
-        warmup: share of the steps in which the rate rises from nearly nothing; then it falls to 0 as a cosine.
+        warmup: fraction of the steps in which the learning rate rises from almost 0; then it decays to 0 as a cosine.
         precision: ``"bf16"``: frozen weights and computation in bfloat16, trained weights in float32.
             ``"fp32"``: everything in float32.
         checkpoint_activations: recompute activations in the backward pass, which saves memory for a third more time.
         compile: fuse the layers of the vision tower and the language model with torch.compile, which takes a minute at
             the start and needs a C++ compiler on CPU.
-        workers: data loader processes per process. max_broken: share of broken samples above which a run stops.
-        log_every, save_every: steps. keep: checkpoints that stay; older ones are deleted.
-        report_to: what Trainer reports to besides the screen, e.g. ``["tensorboard"]``; None for TensorBoard where it
-            is installed, ``[]`` for nothing.
-        fsdp: shard the model with FSDP2. deepspeed: JSON file of a DeepSpeed configuration, ZeRO stage 1 to 3.
-        resume: go on from the last complete checkpoint in ``output``, if there is one.
+        workers: data loader workers per process.
+        max_broken: fraction of broken samples above which the run stops.
+        seed: of shuffling and all random choices.
+        log_every, save_every: interval in steps.
+        keep: number of checkpoints to keep; older ones are deleted.
+        report_to: integrations of transformers' Trainer, e.g. ``["tensorboard"]``; None for TensorBoard if it is
+            installed, ``[]`` for none.
+        fsdp: shard the model with FSDP2.
+        deepspeed: JSON file of a DeepSpeed configuration, ZeRO stage 1 to 3.
+        resume: continue from the last complete checkpoint in ``output``, if there is one.
+
+    Examples:
+        >>> from sa2va.train.config import SourceOptions, TrainConfig
+        >>> own = SourceOptions("annotations", {"root": "mine"})
+        >>> config = TrainConfig(model="tiny", output="runs/mine", data=(own,))
+        >>> config = config.with_overrides(["steps=100", "trainable.lora.rank=16"])
+        >>> config.steps, config.trainable.lora
+        (100, LoraOptions(rank=16, alpha=256, dropout=0.05))
     """
 
     model: str
@@ -172,32 +192,32 @@ class TrainConfig:
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-        """Read YAML or JSON, then apply ``key=value`` words."""
+        """Read a YAML or JSON file, then apply ``key=value`` words. Raises ValueError for unknown or malformed ones."""
         return build(cls, override(read_config(path), overrides))
 
     def with_overrides(self, overrides: Sequence[str]) -> TrainConfig:
-        """This configuration with ``key=value`` words applied."""
+        """A copy with ``key=value`` words applied. Raises ValueError for unknown or malformed ones."""
         return build(type(self), override(plain(self), overrides))
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``train_config.json``, from which [`from_file`] reads the same configuration."""
+        """Write ``train_config.json``, which [`from_file`] reads. Returns its path."""
         path = Path(folder) / CONFIG_FILE
         path.write_text(json.dumps(plain(self), indent=2) + "\n", encoding="utf-8")
         return path
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        """``report_to``, its default filled in."""
+        """``report_to`` with its default filled in."""
         if self.report_to is None:
             return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
         return self.report_to
 
     def check(self) -> None:
-        """Find what cannot work without loading the model.
+        """Find what cannot work, without loading the model.
 
         Raises:
-            ValueError: what is wrong and how to cure it.
-            ImportError: a missing package, with the line that installs it.
+            ValueError: settings contradict each other or are out of range; the message says what to set.
+            ImportError: a package is missing; the message says how to install it.
         """
         for name, low, high in _RANGES:
             value = _get(self, name)

@@ -1,4 +1,4 @@
-"""How much memory a run will take in each process, before it starts.
+"""Estimate the memory of a run per process before it starts.
 
 Weights, gradients and optimizer state are exact. Activations are counted from the shapes of the largest of the encoded
 samples at hand, layer by layer, and are good to a factor of about two: kernels differ in what they keep.

@@ -1,4 +1,4 @@
-"""What a run starts from: a Sa2VA checkpoint, a base model joined with SAM 2, or a base in four bits."""
+"""The model a run starts from: a Sa2VA checkpoint, a base model joined with SAM 2, or a 4-bit base."""
 
 from __future__ import annotations
 

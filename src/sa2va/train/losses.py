@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors: next-token text, and masks on points where the prediction is least sure.
+"""Losses as pure functions of tensors: next-token prediction, and masks on their most uncertain points.
 
 Every loss is a [`Term`], a sum and what it is a sum over, so that means can be taken over a micro-batch, over all
 micro-batches of a step, or over all processes. With the defaults the numbers are those of the released recipe.
@@ -37,11 +37,13 @@ _CELL_LOSSES: tuple[MaskLoss, ...] = ("bce", "dice", "focal")
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts in the total; one of weight 0 is not computed. The defaults are the released recipe.
+    """Weight of each loss; those of weight 0 are not computed. The defaults are the released recipe.
 
     Attributes:
-        text: cross-entropy of the answers. bce, dice: of the mask. focal: of the mask, instead of ``bce`` where a
-            segmenter starts from nothing (SAM: 20). iou: predicted against true IoU of all three candidates.
+        text: cross-entropy of the answers.
+        bce, dice: of the mask.
+        focal: of the mask, instead of ``bce`` if a segmenter is trained from scratch (SAM: 20).
+        iou: predicted against true IoU of all three candidates.
         presence: cross-entropy of the object score.
     """
 
@@ -63,15 +65,15 @@ class LossOptions:
     """How losses are computed.
 
     Attributes:
-        weights: see [`LossWeights`].
-        points: points of a mask that ``bce``, ``dice`` and ``focal`` look at; None takes every cell, which is cheaper
-            for masks of fewer cells than points.
-        oversample: uniform points drawn for each point kept. importance: share of points that are the least sure of
-            these; the others stay uniform.
-        candidate: which of the three candidate masks learns: ``"chosen"``, the one with the highest predicted IoU
-            (released), or ``"best"``, the one with the least loss (as SAM is trained, which does not collapse).
-        average: ``"micro_batch"``: each micro-batch is averaged by itself, then all of a step (released);
-            ``"step"``: over all tokens and frames of a step, whatever the processes and micro-batches.
+        weights: weight of each loss.
+        points: sampled points of a mask for ``bce``, ``dice`` and ``focal``; None takes every cell, which is cheaper if
+            a mask has fewer cells than points.
+        oversample: number of uniform candidates per point.
+        importance: fraction of the points that are the most uncertain candidates; the others are uniform.
+        candidate: which of the three candidate masks is trained: ``"chosen"``, the one with the highest predicted IoU
+            (released), or ``"best"``, the one with the smallest loss (as in SAM; it does not collapse).
+        average: ``"micro_batch"`` averages each micro-batch, then those of a step (released); ``"step"`` averages over
+            all tokens and frames of a step, whatever the number of processes and micro-batches.
     """
 
     weights: LossWeights = LossWeights()

@@ -2,12 +2,13 @@
 
 Source: the released training configurations (InternVL3, Qwen2.5-VL, Qwen3-VL) and, for the four older checkpoints, the
 configurations of the first release; Sa2VA-26B had none of its own and is given those of its neighbours. What all rows
-share (AdamW at 4e-5, two losses, LoRA dropout, ...) are the defaults of [`TrainConfig`], the encoding those of its
-[`EncodeOptions`]. All this is the reference's recipe.
+share (AdamW at 4e-5, two losses, LoRA dropout, ...) are the defaults of [`TrainConfig`], the encoding those of
+[`sa2va.data.encode.EncodeOptions`]. All this is the reference's recipe.
 
 What annotations are put into is not: the wordings of requests, and of the answer that nothing is there, are our own
-([`TrainingRequests`]), sentences of the same kinds as the reference's lists. The answers with ``[SEG]``, the form of
-grounded captions and how regions are named and announced are the reference's, since the models write and read them.
+([`sa2va.processing.requests.TrainingRequests`]), sentences of the same kinds as the reference's lists. The answers
+with ``[SEG]``, the form of grounded captions and how regions are named and announced are the reference's, since the
+models write and read them.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def pretraining(
 
 
 def _source(recipe: Recipe, kind: str, repeats: float, root: str) -> SourceOptions:
-    """One source; where it draws phrases and frames, what is shown again is a view of its own, as in the reference."""
+    """One source. Each repeat draws new phrases and frames, as upstream does."""
     options: dict[str, Any] = {"root": root, **recipe.options.get(kind, {})}
     if kind in _OBJECTS:
         options["phrases"] = OBJECTS

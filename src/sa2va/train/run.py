@@ -1,4 +1,4 @@
-"""A run from its configuration: load, check, say what will happen, train, and leave a model that loads."""
+"""Run training from its configuration: load, check, print a summary, train, and save a complete model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FINISHED = "trainer_state.json"
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Everything a run needs, loaded and checked.
+    """A prepared training run: everything it needs, loaded and checked.
 
     Attributes:
         config: the configuration. model: with parameters frozen and unfrozen. processor: of the model.
@@ -56,7 +56,7 @@ class TrainingRun:
 
 
 def finished(config: TrainConfig) -> bool:
-    """Whether a run was trained to its end."""
+    """Whether a run has finished."""
     return (Path(config.output) / FINISHED).is_file()
 
 
@@ -96,7 +96,7 @@ def encoder(config: TrainConfig, processor: Sa2VAProcessor) -> Callable[[Sample,
 def train(
     run: TrainingRun, *, dry_run: bool = False, progress: bool = True, note: Callable[[str], None] = lambda _: None
 ) -> Path | None:
-    """Train to the end, from the last complete checkpoint where there is one.
+    """Train to the end, resuming from the last complete checkpoint if there is one.
 
     Args:
         dry_run: only two steps, and nothing is saved.

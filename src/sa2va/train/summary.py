@@ -1,4 +1,4 @@
-"""What a run will do, as tables for the screen: what is trained, from which data, in how much memory."""
+"""Summary of a run before it starts: what is trained, the data, and the memory."""
 
 from __future__ import annotations
 

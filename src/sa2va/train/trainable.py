@@ -1,4 +1,4 @@
-"""What is trained and how: parts of the model by name, LoRA in the language model, and the weights to keep.
+"""What is trained: parts of the model by name, LoRA in the language model, and the weights to save.
 
 A model is trained in place: LoRA layers are injected, never wrapped around it, so that its forward pass, its names and
 its saving stay its own. Trained parameters are float32; frozen ones keep the dtype they were loaded in.
@@ -63,7 +63,9 @@ class LoraOptions:
     """LoRA (arXiv 2106.09685) on every linear layer of the language model; the defaults are the released recipe.
 
     Attributes:
-        rank: of the update. alpha: its scale is alpha / rank. dropout: on its input.
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on its input.
     """
 
     rank: int = 128
@@ -76,9 +78,11 @@ class TrainableOptions:
     """What is trained.
 
     Attributes:
-        parts: trained in full, of [`PARTS`]; None takes the released recipe of the family. ``("all",)`` is every part,
-            beside LoRA all but ``language``.
-        lora: LoRA on the language model, which then stays frozen itself; None for none.
+        parts: parts of the model to train in full: ``"vision"``, ``"projector"``, ``"language"``, ``"embeddings"``,
+            ``"head"``, ``"projection"``, ``"image_encoder"``, ``"prompt_encoder"``, ``"mask_decoder"``,
+            ``"original_mask_decoder"``, ``"memory"``, or ``("all",)``, which with LoRA leaves ``"language"`` out. None
+            takes the released recipe of the family.
+        lora: LoRA on the language model, which stays frozen itself; None for none.
     """
 
     parts: tuple[str, ...] | None = None

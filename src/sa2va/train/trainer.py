@@ -105,7 +105,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int) -> float:
 def training_arguments(
     config: TrainConfig, model: Sa2VAModel, *, save: bool = True, validate: bool = False
 ) -> TrainingArguments:
-    """What transformers' Trainer is told of a configuration."""
+    """TrainingArguments for a TrainConfig."""
     # Only layers that every batch runs are sharded one by one: a process without pictures would not join the others.
     layer: Any = model.vlm.model.language_model.layers[0]
     arguments = TrainingArguments(

@@ -1,1 +1,1 @@
-"""Objects drawn over pictures: colours, contours and labels."""
+"""Drawing of segments: colours, contours and labels."""

@@ -1,4 +1,4 @@
-"""The colour of each object: chosen away from the object and from what is around it, and the same in all outputs."""
+"""Colours of objects: distinct from the object and its surroundings, and the same in all outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _NEAR = 0.2
 
 
 def color(number: int) -> Color:
-    """The RGB colour of an object without a picture: a dozen picked ones by id, then evenly spread hues."""
+    """The RGB colour of an object without an image: one of a dozen by id, then evenly spread hues."""
     if 0 < number <= len(_PALETTE):
         return _PALETTE[number - 1]
     hue = number * 0.6180339887 % 1.0  # the golden ratio never comes back near a hue it has just used
@@ -52,13 +52,13 @@ def color(number: int) -> Color:
 
 
 class ObjectColors:
-    """Colours of the objects of one picture or clip: each is chosen where its object is first seen, and kept."""
+    """Colours of the objects of an image or clip: each is chosen when its object first appears, and kept."""
 
     def __init__(self) -> None:
         self._chosen: dict[int, Color] = {}
 
     def apply(self, pixels: NDArray[np.uint8], segments: Sequence[Segment]) -> tuple[Segment, ...]:
-        """The segments with their colours; one that was never seen yet has none.
+        """The segments with their colours; those that have not appeared yet have none.
 
         Args:
             pixels: the picture, RGB uint8 (H, W, 3). segments: each with one mask of the picture's size.

@@ -1,4 +1,4 @@
-"""Text plates on pictures: a font that has the letters, and a place near the object that is still free."""
+"""Labels on images: a font that has the glyphs, and a free place near the object."""
 
 from __future__ import annotations
 

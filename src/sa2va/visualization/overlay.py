@@ -1,4 +1,4 @@
-"""Pictures of results: overlays with labels, DAVIS palette masks, cut-outs and contact sheets.
+"""Images of results: overlays with labels, DAVIS palette masks, cut-outs and contact sheets.
 
 An overlay leaves every pixel outside the masks as it was (labels aside), keeps one colour per object, and mixes colours
 evenly where masks overlap, so that the order of the objects does not matter. Work is done inside the objects' boxes.
@@ -41,7 +41,7 @@ def overlay(
     contour: bool = True,
     labels: bool = True,
 ) -> Image.Image:
-    """The picture with its segments drawn over it. For the frames of a clip see [`ClipOverlay`].
+    """Draw segments over an image. For the frames of a clip use [`ClipOverlay`].
 
     Args:
         image: PIL image or RGB uint8 array (H, W, 3); not changed.
@@ -63,7 +63,7 @@ def overlay(
 
 
 class ClipOverlay:
-    """Overlays of the frames of one clip: objects keep their colours, and labels stand still where they can.
+    """Draws segments over the frames of a clip: objects keep their colours, and labels stay in place if possible.
 
     Args:
         alpha, contour, labels: see [`overlay`].
@@ -80,7 +80,7 @@ class ClipOverlay:
         self._labels = LabelLayout() if labels else None
 
     def draw(self, image: Picture, segments: Sequence[Segment]) -> Image.Image:
-        """The next frame with its segments drawn over it; see [`overlay`]."""
+        """Draw segments over the next frame; see [`overlay`]."""
         canvas = load_image(image).copy()
         _check_sizes(segments, canvas.size)
         colored = self._colors.apply(np.asarray(canvas), segments)
@@ -258,7 +258,7 @@ def _distances(pixels: Bools, point: tuple[float, float]) -> NDArray[np.float64]
 
 
 def davis_palette() -> list[int]:
-    """The 256 colours of DAVIS and PASCAL VOC, flat RGB: the bits of the index, dealt to the channels from the top."""
+    """The 256 colours of DAVIS and PASCAL VOC, flat RGB: the index bits, distributed to the channels from the top."""
     index = np.arange(256)
     palette = np.zeros((256, 3), np.int64)
     for level in range(8):
@@ -272,7 +272,7 @@ def palette_png(
     indices: Sequence[int] | None = None,
     colors: Sequence[Color | None] | None = None,
 ) -> Image.Image:
-    """A mode-P picture of object indices; 0 is background.
+    """A mode-P image of object indices; 0 is background.
 
     Args:
         masks: bool (N, H, W), N at least 1. Where they overlap the later one is kept.
@@ -301,7 +301,7 @@ def palette_png(
 
 
 def cutout(image: Picture, mask: Mask | NDArray[np.bool_] | NDArray[np.floating]) -> Image.Image:
-    """The object alone: RGBA, transparent (and black) outside the mask.
+    """Cut an object out: RGBA, transparent (and black) outside the mask.
 
     Args:
         image: PIL image or RGB uint8 array (H, W, 3).
@@ -325,7 +325,7 @@ def contact_sheet(
     columns: int,
     labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Pictures in a grid on white, row by row; each is shrunk to the size of the first, keeping its shape.
+    """Arrange images in a grid on white, row by row; each is fitted to the size of the first, keeping its aspect ratio.
 
     Args:
         images: PIL images or RGB uint8 arrays (H, W, 3), at least one.

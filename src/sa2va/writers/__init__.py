@@ -1,13 +1,13 @@
-"""Write a track to files while it is computed: one writer per kind of output, all with the same three calls.
+"""Write a track to files while it is computed: one writer per kind of output, all with the same interface.
 
-A writer is a context manager with ``write(frame, pixels)``. Outputs that are one file appear whole at the end
-(``close``) or not at all (``abort``); folders and JSON lines grow in place by whole frames, and can be resumed. Leaving
-the block by Ctrl-C closes with ``partial=True``: what was written so far is kept and valid. An error aborts.
+A writer is a context manager with ``write(frame, pixels)``. An output that is one file appears complete at the end
+(``close``) or not at all (``abort``); folders and JSON lines grow by whole frames and can be resumed. Leaving the block
+by Ctrl-C closes with ``partial=True``: what was written so far is kept and valid. An error aborts.
 
-To resume, make the writer with ``resume=True`` on the same path: ``done`` then holds the indices of the frames that are
-complete, and ``write`` passes over those, so a run may simply start again from the first frame.
+To resume, open the writer on the same path with ``resume=True``: ``done`` then contains the indices of the complete
+frames and ``write`` skips them, so a run may simply start again at the first frame.
 
-``CocoWriter`` collects the results of many pictures and videos as one data set instead.
+[`CocoWriter`] collects the results of many images and videos in one dataset instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WRITERS: dict[str, type[FrameWriter]] = {
     "json": JsonWriter,
     "jsonl": JsonLinesWriter,
 }
-"""The kinds of output by the names the command line gives them; ``default_name`` is each one's file in a folder."""
+"""The kinds of output by their names on the command line; ``default_name`` is the name of each in a folder."""
 
 __all__ = [
     "WRITERS",
@@ -57,9 +57,11 @@ __all__ = [
 def write_track(
     track: FramePairs, writers: Sequence[FrameWriter], on_frame: Callable[[Frame], None] | None = None
 ) -> None:
-    """Write every frame of a track to every writer, then close them; see the module for how errors end.
+    """Write every frame of a track to every writer, then close them. On an error all are aborted.
 
     Args:
+        track: a [`sa2va.Track`], or anything else with its ``pairs``.
+        writers: may be empty.
         on_frame: called after each frame is written.
     """
     with ExitStack() as stack:
@@ -73,10 +75,10 @@ def write_track(
 
 
 def kind_of_path(path: Path) -> type[FrameWriter]:
-    """The writer that a path's suffix stands for; a folder gets palette PNGs.
+    """The kind of writer for a path, by its suffix; palette PNGs for a folder.
 
     Raises:
-        ValueError: a suffix that stands for no kind.
+        ValueError: an unknown suffix.
     """
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:

@@ -1,4 +1,4 @@
-"""The sound of a source file, carried into a new video in step with its frames."""
+"""Copy the audio of a source file into a new video, in sync with its frames."""
 
 from __future__ import annotations
 

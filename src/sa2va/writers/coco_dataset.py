@@ -1,4 +1,4 @@
-"""A data set in COCO's instance form: results of many pictures and videos in one folder, ready to be read elsewhere."""
+"""Results of many images and videos as one dataset in COCO's instance format."""
 
 from __future__ import annotations
 
@@ -30,25 +30,28 @@ Found = Answer | Frame | FramePairs | Sequence[Answer]
 
 
 class CocoWriter:
-    """Collect results as ``FOLDER/annotations.json`` and ``FOLDER/images``.
+    """Collects results as ``FOLDER/annotations.json`` and ``FOLDER/images``.
 
-    pycocotools, supervision and ``sa2va data check`` read it. Ids of images and annotations are unique, there is one
-    category per phrase (``"object"`` where there is none), and every annotation has its mask as RLE, the mask's area,
-    its box, ``iscrowd`` 0, and beside what COCO knows ``score``, ``phrase`` and ``object_id``. ::
+    pycocotools, supervision and ``sa2va data check`` read it. There is one category per phrase (``"object"`` if there
+    is none). An annotation has the mask as RLE, its area and box, ``iscrowd`` 0 and, in addition to COCO's keys,
+    ``score``, ``phrase`` and ``object_id``.
 
-        with CocoWriter("found") as writer:
-            for path in pictures:
-                writer.add(path, model.segment(path, ["the dog", "the cat"]))
-            writer.add("clip.mp4", model.track("clip.mp4", "the dog"))
-
-    The annotations appear whole when the block ends; an error leaves none. For the results of a benchmark whose images
-    have ids already, use ``Answer.to_coco``.
+    The annotations appear complete when the block ends; after an error there are none. For a benchmark whose images
+    already have ids use [`sa2va.Answer.to_coco`].
 
     Args:
         folder: new, or without annotations.
 
     Raises:
-        ValueError: there are annotations in the folder. OSError: nothing can be written there.
+        ValueError: the folder has annotations already.
+        OSError: the folder is not writable.
+
+    Examples:
+        >>> from sa2va import Sa2VA
+        >>> from sa2va.writers import CocoWriter
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> with CocoWriter("found") as writer:
+        ...     writer.add("shapes.png", model.segment("shapes.png", ["the yellow cloud", "the letter Z"]))
     """
 
     def __init__(self, folder: str | Path):
@@ -66,16 +69,17 @@ class CocoWriter:
         self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
 
     def add(self, source: str | Path, found: Found, image: Image.Image | Pixels | None = None) -> None:
-        """Add a picture, or every frame of a video, with what was found in it.
+        """Add an image, or every frame of a video, with what was found in it.
 
         Args:
-            source: file of the picture or video (a picture is copied, the frames are written as PNG), or a name for
+            source: the file of the image or video (images are copied, frames are written as PNG), or a name for
                 ``image``.
-            found: the answer about it, the answers to several phrases, a frame, or a track.
-            image: the picture, where no file holds it.
+            found: an answer, the answers to several phrases, a frame, or a track.
+            image: the image, if it is not in a file.
 
         Raises:
-            ValueError: there is an image of this name already, masks of another size, or a track without its pixels.
+            ValueError: an image of this name was added before, masks have another size, or the track's pixels cannot be
+                read again.
         """
         name = Path(source).name
         if isinstance(found, FramePairs):
@@ -103,7 +107,7 @@ class CocoWriter:
             out.writelines(self._pieces())
 
     def abort(self) -> None:
-        """Give the data set up: no annotations appear, and the images written for them go."""
+        """Discard the dataset: no annotations appear, and the images written for them are removed."""
         self._spool.close()
         for name, own in self._written.items():
             if own:

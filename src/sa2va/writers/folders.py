@@ -108,9 +108,9 @@ class _FolderWriter(FrameWriter):
 
 
 class PaletteWriter(_FolderWriter):
-    """Palette PNGs in the form of DAVIS: each pixel holds its object's index (see objects.json), at most 255.
+    """A folder of palette PNGs as in DAVIS: each pixel is its object's index (see objects.json), at most 255.
 
-    Later objects are on top. An index has the colour of its object in the overlay.
+    Later objects are on top. An index has its object's colour in the overlay.
     """
 
     default_name = "masks"
@@ -127,7 +127,7 @@ class PaletteWriter(_FolderWriter):
 
 
 class ObjectsWriter(_FolderWriter):
-    """A folder per object with black-and-white PNGs (mode L, 0 and 255), from the frame on where it is first seen."""
+    """One folder of black-and-white PNGs (mode L, 0 and 255) per object, from the frame where it first appears."""
 
     default_name = "objects"
     kind = "objects"
@@ -148,7 +148,7 @@ class ObjectsWriter(_FolderWriter):
 
 
 class CutoutWriter(_FolderWriter):
-    """RGBA PNGs of all objects on a transparent ground."""
+    """A folder of RGBA PNGs: the objects on a transparent background."""
 
     default_name = "cutout"
     kind = "cutout"

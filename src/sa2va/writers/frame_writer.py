@@ -1,4 +1,4 @@
-"""The one shape of all writers: frames in, in order; closed, closed early or given up at the end."""
+"""The interface of all writers: they take frames in order, and are closed, closed early or aborted at the end."""
 
 from __future__ import annotations
 
@@ -22,26 +22,43 @@ Pixels = NDArray[np.uint8]
 
 @runtime_checkable
 class FramePairs(Protocol):
-    """What gives frames with their pixels from the first on, such as a [`Track`]."""
+    """Frames with their pixels, such as a [`sa2va.Track`]."""
 
     def pairs(self) -> Iterator[tuple[Frame, Pixels | None]]:
-        """Every frame and its RGB pixels, uint8 (H, W, 3); None for pixels that are gone."""
+        """Every frame from the first, with its RGB pixels, uint8 (H, W, 3), or None if they cannot be read again."""
         ...
 
 
 class FrameWriter(ABC):
-    """Base of all writers.
+    """Base class of the writers of videos.
 
     Args:
-        path: file or folder to write; parent folders are made.
-        size: (height, width) of every frame.
-        fps: nominal frames per second, for outputs that play.
-        source: the video file or folder the frames come from, for its name and its sound.
-        resume: continue what is at ``path`` already (only kinds that are ``resumable``).
+        path: file or folder to write; parent folders are created.
+        size: (height, width) of every frame in pixels.
+        fps: nominal frames per second, for videos and JSON.
+        source: the video file or folder the frames come from, for its name and its audio.
+        resume: continue what is already at ``path``, if the kind is ``resumable``.
+
+    Attributes:
+        default_name: name of the output in a folder.
+        needs_pixels: whether ``write`` needs the pixels of a frame.
+        resumable: whether the kind can resume.
+        done: indices of the frames that were complete when the writer was opened.
 
     Raises:
-        ValueError: ``resume`` on a kind that cannot, or a path that does not suit the kind, or is that of the source.
-        OSError: nothing can be written at the path.
+        ValueError: the kind cannot resume, or the path does not suit it or is that of the source.
+        OSError: the path is not writable.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from sa2va import Sa2VA
+        >>> from sa2va.writers import JsonLinesWriter, PaletteWriter, write_track
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> track = model.track("shapes.mp4", "the orange hat", sampling={"max_frames": 2})
+        >>> options = {"size": track.size, "fps": track.fps}
+        >>> write_track(track, [PaletteWriter("masks", **options), JsonLinesWriter("frames.jsonl", **options)])
+        >>> sorted(path.name for path in Path("masks").glob("*.png"))
+        ['00000.png', '00001.png']
     """
 
     default_name: ClassVar[str]
@@ -76,11 +93,12 @@ class FrameWriter(ABC):
         """Add a frame.
 
         Args:
-            frame: indices must grow from call to call.
-            pixels: the frame's RGB, uint8 (H, W, 3); None is enough unless the kind ``needs_pixels``.
+            frame: its index must be larger than that of the frame before.
+            pixels: its pixels, uint8 RGB (H, W, 3); may be None unless the kind ``needs_pixels``.
 
         Raises:
-            ValueError: a frame out of order or of another size, missing or misshapen pixels, or a closed writer.
+            ValueError: the frame is out of order or of another size, its pixels are missing or misshapen, or the writer
+                is closed.
         """
         if self._closed:
             raise ValueError(f"{self.path} is closed; make a new writer to write more")
@@ -100,14 +118,14 @@ class FrameWriter(ABC):
         self._last_index = frame.index
 
     def close(self, *, partial: bool = False) -> None:
-        """Finish the output. ``partial`` says that frames are missing at the end, which is no error then."""
+        """Finish the output. ``partial`` means that frames are missing at the end, which then is no error."""
         if not self._closed:
             self._closed = True
             with naming(self.path):
                 self._finish(partial)
 
     def abort(self) -> None:
-        """Give the output up: no file appears; a folder keeps the frames that are complete."""
+        """Discard the output: no file appears; a folder keeps its complete frames."""
         if not self._closed:
             self._closed = True
             self._discard()

@@ -22,7 +22,7 @@ from sa2va.writers.frame_writer import FrameWriter, Pixels
 
 
 class JsonLinesWriter(FrameWriter):
-    """``Frame.to_json`` of each frame, one per line, in place: every line is whole, and a run can be resumed."""
+    """One line per frame, as [`Frame.to_json`] writes it. Lines are always whole, and a run can be resumed."""
 
     default_name = "frames.jsonl"
     resumable = True
@@ -95,21 +95,21 @@ class _Object:
 
 
 class JsonWriter(FrameWriter):
-    """One file in YouTube-VOS (COCO video) form with compressed RLE.
+    """One file in YouTube-VOS (COCO video) format with compressed RLE.
 
-    Schema::
+    ```text
+    {"info": {"complete": bool, "source": file name | null},
+     "videos": [{"id": 1, "height", "width", "length", "fps": float | null,
+                 "frame_indices": [...], "times": [...]}],
+     "categories": [{"id": 1, "name": "object"}],
+     "annotations": [{"id", "video_id": 1, "category_id": 1, "iscrowd": 0, "height", "width", "length",
+                      "object_id", "phrase", "score": mean over its frames,
+                      "scores": [...], "presences": [...], "areas": [...], "bboxes": [[x, y, w, h] | null, ...],
+                      "segmentations": [rle | null, ...]}]}
+    ```
 
-        {"info": {"complete": bool, "source": file name | null},
-         "videos": [{"id": 1, "height", "width", "length", "fps": float | null,
-                     "frame_indices": [...], "times": [...]}],
-         "categories": [{"id": 1, "name": "object"}],
-         "annotations": [{"id", "video_id": 1, "category_id": 1, "iscrowd": 0, "height", "width", "length",
-                          "object_id", "phrase", "score": mean over its frames,
-                          "scores": [...], "presences": [...], "areas": [...], "bboxes": [[x, y, w, h] | null, ...],
-                          "segmentations": [rle | null, ...]}]}
-
-    Every list of an annotation has one entry per frame; null means that the object was not tracked there, or (for
-    bboxes and segmentations) that its mask is empty.
+    Each list of an annotation has one entry per frame: null if the object was not tracked there or, in bboxes and
+    segmentations, if its mask is empty.
     """
 
     default_name = "annotations.json"

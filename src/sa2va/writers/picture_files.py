@@ -1,4 +1,4 @@
-"""Files about one picture: overlay, masks, cut-out, one picture per object, and the whole answer as JSON."""
+"""Output files of an image: overlay, masks, cut-out, one image per object, and the answer as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One playable video file from frames as they come: H.264 for mp4, mov and mkv, VP9 (with alpha) for webm, and gif.
+"""Encode frames into a video file: H.264 for mp4, mov and mkv, VP9 (with alpha) for webm, and gif.
 
 The file is written beside its target and renamed at the end. Frames keep their times, so a source of variable frame
 rate stays in step with its sound, which is copied from the source (re-encoded where the container cannot hold it).
@@ -59,21 +59,29 @@ VIDEO_SUFFIXES = frozenset(_FORMATS)
 
 
 class VideoEncoder:
-    """Encode frames into one file.
+    """Encodes frames into a video file.
 
-    The file has the frames' own size. H.264 whose pixels share colours (yuv420p, which everything plays) has even sides
-    only, so frames with an odd one keep a colour for each pixel (yuv444p): Chromium, VLC, mpv and FFmpeg play that,
-    Apple's players do not. A .webm of any size plays in every browser.
+    The video has the size of the frames. H.264 with subsampled colour (yuv420p, which everything plays) only allows
+    even sides, so frames with an odd side are stored as yuv444p: Chromium, VLC, mpv and FFmpeg play that, Apple's
+    players do not. A .webm of any size plays in every browser.
 
     Args:
-        path: target; its suffix picks the format. Nothing stands or changes there before ``close``.
-        size: (height, width) of the frames.
-        fps: nominal frames per second; 24 when it is not known.
+        path: target; its suffix selects the format. It appears or changes only at ``close``.
+        size: (height, width) of the frames in pixels.
+        fps: nominal frames per second; None means 24.
         alpha: keep transparency (webm only): frames are RGBA.
-        audio_from: file whose first audio stream is copied; anything without one is passed over.
+        audio_from: file whose first audio stream is copied, if it has one.
 
     Raises:
-        ValueError: a suffix that is no video, alpha in a format without it, or an fps that is not positive.
+        ValueError: the suffix is no video format, or alpha is not supported by it, or fps is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va.writers import VideoEncoder
+        >>> video = VideoEncoder("black.mp4", size=(48, 64), fps=8)
+        >>> for _ in range(8):
+        ...     video.write(np.zeros((48, 64, 3), np.uint8))
+        >>> video.close()
     """
 
     def __init__(

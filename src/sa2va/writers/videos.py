@@ -1,4 +1,4 @@
-"""Writers of videos: what a viewer opens first."""
+"""Writers of playable videos."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _VideoWriter(FrameWriter):
 
 
 class OverlayWriter(_VideoWriter):
-    """The video with masks and labels drawn over it, with the source's sound (.mp4, .mov, .mkv, .webm, .gif)."""
+    """The video with masks and labels drawn over it and the source's audio (.mp4, .mov, .mkv, .webm, .gif)."""
 
     default_name = "overlay.mp4"
     needs_pixels = True
@@ -55,7 +55,7 @@ class OverlayWriter(_VideoWriter):
 
 
 class BinaryWriter(_VideoWriter):
-    """A video of the union of all masks, white on black, silent (.mp4, .mov, .mkv, .webm, .gif)."""
+    """A video of the union of all masks, white on black, without audio (.mp4, .mov, .mkv, .webm, .gif)."""
 
     default_name = "binary.mp4"
 
@@ -68,7 +68,7 @@ class BinaryWriter(_VideoWriter):
 
 
 class CutoutVideoWriter(_VideoWriter):
-    """The objects alone on a transparent ground, with the source's sound (.webm)."""
+    """The objects on a transparent background, with the source's audio (.webm)."""
 
     default_name = "cutout.webm"
     needs_pixels = True

@@ -1,1 +1,1 @@
-"""Readers of annotation files on the folder layouts people have: plain records, with pictures and masks on demand."""
+"""Readers of annotation files in common folder layouts: plain records, with images and masks on demand."""

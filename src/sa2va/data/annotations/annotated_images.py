@@ -1,4 +1,4 @@
-"""Annotated pictures: how they are stored, how they are shown, and in which of the two their masks were drawn.
+"""Annotated images and their orientation: as stored or upright, and in which of the two their masks were drawn.
 
 A camera stores a picture as its sensor lies and notes in its EXIF data how to turn it. Viewers, annotation tools in a
 browser and this package's inference show it upright; readers such as OpenCV's or plain Pillow's see it as stored. Own

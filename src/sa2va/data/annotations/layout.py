@@ -1,4 +1,4 @@
-"""What is missing or malformed in a data set, collected first and then said in one error."""
+"""Everything missing or malformed in a dataset, collected into one error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pixels of a mask file mean: numbers of objects, or one object in white, maybe after losses on its way.
+"""Mask files: object numbers, or one object in white, even if compression has damaged the values.
 
 Masks are PNG files by their nature, and yet many went through JPEG, were smoothed when they were resized, carry the
 void border of PASCAL VOC and DAVIS, or a palette that begins with white. What is certain is read, what is likely is

@@ -1,4 +1,4 @@
-"""Polygons painted pixel for pixel as OpenCV paints them, on which published scores of drawn areas rest."""
+"""Polygon rasterisation equal to OpenCV's pixel by pixel, on which published scores rely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickle files of published data sets, read without the power to run code: plain containers, numbers and text only.
+"""Restricted unpickling of published datasets: plain containers, numbers and text, and no code is run.
 
 A pickle is a program for a stack machine that may call any function of any module. The machine here knows those
 instructions alone that make plain values, calls nothing but the few functions below for arrays of numpy, and takes

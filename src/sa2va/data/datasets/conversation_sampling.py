@@ -1,4 +1,4 @@
-"""Annotations as conversations: what a sample asks for and in which words, as all sources of pictures have in common.
+"""Samples that request masks in an image, and in which words: what all image datasets share.
 
 The sentences are in ``sa2va.processing.requests``.
 """

@@ -1,4 +1,4 @@
-"""What all sources of videos share: which frames and sentences a sample shows, and frames of a file by seeking."""
+"""What all video datasets share: the choice of frames and sentences, and reading frames by seeking."""
 
 from __future__ import annotations
 

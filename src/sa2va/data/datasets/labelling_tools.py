@@ -105,7 +105,7 @@ class Labelme(LabelledPictures):
     """labelme's own files: ``NAME.json`` beside ``NAME.jpg``, anywhere under the folder.
 
     Polygons, rectangles, circles and masks are read; lines and points have no area. COCO files that labelme's script
-    exports are read by [`Coco`].
+    exports are read by [`sa2va.data.datasets.coco_instances.Coco`].
 
     Args:
         root: the folder. options: see [`LabelOptions`].

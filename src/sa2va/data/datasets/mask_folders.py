@@ -56,8 +56,8 @@ class MaskFolder:
     * ``masks/NAME.png`` is 0 but for one object: ``{"NAME": phrase}``;
     * ``masks/NAME/OBJECT.png`` is 0 but for the object: ``{"NAME": {"OBJECT": phrase}}``.
 
-    255 beside small numbers is the void border of VOC and DAVIS, which is background. See [`mask_files`] for masks that
-    are not quite what they should be.
+    255 beside small numbers is the void border of VOC and DAVIS, which is background. See
+    [`sa2va.data.annotations.mask_files`] for masks that are not quite what they should be.
 
     Args:
         root: the folder. seed, phrases, views, requests: see [`Draws`].

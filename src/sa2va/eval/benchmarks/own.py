@@ -1,4 +1,4 @@
-"""Own labelled pictures and clips as a benchmark: every phrase is asked for, its mask is counted against the label.
+"""Own labelled images and clips as a benchmark: every phrase is queried and its mask compared with the label.
 
 ``own`` is everything in a folder, ``own/holdout-0.2`` the fifth of its pictures or clips that a training run with
 ``validation=0.2`` has not seen.

@@ -1,4 +1,4 @@
-"""Numbers that others printed, in percent, by checkpoint: what ours are set beside.
+"""Published scores in percent, by checkpoint, for comparison.
 
 Names are those of the zoo. Where the paper measured weights that were never released (its first models, from InternVL2)
 the name says so, and never equals a checkpoint's. Sources: Sa2VA, arXiv 2501.04001 v3 (tables 6, 8, 10, 14, 18); the

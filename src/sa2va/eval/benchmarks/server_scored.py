@@ -1,4 +1,4 @@
-"""Sets whose truth a server keeps: a zip of black and white PNGs, one per video, expression and frame."""
+"""Benchmarks scored by a server: a zip of black-and-white PNGs per video, expression and frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about pictures with known answers: VLMEvalKit's files, read and counted without an extra package."""
+"""Question benchmarks in VLMEvalKit's file format, without an extra package."""
 
 from sa2va.eval.qa.rows import QA_ROWS
 

@@ -1,4 +1,4 @@
-"""How judged answers become the numbers that each benchmark is known by. All fractions; papers print them times 100."""
+"""Scores of question benchmarks from judged answers. All are fractions; papers print them times 100."""
 
 from __future__ import annotations
 

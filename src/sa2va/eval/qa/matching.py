@@ -1,4 +1,4 @@
-"""Which option, or yes or no, an answer in free words means: by rules alone, no language model judges.
+"""Match free-form answers to options or yes and no, by rules, without a language model as judge.
 
 The rules are VLMEvalKit's exact matching. Two readings are added where it would be plainly wrong: an ``A`` that is the
 English article is no choice, and full-width punctuation separates words as ASCII punctuation does.

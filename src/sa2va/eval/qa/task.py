@@ -43,7 +43,7 @@ class QuestionTask:
     """What is known about a question file.
 
     Attributes:
-        name: of the benchmark. title: for tables. file: the file's name. style: see :class:`Style`.
+        name: of the benchmark. title: for tables. file: the file's name. style: see [`PromptStyle`].
         split: of the headline; rows of other splits are asked and listed, but not in it. "" for all rows.
         md5: of the published versions of the file. origin: where they come from.
     """

@@ -1,6 +1,6 @@
 """Points of polygons in the unit square, from which all outlines of the synthetic world are put together.
 
-x points right, y down. A :class:`Part` is a filled polygon with a tone, or a hole cut into the parts before it.
+x points right, y down. A [`ShapePart`] is a filled polygon with a tone, or a hole cut into the parts before it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def stroke(x0: float, y0: float, x1: float, y1: float, width: float = 0.4, tone:
 def band(
     cx: float, cy: float, rx: float, ry: float, start: float, stop: float, width: float = 0.4, tone: int = BASE
 ) -> ShapePart:
-    """A curved bar of the given width whose middle runs along an arc, angles as in :func:`arc`."""
+    """A curved bar of the given width whose middle runs along an arc, angles as in [`arc`]."""
     half = width / 2
     outer = arc(cx, cy, rx + half, ry + half, start, stop)
     inner = arc(cx, cy, rx - half, ry - half, stop, start)

@@ -23,7 +23,7 @@ class Noun(NamedTuple):
 class Riddle(NamedTuple):
     """Something said about an object without naming it.
 
-    ``clauses`` follow "the thing" or "something"; ``questions`` ask for the object; kinds as in :class:`Noun`.
+    ``clauses`` follow "the thing" or "something"; ``questions`` ask for the object; kinds as in [`Noun`].
     """
 
     clauses: tuple[str, ...]
