@@ -114,8 +114,8 @@ def warm_up() -> None:
     import sa2va.data.preview
     import sa2va.eval.report
     import sa2va.predictor
+    import sa2va.train.callbacks
     import sa2va.train.presets
-    import sa2va.train.progress
     import sa2va.train.trainer
     import sa2va.writers  # noqa: F401
 

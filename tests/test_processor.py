@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import IGNORED_LABEL
-from sa2va.processing.chat_templates import TEMPLATES, template_of
+from sa2va.processing.conversation import TEMPLATES, template_of
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.processing.regions import region_cells, region_prompt
 from sa2va.processing.tokenizer import InternLM2Tokenizer, load_tokenizer
@@ -465,7 +465,7 @@ def test_a_tokenizer_that_lacks_something_is_refused():
 
 def test_light_modules_stay_light():
     code = (
-        "import sys, sa2va.processing.response_parser, sa2va.processing.regions, sa2va.processing.chat_templates\n"
+        "import sys, sa2va.processing.response_parser, sa2va.processing.regions, sa2va.processing.conversation\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

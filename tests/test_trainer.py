@@ -35,7 +35,7 @@ from sa2va.data.encode import EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.mixture import EncodedDataset
 from sa2va.data.sample import Sample
 from sa2va.model.types import Batch
-from sa2va.train.checkpoints import changed_settings, last_checkpoint
+from sa2va.train.checkpointing import changed_settings, last_checkpoint
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.estimate import estimate_memory
 from sa2va.train.losses import LossOptions, LossWeights

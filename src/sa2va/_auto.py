@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any
 
 _MODEL_TYPES = ("sa2va", "sa2va_chat", "sasasa2va_chat")
-_HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 #: Arguments of ``AutoTokenizer`` that choose between classes or allow remote code.
 _CHOICES = ("config", "use_fast", "trust_remote_code", "tokenizer_type", "code_revision")
 
@@ -63,7 +62,9 @@ def _hand_over(auto: Any, load: Callable[[Any, dict[str, Any], dict[str, Any]], 
     usual = auto.from_pretrained
 
     def from_pretrained(cls: type, pretrained_model_name_or_path: Any, *inputs: Any, **kwargs: Any) -> Any:
-        hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        from sa2va.hub import HUB_OPTIONS
+
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         if not _is_ours(pretrained_model_name_or_path, hub):
             return usual(pretrained_model_name_or_path, *inputs, **kwargs)
         return load(pretrained_model_name_or_path, hub, {key: kwargs[key] for key in kwargs if key not in hub})

@@ -32,57 +32,53 @@ MAX_BYTES = 2**28
 MAX_DEPTH = 64
 #: YAML may refer to a value again and again; so many are far more than any configuration has.
 _MOST_VALUES, _DEEPEST = 100_000, 100
+#: Of another's message, which may quote a whole file.
+_MOST_CHARACTERS = 500
+#: What a configuration of transformers says to a value of another type than its field.
+_WRONG_FIELD = re.compile(r"for field '(\w+)':\s*\w+: (?:Field '\w+' )?(.*)")
 
 
 @contextmanager
-def expecting(where: object, what: str = "") -> Iterator[None]:
-    """Values of a file are read inside; whatever they make code stumble over names the place and what was expected.
+def reading(where: object, what: str = "") -> Iterator[None]:
+    """Content of a file is read inside, here or by a library; whatever it raises names the place and what was expected.
 
     Args:
         where: the file, and the entry or field in it. what: e.g. ``"images with id, file_name, height and width"``;
             left out where inner messages say it.
 
     Raises:
-        ValueError: of such an error. One that names the place already, or is of another class, as ``MissingData``,
-            comes through as it is.
-    """
-    try:
-        yield
-    except STUMBLES as error:
-        own = isinstance(error, ValueError) and not isinstance(error, UnicodeError | json.JSONDecodeError)
-        if own and (type(error) is not ValueError or str(error).startswith(str(where))):
-            raise
-        raise ValueError(f"{where}: {f'expected {what}; ' * bool(what)}{stumbled(error)}") from error
-
-
-@contextmanager
-def reading(where: str | Path) -> Iterator[None]:
-    """Content of a file is handed to a library inside; whatever it raises becomes a ``ValueError`` that begins with
-    ``where``.
-
-    Wider than [`expecting`], which is for this package's own readers: transformers, tokenizers and huggingface_hub
-    raise errors of their own.
+        ValueError: of such an error. One that names the place already, or is of this package's own class, as
+            ``MissingData``, comes through as it is.
     """
     try:
         yield
     except BaseException as error:
-        # tokenizers raises bare exceptions, and its panics are no Exception at all.
-        bare = type(error) is Exception or type(error).__name__ == "PanicException"
-        strict = type(error).__module__.startswith("huggingface_hub.")  # a field of a wrong type
-        if not bare and not strict and not isinstance(error, _SURPRISES):
+        if not isinstance(error, _SURPRISES) and not _of_a_library(error):
             raise
-        if isinstance(error, ValueError) and str(error).startswith(str(where)):
+        own = isinstance(error, ValueError) and type(error).__module__.startswith("sa2va.")
+        if own or (type(error) is ValueError and str(error).startswith(str(where))):
             raise
-        raise ValueError(f"{where}: {_reason(error)}") from error
+        raise ValueError(f"{where}: {f'expected {what}; ' * bool(what)}{stumbled(error)}") from error
 
 
-def stumbled(error: Exception) -> str:
+def _of_a_library(error: BaseException) -> bool:
+    """Whether an error is one of the odd ones of libraries that read checkpoints."""
+    # tokenizers raises bare exceptions, and its panics are no Exception at all; huggingface_hub finds fields of a wrong
+    # type.
+    named = type(error).__name__ == "PanicException" or type(error).__module__.startswith("huggingface_hub.")
+    return named or type(error) is Exception
+
+
+def stumbled(error: BaseException) -> str:
     """An error as a reader of data would say it."""
+    text = str(error)[:_MOST_CHARACTERS]
     if isinstance(error, RecursionError):
         return "values are nested too deeply"
     if isinstance(error, KeyError):
-        return f"{error} is missing or unknown"
-    return str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
+        return f"{text} is missing or unknown"
+    if field := _WRONG_FIELD.search(text):
+        return f"{field[1]}: {field[2]}"
+    return text if isinstance(error, ValueError) and text else f"unexpected content ({type(error).__name__}: {text})"
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -137,7 +133,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON file, by its name, or a YAML file, that holds a mapping. ValueError naming it for anything else."""
     if path.suffix != ".json":
         return read_yaml(path)
-    with expecting(path):
+    with reading(path):
         content = parse_json(path.read_bytes())
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold settings as 'name: value', got {type(content).__name__}")
@@ -154,17 +150,6 @@ def _check_amount(content: Any) -> None:
             raise ValueError(f"it stands for more than {_MOST_VALUES} values")
         if isinstance(value, dict | list | tuple | set):
             waiting += value.values() if isinstance(value, dict) else value
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error)
-    field = re.search(r"for field '(\w+)':\s*\w+: (?:Field '\w+' )?(.*)", text)
-    if field:
-        return f"{field[1]}: {field[2][:300]}"
-    if isinstance(error, ValueError):
-        return text.splitlines()[0][:500] if text else "unexpected content"
-    first = text.splitlines()[0][:300] if text else ""
-    return f"expected the content of a Sa2VA checkpoint ({type(error).__name__}: {first})"
 
 
 def _integer(text: str) -> int:

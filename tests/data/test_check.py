@@ -170,3 +170,10 @@ def test_samples_as_trained_are_what_encoding_makes(sa2va: Sa2VA, tmp_path: Path
     assert seen.id == f"rectangles-2 ({len(shorter.ids)} tokens, 1 turns dropped)"
     text = as_trained(Rectangles(text_every=1)[0], sa2va.processor)
     assert preview([seen, text], tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize("name", KNOWN_SETS)
+def test_every_set_has_its_reader(name: str, tmp_path: Path):
+    with pytest.raises((ValueError, OSError)):  # what is missing, not a module that is not there
+        KNOWN_SETS[name].open(tmp_path)
+    assert name not in present_sets(tmp_path)

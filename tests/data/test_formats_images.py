@@ -19,15 +19,14 @@ from PIL import Image
 from miniatures import images as mini
 from sa2va.data.annotations.annotated_images import lazy_picture, read_picture, stored_size
 from sa2va.data.annotations.coco import CocoInstances, decode_segmentation, is_segmentation, unite
-from sa2va.data.annotations.conversations import place_image, read_conversation
-from sa2va.data.annotations.grounded_captions import read_gcg, read_gcg_truth
+from sa2va.data.annotations.conversations import PackedRecords, place_image, read_conversation
 from sa2va.data.annotations.layout import MissingData, PictureFolders, Problems, first_existing, require_files, shown
 from sa2va.data.annotations.mask_files import read_numbers
-from sa2va.data.annotations.packed_records import PackedRecords
 from sa2va.data.annotations.polygons import paint_polygon
-from sa2va.data.annotations.reasoning import read_reasonseg
-from sa2va.data.annotations.referring import read_refer
 from sa2va.data.annotations.unpickle import load_plain
+from sa2va.data.datasets.gcg import read_gcg, read_gcg_truth
+from sa2va.data.datasets.reasonseg import read_reasonseg
+from sa2va.data.datasets.refer import read_refer
 from sa2va.masks.mask import Mask
 
 SIZE = mini.SIZE

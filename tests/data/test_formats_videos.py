@@ -24,7 +24,7 @@ from miniatures.videos import (
 )
 from sa2va.data.annotations.layout import MissingData
 from sa2va.data.annotations.referring_video import RunLengths, RvosVideo, read_rvos
-from sa2va.data.annotations.sav import read_ref_sav
+from sa2va.data.datasets.ref_sav import read_ref_sav
 
 
 def _mevis(root: Path, split: str = "train") -> list[RvosVideo]:

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from miniatures import benchmarks, foreign, hurt, images, videos
-from sa2va.data.annotations.grounded_captions import read_gcg_truth
 from sa2va.data.check import KNOWN_SETS
+from sa2va.data.datasets.gcg import read_gcg_truth
 from sa2va.eval.benchmark import Prediction
 from sa2va.eval.benchmarks.region_captions import read_region_captions
 from sa2va.eval.benchmarks.video_sets import PLACES, read_foreground

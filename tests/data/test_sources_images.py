@@ -22,7 +22,7 @@ from rectangles import Rectangles
 from sa2va import Sa2VA
 from sa2va.data.annotations.layout import MissingData
 from sa2va.data.datasets.coco_instances import Coco
-from sa2va.data.datasets.conversation_sampling import Draws
+from sa2va.data.datasets.conversation_sampling import Draws, phrase_of
 from sa2va.data.datasets.gcg import Gcg
 from sa2va.data.datasets.interchange import Chat, write_chat
 from sa2va.data.datasets.llava import Llava
@@ -30,7 +30,6 @@ from sa2va.data.datasets.mask_folders import MaskFolder
 from sa2va.data.datasets.osprey import OSPREY_FILES, Osprey
 from sa2va.data.datasets.reasonseg import ReasonSeg
 from sa2va.data.datasets.refer import Refer
-from sa2va.data.datasets.request_wording import phrase_of
 from sa2va.data.encode import Encoded, encode_sample, resize_masks
 from sa2va.data.sample import SEG, Sample
 from sa2va.model.families import IGNORED_LABEL

@@ -7,8 +7,8 @@ import pytest
 from miniatures.benchmarks import write_region_captions
 from miniatures.images import write_gcg_truth, write_reasonseg, write_refer
 from miniatures.videos import write_mevis
-from sa2va.eval.asking import Settings, answers, evaluate
 from sa2va.eval.benchmarks import BENCHMARKS
+from sa2va.eval.predict import Settings, answer_item, evaluate
 
 WRITERS = {
     "refcoco/val": write_refer,
@@ -35,6 +35,6 @@ def test_a_model_can_be_asked_and_counted(name, tmp_path, sa2va, monkeypatch):
 def test_a_models_answers_can_be_packed(tmp_path, sa2va):
     write_mevis(tmp_path, "valid")
     benchmark = BENCHMARKS["mevis/valid"].open(tmp_path).limited(1)
-    given = [one for _, found in answers(sa2va, benchmark, benchmark.items(), SETTINGS) for one in found]
+    given = [one for item in benchmark.items() for one in answer_item(sa2va, benchmark.kind, item, SETTINGS)]
     path = benchmark.pack({one.id: one for one in given}, tmp_path / "out.zip")
     assert path.stat().st_size > 0

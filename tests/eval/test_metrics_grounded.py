@@ -11,8 +11,15 @@ from hypothesis.extra.numpy import arrays
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from sa2va.eval.captions import word_f1
-from sa2va.eval.grounded import Grounded, average_precision, found_phrases, greedy_miou, iou_matrix, phrase_recall
-from sa2va.eval.similarity import EncoderSimilarity
+from sa2va.eval.grounded import (
+    EncoderSimilarity,
+    Grounded,
+    average_precision,
+    found_phrases,
+    greedy_miou,
+    iou_matrix,
+    phrase_recall,
+)
 from sa2va.masks.mask import Mask
 
 SHAPE = (10, 12)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sa2va.eval.qa.matching import chosen_option, yes_or_no
-from sa2va.eval.qa.prompts import choice_prompt, mme_prompt, pope_prompt
+from sa2va.eval.qa.rows import choice_prompt, mme_prompt, pope_prompt
 from sa2va.eval.qa.tsv import TableQuestion
 
 ANIMALS = {"A": "cat", "B": "dog", "C": "catfish", "D": "None"}

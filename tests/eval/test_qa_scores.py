@@ -12,8 +12,8 @@ from test_qa_files import encoded, pixels, row, write_tsv
 
 from sa2va import Sa2VA
 from sa2va.data.annotations.layout import MissingData
-from sa2va.eval.asking import Settings, evaluate
 from sa2va.eval.benchmark import Benchmark, Prediction, Scores
+from sa2va.eval.predict import Settings, evaluate
 from sa2va.eval.qa import QA_ROWS
 from sa2va.zoo import ZOO
 

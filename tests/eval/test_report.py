@@ -16,9 +16,8 @@ from PIL import Image
 from sa2va import Mask
 from sa2va.cli import main
 from sa2va.eval import benchmarks as table
-from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import BenchmarkSpec, Prediction, Scores
-from sa2va.eval.predict import BenchmarkRecord
+from sa2va.eval.predict import BenchmarkRecord, Settings
 from sa2va.eval.prediction_files import ShardWriter, shard_path
 from sa2va.eval.report import report, written
 from sa2va.eval.run_metadata import RunHeader

@@ -24,14 +24,21 @@ from sa2va import Mask, Sa2VA
 from sa2va.cli import main
 from sa2va.data.annotations.layout import MissingData
 from sa2va.eval import benchmarks as table
-from sa2va.eval.asking import Settings, answer_item, evaluate
 from sa2va.eval.benchmark import BenchmarkSpec, Item, Prediction, Query, Scores, require_all
-from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Shard, predict, rehearse
+from sa2va.eval.predict import (
+    BenchmarkRecord,
+    PredictionProgress,
+    Settings,
+    Shard,
+    answer_item,
+    evaluate,
+    predict,
+    rehearse,
+)
 from sa2va.eval.prediction_files import ShardWriter, read_predictions, shard_path
 from sa2va.eval.registry import select
 from sa2va.eval.run_metadata import RunHeader, fingerprint
-from sa2va.eval.score import score_all
-from sa2va.eval.submission import pack_all
+from sa2va.eval.score import pack_all, score_all
 from sa2va.results.history import Turn
 from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 from synthetic_checkpoint import picture

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from sa2va import Sa2VA, zoo
 from sa2va.cli import main
-from sa2va.eval.asking import Settings, evaluate
+from sa2va.eval.predict import Settings, evaluate
 from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 
 REPORT = Path(__file__).parents[2] / "docs" / "report-tiny.md"

@@ -17,7 +17,7 @@ from sa2va import Sa2VA
 from sa2va.data.collate import Collator
 from sa2va.data.mixture import EncodedDataset
 from sa2va.train.auxiliary import AuxiliaryOptions
-from sa2va.train.checkpoints import changed_settings
+from sa2va.train.checkpointing import changed_settings
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions, LossWeights
 from sa2va.train.parsing import plain

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from sa2va import Sa2VAModel
-from sa2va.train.checkpoints import last_checkpoint
+from sa2va.train.checkpointing import last_checkpoint
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.losses import LossOptions
 from sa2va.train.parsing import plain

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from rectangles import Rectangles
 from sa2va import Sa2VA, Sa2VAModel
+from sa2va.data.collate import CompanionCollator, has_companion
 from sa2va.data.encode import encode_sample
 from sa2va.train.config import SourceOptions, TrainConfig
-from sa2va.train.dummy_sample import CompanionCollator, has_companion
 from sa2va.train.losses import LossOptions
 from sa2va.train.parsing import plain, read_settings
 from sa2va.train.run import prepare, train

@@ -22,12 +22,11 @@ from transformers import (
 from sa2va.checkpoint import weight_map
 from sa2va.checkpoint.configs import build_config, check_counts
 from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config
-from sa2va.checkpoint.loading import check_tensors, layers_in, to_native, with_tied_head
+from sa2va.checkpoint.loading import check_tensors, layers_in, shapes_of, to_native, with_tied_head
 from sa2va.checkpoint.released_config import internvl_config, says_tied
 from sa2va.hub import resolve_folder
 from sa2va.model.configuration import Sa2VAConfig, sam2_config
 from sa2va.model.families import INTERNVL, family_of
-from sa2va.untrusted import reading
 
 if TYPE_CHECKING:
     from sa2va.model.network import Sa2VANetwork
@@ -92,9 +91,7 @@ def load_vlm(source: str | Path) -> PreTrainedModel:
     tensors = open_tensors(folder)
     check_counts(content, layers_in(tensors), "")
     config = internvl_config(content)
-    text: Any = config.text_config
-    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
-    table = weight_map.internvl_rules(text.model_type, heads, kv_heads, text.hidden_size // heads)
+    table = weight_map.internvl_rules(config.text_config)
     if says_tied(content):
         tensors = with_tied_head(tensors, table)
     tensors = {name.removeprefix("vlm."): tensor for name, tensor in to_native(tensors, table).items()}
@@ -158,9 +155,7 @@ def _meta_config(weights: Mapping[str, Tensor], path: Path) -> Sam2VideoConfig:
 
 def _fill(model_class: type[Any], config: Any, tensors: Mapping[str, LazyTensor], *, where: str) -> Any:
     """A model with exactly these tensors, through transformers' own loader."""
-    with reading("config.json"), torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
-    check_tensors(tensors, expected, where=where)
+    check_tensors(tensors, shapes_of(model_class, config), where=where)
     dtype = next(iter(tensors.values())).dtype
     return model_class.from_pretrained(None, config=config, state_dict=dict(tensors), dtype=dtype)
 

@@ -3,14 +3,14 @@ is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa2va.checkpoint import weight_map
 from sa2va.checkpoint.configs import build_config, check_counts, named_dtype
@@ -75,13 +75,12 @@ def open_checkpoint(source: str | Path, config: Sa2VAConfig | None = None, **hub
         tensors = to_native(tensors, table)
     elif content.get("model_type") == Sa2VAConfig.model_type:
         config = config or build_config(Sa2VAConfig, content, "config.json")
+        check_tensors(tensors, expected_shapes(config), where=str(folder))
     else:
         raise ValueError(
             f"{folder / 'config.json'} has model_type {content.get('model_type')!r}; expected 'sa2va_chat' (released "
             "checkpoints) or 'sa2va'. A base vision-language model becomes one with Sa2VAModel.from_parts"
         )
-    if not released:
-        check_tensors(tensors, expected_shapes(config), where=str(folder))
     return Checkpoint(folder, released, config, tensors, named_dtype(config.dtype) or torch.float32)
 
 
@@ -109,12 +108,7 @@ def _released_shapes(config: Sa2VAConfig, table: Sequence[weight_map.Rule]) -> d
 def released_rules(config: Sa2VAConfig) -> list[weight_map.Rule]:
     """The name tables of one released checkpoint."""
     text = config.vlm_config.get_text_config()
-    if config.family is INTERNVL:
-        heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-        vlm = weight_map.internvl_rules(text.model_type, heads, kv_heads, head_dim)
-    else:
-        vlm = weight_map.QWEN_RULES
+    vlm = weight_map.internvl_rules(text) if config.family is INTERNVL else weight_map.QWEN_RULES
     sam2 = weight_map.sam2_rules(two_decoders=config.original_mask_decoder)
     return [*sam2, *weight_map.PROJECTION_RULES, *vlm]
 
@@ -145,8 +139,17 @@ def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor a model of this config holds, without allocating it."""
     from sa2va.model.network import Sa2VANetwork
 
+    return shapes_of(Sa2VANetwork, config)
+
+
+def shapes_of(model_class: Callable[[Any], nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model.
+
+    Raises:
+        ValueError: no model can be built from the config, or one that computes huge tables.
+    """
     with reading("config.json"), torch.device("meta"):
-        model = Sa2VANetwork(config)
+        model = model_class(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tables = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in shapes)
         if tables > _MAX_BUFFER_BYTES:

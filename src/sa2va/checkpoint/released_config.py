@@ -65,13 +65,12 @@ def is_released(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") in (RELEASED_MODEL_TYPE, SASASA2VA_MODEL_TYPE)
 
 
-def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, int] | None = None) -> Sa2VAConfig:
-    """Our config from a released ``config.json``.
+def config_from_released(released: Mapping[str, Any]) -> Sa2VAConfig:
+    """Our config from a released ``config.json``; ids of tokens as in the released order, see [`set_token_ids`].
 
     Args:
         released: the parsed file. Extra keys: ``grounding_config`` (a ``Sam2VideoConfig`` dict) describes another
             SAM 2 than the released Hiera-L, ``sa2va`` what else the layout has no word for.
-        token_ids: ids of the added tokens, from the tokenizer's files; without them the released order is assumed.
 
     Raises:
         ValueError: the family or language model is not one of the released ones, or a field is of a wrong type.
@@ -80,7 +79,6 @@ def config_from_released(released: Mapping[str, Any], token_ids: Mapping[str, in
         config = _spoken(released)
         if own := part_of(released, OWN_KEY).get("config"):
             config = build_config(Sa2VAConfig, overlaid(config.to_dict(), own), "config.json")
-    set_token_ids(config, token_ids or {})
     return config
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,13 +138,17 @@ def grouped_qkv(heads: int, kv_heads: int, head_dim: int) -> Op:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def internvl_rules(text_type: str, heads: int, kv_heads: int, head_dim: int) -> list[Rule]:
+def internvl_rules(text: Any) -> list[Rule]:
     """Vision tower, projector and language model of the InternVL families.
 
     Args:
         text_type: ``model_type`` of the native text config; ``"llama"`` where the release holds InternLM2.
     """
-    return [*_INTERNVIT, *(_internlm2(heads, kv_heads, head_dim) if text_type == "llama" else _LANGUAGE_MODEL)]
+    if text.model_type != "llama":
+        return [*_INTERNVIT, *_LANGUAGE_MODEL]
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return [*_INTERNVIT, *_internlm2(heads, text.num_key_value_heads, head_dim)]
 
 
 _TOWER = "vlm.model.vision_tower."

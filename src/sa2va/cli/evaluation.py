@@ -19,7 +19,7 @@ from sa2va.cli.console import Screen, show_scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sa2va.eval.asking import Settings
+    from sa2va.eval.predict import Settings
 
 
 class _RunsByDefault(TyperGroup):
@@ -152,7 +152,7 @@ def score(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = 
 @command
 def pack(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = None) -> None:
     """Write the archives that servers take, checked for completeness."""
-    from sa2va.eval.submission import pack_all
+    from sa2va.eval.score import pack_all
 
     archives = {}
     for name, path in pack_all(out, benchmarks or (), data):
@@ -256,7 +256,7 @@ def _settings(
     max_new_tokens: int,
     at_once: int,
 ) -> Settings:
-    from sa2va.eval.asking import Settings
+    from sa2va.eval.predict import Settings
 
     arguments.mask_options(threshold, None)
     frames: Any = arguments.key_frames(key_frames)

@@ -18,9 +18,8 @@ from sa2va.cli.arguments import Loading
 from sa2va.cli.console import LogProgress, Screen, show_scores
 from sa2va.cli.model_loading import load_model, model_name, quiet_libraries
 from sa2va.eval import predict
-from sa2va.eval.asking import Settings
 from sa2va.eval.benchmark import BenchmarkSpec
-from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Shard
+from sa2va.eval.predict import BenchmarkRecord, PredictionProgress, Settings, Shard
 from sa2va.eval.prediction_files import read_predictions
 from sa2va.eval.registry import absent_files, select
 from sa2va.eval.run_metadata import HEADER, RunHeader

@@ -74,7 +74,6 @@ _GCG = (
     ("gcg-flickr", "flickr30k", "flickr_mergedGT_GCG_train.json"),
     ("gcg-openpsg", "openpsg", "OpenPsgGCG_train.json"),
 )
-_OSPREY_FOLDER = "osprey-724k/Osprey-724K"
 _OSPREY = (
     ("osprey-conversation", "conversation", "osprey_conversation.json"),
     ("osprey-description", "description", "osprey_detail_description.json"),
@@ -101,9 +100,9 @@ KNOWN_SETS: dict[str, KnownSet] = {
     "annotations": KnownSet("sa2va.data.datasets.phrase_polygons:Annotations", ("annotations.json",), starts="["),
     "coco": KnownSet("sa2va.data.datasets.coco_instances:Coco", ("annotations.json",), starts="{"),
     "coco-published": KnownSet(
-        "sa2va.data.datasets.coco_published:PublishedCoco",
+        "sa2va.data.datasets.coco_instances:PublishedCoco",
         ("annotations/instances_*.json",),
-        look="sa2va.data.datasets.coco_published:is_published_coco",
+        look="sa2va.data.datasets.coco_instances:is_published_coco",
     ),
     **_sources("mask_folders", "MaskFolder", {"mask-folder": ("phrases.json", {})}),
     **_sources("rvos", "OwnVideos", {"video-json": ("meta_expressions.json", {})}),

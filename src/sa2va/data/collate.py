@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sa2va.data.encode import Encoded
+from sa2va.data.encode import Encoded, encode_sample
+from sa2va.data.sample import SEG, Sample
 from sa2va.model.families import IGNORED_LABEL
 from sa2va.model.types import Batch
 from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.results.history import Turn
+
+_COMPANION_ID = "(companion)"
+_COMPANION_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,44 @@ class Collator:
             extras={name: tuple(sample.extras.get(name) for sample in samples) for name in extras},
             sample_ids=tuple(sample.id for sample in samples),
         )
+
+
+@dataclass(frozen=True)
+class CompanionCollator:
+    """Collates as ``collator`` does; a batch of conversations without masks gets ``companion`` as its last row.
+
+    So that every process runs every part of the model in the same order: DeepSpeed puts gradients together in the order
+    in which they arrive (ZeRO 2) and gathers weights where modules run (ZeRO 3). A process whose batch leaves out SAM 2
+    or the vision tower would add its gradients to those of other parameters, or wait for ever. The companion, a grey
+    picture with one object that is nowhere, counts nothing.
+    """
+
+    collator: Collator
+    companion: Encoded
+
+    @classmethod
+    def of(cls, processor: Sa2VAProcessor) -> CompanionCollator:
+        """For batches of this processor."""
+        sample = Sample(
+            id=_COMPANION_ID,
+            frames=(np.full((_COMPANION_SIDE, _COMPANION_SIDE, 3), 128, dtype=np.uint8),),
+            turns=(Turn("Where?", SEG),),
+            masks=(np.zeros((1, _COMPANION_SIDE, _COMPANION_SIDE), dtype=bool),),
+        )
+        encoded = encode_sample(sample, processor)
+        unlearnt = torch.full_like(encoded.labels, IGNORED_LABEL)
+        return cls(Collator.of(processor), replace(encoded, labels=unlearnt))
+
+    def __call__(self, samples: Sequence[Encoded]) -> Batch:
+        """See [`Collator.__call__`]."""
+        if any(sample.masks is not None for sample in samples):
+            return self.collator(samples)
+        return self.collator([*samples, self.companion])
+
+
+def has_companion(batch: Batch) -> bool:
+    """Whether the masks of a batch are those of a companion, and count nothing."""
+    return bool(batch.sample_ids) and batch.sample_ids[-1] == _COMPANION_ID
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

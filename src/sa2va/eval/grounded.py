@@ -1,16 +1,18 @@
 """The metrics of grounded captions: mask AP, greedy mIoU, and recall of phrases with their masks.
 
 Each image has predicted masks with phrases, and true masks with labels, in no particular order. Source: GLaMM
-(arXiv 2311.03356), whose script set all three definitions.
+(arXiv 2311.03356), whose script set all three definitions. Recall is defined with the mean last hidden state of
+bert-base-uncased and the cosine of two of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +22,16 @@ from pycocotools.cocoeval import COCOeval
 
 from sa2va.masks.mask import Mask
 
+if TYPE_CHECKING:
+    import torch
+
 #: How alike two phrases are, 0..1.
 Similarity = Callable[[str, str], float]
 #: A phrase with its mask counts as found when both reach this.
 LEAST_IOU = LEAST_SIMILARITY = 0.5
+#: Of a phrase that the encoder reads.
+MAX_TOKENS = 512
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -149,3 +157,45 @@ def _coco(images: Mapping[str, int], annotations: list[dict[str, Any]]) -> COCO:
     }
     coco.createIndex()
     return coco
+
+
+class EncoderSimilarity:
+    """Cosine of the mean-pooled last hidden states of two phrases, by an encoder in a local folder.
+
+    Args:
+        folder: an encoder and its tokenizer as transformers saves them, e.g. a copy of bert-base-uncased.
+
+    Raises:
+        ValueError: the folder is not there or holds no encoder.
+    """
+
+    def __init__(self, folder: str | Path):
+        from transformers import AutoModel, AutoTokenizer
+
+        if not (Path(folder) / "config.json").is_file():
+            raise ValueError(f"expected a text encoder as transformers saves it in {folder}: there is no config.json")
+        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self._model = AutoModel.from_pretrained(str(folder), local_files_only=True).float().eval()
+        self._known: dict[str, torch.Tensor] = {}
+
+    def prepare(self, phrases: Iterable[str]) -> None:
+        """Encode phrases in batches, short ones with short ones; later comparisons look them up."""
+        new = sorted(set(phrases) - self._known.keys(), key=lambda phrase: (len(phrase), phrase))
+        for start in range(0, len(new), _BATCH):
+            part = new[start : start + _BATCH]
+            self._known.update(zip(part, self._encode(part), strict=True))
+
+    def __call__(self, one: str, other: str) -> float:
+        """Cosine, -1..1."""
+        self.prepare((one, other))
+        return float(self._known[one] @ self._known[other])
+
+    def _encode(self, phrases: list[str]) -> torch.Tensor:
+        """Unit vectors, float32 (N, C)."""
+        import torch
+
+        tokens = self._tokenizer(phrases, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            states = self._model(**tokens).last_hidden_state
+        kept = tokens["attention_mask"][..., None]
+        return torch.nn.functional.normalize((states * kept).sum(1) / kept.sum(1), dim=-1)

@@ -257,7 +257,7 @@ def jf_sequence(prediction: BoolArray, target: BoolArray, void: BoolArray | None
         raise ValueError(f"expected bool (T, H, W) with at least one frame, got shape {prediction.shape}")
     if void is not None:
         prediction, target = prediction & ~void, target & ~void
-    reach = _reach(prediction.shape[1:], BOUNDARY_BAND)
+    reach = _reach(prediction.shape[1:])
     scores = np.ones((2, len(prediction)))
     for index, (ours, theirs) in enumerate(zip(prediction, target, strict=True)):
         if (window := _window(ours | theirs)) is not None:
@@ -267,24 +267,23 @@ def jf_sequence(prediction: BoolArray, target: BoolArray, void: BoolArray | None
     return float(region), float(contour)
 
 
-def boundary_f(prediction: BoolArray, target: BoolArray, band: float = BOUNDARY_BAND) -> float:
+def boundary_f(prediction: BoolArray, target: BoolArray) -> float:
     """Boundary accuracy F of one frame: 1 if neither mask has a boundary, 0 if only one has.
 
     A mask that covers the whole image has no boundary.
 
     Args:
         prediction, target: bool (H, W).
-        band: distance within which boundaries match, as a fraction of the image's diagonal.
 
     Raises:
         ValueError: arrays of another dtype, or of different shapes.
     """
     _check(prediction, target, None)
-    return _boundary_f(prediction, target, _reach(prediction.shape, band))
+    return _boundary_f(prediction, target, _reach(prediction.shape))
 
 
-def _reach(shape: tuple[int, ...], band: float) -> int:
-    return math.ceil(band * math.hypot(*shape))
+def _reach(shape: tuple[int, ...]) -> int:
+    return math.ceil(BOUNDARY_BAND * math.hypot(*shape))
 
 
 def _window(marked: BoolArray) -> tuple[slice, slice] | None:

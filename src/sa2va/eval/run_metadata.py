@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sa2va.atomic import replacing
-from sa2va.eval.asking import Settings
+from sa2va.eval.predict import Settings
 from sa2va.model.quantization import quantization_of
 from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.zoo import TINY

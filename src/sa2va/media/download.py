@@ -56,8 +56,7 @@ class _Fetch:
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
-            _HTTP(self),
-            _HTTPS(self),
+            _Connections(self),
             _Redirects(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
@@ -97,7 +96,9 @@ class _Fetch:
                 connected.shutdown(socket.SHUT_RDWR)
 
 
-class _Connection(http.client.HTTPConnection):
+class _Watched(http.client.HTTPConnection):
+    """A connection that shows its download where it leads, before anything is sent."""
+
     def __init__(self, fetch: _Fetch, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._fetch = fetch
@@ -107,32 +108,22 @@ class _Connection(http.client.HTTPConnection):
         self._fetch.connected(self)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
-    def __init__(self, fetch: _Fetch, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._fetch = fetch
-
-    def connect(self) -> None:
-        super().connect()
-        self._fetch.connected(self)
+class _SecureWatched(_Watched, http.client.HTTPSConnection):
+    """The same over TLS."""
 
 
-class _HTTP(urllib.request.HTTPHandler):
+class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens both kinds of connection for one download."""
+
     def __init__(self, fetch: _Fetch) -> None:
         super().__init__()
-        self._connection = partial(_Connection, fetch)
+        self._fetch = fetch
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
-
-
-class _HTTPS(urllib.request.HTTPSHandler):
-    def __init__(self, fetch: _Fetch) -> None:
-        super().__init__()
-        self._connection = partial(_SecureConnection, fetch)
+        return self.do_open(partial(_Watched, self._fetch), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
+        return self.do_open(partial(_SecureWatched, self._fetch), req)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

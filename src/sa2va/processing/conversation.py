@@ -1,23 +1,66 @@
 """A conversation as pieces of text, each trained on or not: before an answer, the answer, after it.
 
 The pieces are tokenised one by one, in training and in inference alike, so a longer conversation begins with the very
-ids of the shorter one. InternVL families write a fixed template, Qwen families the Jinja template of their tokenizer.
+ids of the shorter one. InternVL families write a fixed template, which ``config.json`` names, Qwen families the Jinja
+template of their tokenizer. No system prompt is ever written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-
-from sa2va.processing.chat_templates import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Text, and whether training learns it.
 Piece = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How one conversation becomes text: ``instruction`` + answer + ``suffix`` + ``separator``, turn after turn.
+
+    Attributes:
+        instruction: what stands before an answer; ``{input}`` is the place of the question.
+        suffix: what ends an answer. It is learnt, so the model writes it.
+        separator: what stands between two turns. It is not learnt.
+        stop_words: generation ends when the decoded text ends in one of them.
+    """
+
+    instruction: str
+    suffix: str
+    separator: str
+    stop_words: tuple[str, ...]
+
+    def ask(self, question: str) -> str:
+        """The text before the answer to ``question``. Braces in the question stay as they are."""
+        return self.instruction.replace("{input}", question)
+
+
+_CHATML = "<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n"
+_PHI3 = "<|user|>\n{input}<|end|>\n<|assistant|>\n"
+
+TEMPLATES: dict[str, ChatTemplate] = {
+    "qwen_chat": ChatTemplate(_CHATML, "<|im_end|>", "\n", ("<|im_end|>", "<|endoftext|>")),
+    "internlm2_chat": ChatTemplate(_CHATML, "<|im_end|>", "\n", ("<|im_end|>",)),
+    "phi3_chat": ChatTemplate(_PHI3, "<|end|>", "\n", ("<|end|>",)),
+}
+
+
+def template_of(name: str) -> ChatTemplate:
+    """The template of that name; dashes count as underscores.
+
+    Raises:
+        ValueError: there is no such template.
+    """
+    key = name.replace("-", "_")
+    if key not in TEMPLATES:
+        raise ValueError(f"unknown chat template {name!r}; expected one of {sorted(TEMPLATES)}")
+    return TEMPLATES[key]
 
 
 def check_text(text: object, name: str = "a question or phrase") -> None:

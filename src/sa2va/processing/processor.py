@@ -23,13 +23,13 @@ from sa2va.hub import TEXT_PATTERNS, resolve_folder
 from sa2va.model.config_overlay import OWN_KEY, overlaid
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, IGNORED_LABEL, SEG_TOKEN
-from sa2va.processing.chat_templates import template_of
 from sa2va.processing.conversation import (
     Piece,
     bare_answer,
     check_text,
     expand_images,
     rendered_pieces,
+    template_of,
     template_pieces,
 )
 from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image

@@ -23,7 +23,7 @@ from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
 from sa2va.train.auxiliary import AuxiliaryLoss, add_losses, make_targets
-from sa2va.train.checkpoints import changed_settings, last_checkpoint, other_processes
+from sa2va.train.checkpointing import changed_settings, last_checkpoint, other_processes
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.initial_model import load_start
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compile_layers, make_trainable
@@ -156,8 +156,7 @@ def _alone(output: Path) -> AbstractContextManager[None]:
 
 def _train(run: TrainingRun, progress: bool, *, checkpoint: Path | None = None, save: bool = True) -> bool:
     """Run the loop and save the model; False where a signal ended it before."""
-    from sa2va.train.progress import Progress
-    from sa2va.train.stopping import StopOnSignal
+    from sa2va.train.callbacks import Progress, StopOnSignal
     from sa2va.train.trainer import Sa2VATrainer
 
     config, stop = run.config, StopOnSignal()

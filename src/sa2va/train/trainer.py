@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sa2va.atomic import naming
-from sa2va.data.collate import Collator
+from sa2va.data.collate import Collator, CompanionCollator, has_companion
 from sa2va.data.encode import key_frames
 from sa2va.data.mixture import EncodedDataset, MixtureOrder, SampleCounters, SampleIndex, epochs_to_samples
 from sa2va.model.families import IGNORED_LABEL
@@ -33,12 +33,10 @@ from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device
 from sa2va.train.auxiliary import AuxiliaryLoss
-from sa2va.train.checkpoints import TRAINED_FILE, checkpoint_folder, is_complete
+from sa2va.train.checkpointing import TRAINED_FILE, checkpoint_folder, is_complete, save_run
 from sa2va.train.config import TrainConfig
-from sa2va.train.dummy_sample import CompanionCollator, has_companion
 from sa2va.train.losses import Term, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.muon import MuonWithAdamW, is_matrix
-from sa2va.train.saving import save_run
 from sa2va.train.trainable import parameters_of, part_of, zero_of
 
 #: The learning rate starts at this share of its peak.
@@ -247,7 +245,7 @@ class Sa2VATrainer(Trainer):
                 output = model(shown, prompted=self._prompted, labelled_only=True)
             terms = self.losses(inputs, output)
         text = output is not None and output.logits is not None
-        # DeepSpeed takes gradients as they come, and its batches run every part that is trained (see companion).
+        # DeepSpeed takes gradients as they come, and runs every part that is trained (see CompanionCollator).
         left_out = () if self.config.deepspeed else parameters_of(self.model, text=text)
         total = zero_of(left_out).to(self.args.device)
         for name, term in terms.items():

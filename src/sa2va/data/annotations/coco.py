@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from sa2va.data.annotations.layout import read_json
 from sa2va.masks.mask import MAX_PIXELS, Mask, Size
-from sa2va.untrusted import STUMBLES
+from sa2va.untrusted import reading
 
 # Three points; fewer enclose nothing, and pycocotools reads four numbers as a box.
 _FEWEST_NUMBERS = 6
@@ -55,18 +55,15 @@ class CocoInstances:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         content = read_json(self.path)
-        try:
+        with reading(
+            f"{self.path} is not a COCO file", "images with id, file_name, height and width, annotations with id"
+        ):
             self.images = {image["id"]: _image(image) for image in content["images"]}
             self.annotations, self.repeated = _by_id(content["annotations"])
             # Both are looked up, which a list or an object cannot be.
             hash(tuple((entry.get("image_id"), entry.get("category_id")) for entry in self.annotations.values()))
             self.categories = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
             self.captions = {image["id"]: str(image["caption"]) for image in content["images"] if image.get("caption")}
-        except STUMBLES as error:
-            raise ValueError(
-                f"{self.path} is not a COCO file: expected images with id, file_name, height and width, and "
-                f"annotations with id ({type(error).__name__}: {error})"
-            ) from error
         for image in content["images"]:
             first = self.images[image["id"]].file_name
             if first != str(image["file_name"]):
@@ -85,10 +82,8 @@ class CocoInstances:
             ValueError: it is malformed; the message names it.
         """
         annotation = self.annotations[annotation_id]
-        try:
+        with reading(f"{self.path}, annotation {annotation_id}"):
             return decode_segmentation(annotation["segmentation"], size or self.images[annotation["image_id"]].size)
-        except STUMBLES as error:
-            raise ValueError(f"{self.path}, annotation {annotation_id}: {error}") from error
 
     def only(self, annotation_ids: Collection[AnnotationId]) -> CocoInstances:
         """The same with these annotations and their pictures alone, to hold less in memory."""

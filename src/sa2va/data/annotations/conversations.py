@@ -1,8 +1,15 @@
-"""LLaVA's conversations, ``[{"from": "human" or "gpt", "value": text}, ...]``, as questions with answers."""
+"""LLaVA's conversations, ``[{"from": "human" or "gpt", "value": text}, ...]``, as questions with answers.
+
+Files hold hundreds of thousands of them, which are kept in little memory.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from sa2va.processing.requests import IMAGE_MARK, RESERVED
 
@@ -68,3 +75,24 @@ def _until_unusable(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def _reserved(text: str) -> bool:
     # Nearly all texts are done with the first test; there are millions.
     return ("<" in text or "[" in text) and any(token in text for token in RESERVED)
+
+
+class PackedRecords:
+    """A sequence of JSON values, made when asked for.
+
+    Hundreds of thousands of dictionaries take gigabytes, and each worker gets its own copy as it counts references.
+    """
+
+    def __init__(self, records: Iterable[Any]):
+        lines = [json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() for record in records]
+        self._ends = np.cumsum([0, *map(len, lines)])
+        self._text = b"".join(lines)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        start, end = self._ends[index % len(self)], self._ends[index % len(self) + 1]
+        return json.loads(self._text[start:end])

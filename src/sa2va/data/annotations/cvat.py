@@ -18,7 +18,7 @@ from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Sha
 from sa2va.data.annotations.layout import MissingData, PictureFolders, Problems, require_files
 from sa2va.data.annotations.referring_video import RvosExpression, RvosVideo
 from sa2va.masks.mask import Mask, Size
-from sa2va.untrusted import STUMBLES, expecting, stumbled
+from sa2va.untrusted import STUMBLES, reading, stumbled
 
 FILE = "annotations.xml"
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
@@ -83,7 +83,7 @@ def read_cvat_video(root: Path) -> list[RvosVideo]:
     frames = _frames(root)
     tracks: dict[str, list[Mapping[int, Drawing]]] = {}
     for place, element in enumerate(tree.iter("track")):
-        with expecting(f"{root / FILE}, track {element.get('id', place)}"):
+        with reading(f"{root / FILE}, track {element.get('id', place)}"):
             track = _track(element, sorted(frames), shapes)
             if track:
                 tracks.setdefault(_label(element), []).append(track)
@@ -135,12 +135,10 @@ def _tree(root: Path) -> Element:
 
 def _drawings(element: Element, shapes: Shapes) -> Iterator[tuple[str, Drawing]]:
     for place, shape in enumerate(one for one in element if one.tag not in _NO_SHAPES):
-        try:
+        with reading(f"shape {place}, {shape.tag}"):
             drawing = _drawing(shape.tag, shape.attrib, shapes)
             if drawing:
                 yield _label(shape), drawing
-        except STUMBLES as error:
-            raise ValueError(f"shape {place}, {shape.tag}: {stumbled(error)}") from error
 
 
 def _drawing(kind: str, values: Mapping[str, str], shapes: Shapes) -> Drawing | None:

@@ -13,7 +13,7 @@ import numpy as np
 from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Shapes, box, ellipse, head, polygon
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json
 from sa2va.masks.mask import MAX_PIXELS, Mask, Size
-from sa2va.untrusted import STUMBLES, stumbled
+from sa2va.untrusted import STUMBLES, reading, stumbled
 
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
 #: What Label Studio puts before the names of uploaded files.
@@ -68,7 +68,7 @@ def _picture(task: Any, place: int, folders: PictureFolders, shapes: Shapes) -> 
     # Annotations that were given up are kept in the file; of several good ones, all count.
     good = [one for one in task["annotations"] if not one.get("was_cancelled")]
     for number, result in enumerate(one for annotation in good for one in annotation["result"]):
-        try:
+        with reading(f"result {number}"):
             kind, value = str(result.get("type")), result["value"]
             labels = value.get(kind) if isinstance(value, dict) else None
             if labels is None:
@@ -81,8 +81,6 @@ def _picture(task: Any, place: int, folders: PictureFolders, shapes: Shapes) -> 
             sizes.add(size)
             drawing = _drawing(kind, value, size, shapes)
             drawn += [(label, drawing) for label in _labels(labels) if drawing]
-        except STUMBLES as error:
-            raise ValueError(f"result {number}: {stumbled(error)}") from error
     if len(sizes) > 1:
         raise ValueError("its results are of pictures of different sizes")
     image = _find(_file_name(task["data"]), folders)

@@ -15,7 +15,7 @@ from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Sha
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json
 from sa2va.masks.mask import Mask, Size
 from sa2va.media.image import MAX_PIXELS, open_picture
-from sa2va.untrusted import STUMBLES, stumbled
+from sa2va.untrusted import STUMBLES, reading, stumbled
 
 #: Labels by which labelme means that nothing is there.
 _NOTHING = ("_background_", "__ignore__")
@@ -63,13 +63,11 @@ def _picture(path: Path, root: Path, record: Any, folders: PictureFolders, shape
         raise ValueError("expected imageHeight and imageWidth in pixels")
     drawn = []
     for place, shape in enumerate(record["shapes"]):
-        try:
+        with reading(f"shape {place}"):
             label = shape["label"]
             if not isinstance(label, str) or not label.strip(" ."):
                 raise ValueError("expected a label")
             drawing = None if label in _NOTHING else _drawing(shape, shapes)
-        except STUMBLES as error:
-            raise ValueError(f"shape {place}: {stumbled(error)}") from error
         if drawing:
             drawn.append((label, drawing))
     written = str(record.get("imagePath") or "").replace("\\", "/")

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from sa2va.runtime import logger
-from sa2va.untrusted import parse_json
+from sa2va.untrusted import parse_json, reading
 
 _EXAMPLES = 3
 _MOST_LINES = 12
@@ -199,10 +199,8 @@ def text_encoding(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """The values of a JSON file. ValueError with its name when it is not JSON."""
-    try:
+    with reading(f"{path} is not JSON"):
         return parse_json(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def shown(names: Sequence[str], most: int = _EXAMPLES) -> str:

@@ -22,7 +22,7 @@ from sa2va.data.annotations.mask_files import numbered_areas, read_numbers
 from sa2va.data.annotations.unpickle import load_plain
 from sa2va.masks.mask import Mask, Size
 from sa2va.media.image import MAX_PIXELS
-from sa2va.untrusted import STUMBLES
+from sa2va.untrusted import STUMBLES, reading
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -205,7 +205,7 @@ class RunLengths:
                 )
             self._rows[str(key)] = (len(sizes), len(frames))
             for number, mask in enumerate(frames):
-                try:
+                try:  # there are millions: no context for each
                     size, text = _raw(mask)
                 except STUMBLES as error:
                     raise ValueError(f"{name}, annotation {key!r}, frame {number}: {error}") from error
@@ -381,11 +381,9 @@ def _expressions(video: dict[str, Any], where: str, first_number: int | None) ->
         text = entry.get("exp") if isinstance(entry, dict) else None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{where}, expression {key!r}: exp must be a text, got {entry!r:.80}")
-        try:
+        with reading(f"{where}, expression {key!r}", "ids as whole numbers"):
             annotations = _numbers(entry.get("anno_id", ()) if first_number is None else first_number + place)
             objects, kinds = _numbers(entry.get("obj_id", ())), _numbers(entry.get("type_id", ()))
-        except STUMBLES as error:
-            raise ValueError(f"{where}, expression {key!r}: ids must be whole numbers; {error}") from error
         found.append(RvosExpression(key, text, objects, tuple(map(str, annotations)), kinds[0] if kinds else None))
     return tuple(found)
 

@@ -11,7 +11,7 @@ import numpy as np
 from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture, Shapes, polygon
 from sa2va.data.annotations.layout import MissingData, Problems, require_files
 from sa2va.masks.mask import Mask, Size
-from sa2va.untrusted import STUMBLES, expecting, read_yaml, stumbled
+from sa2va.untrusted import STUMBLES, read_yaml, reading, stumbled
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
 _PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
@@ -35,7 +35,7 @@ def read_yolo(root: Path, split: str, problems: Problems) -> list[LabelledPictur
     path = next((root / name for name in CONFIGS if (root / name).is_file()), root / CONFIGS[0])
     require_files("YOLO labels", {path: "your labelling tool: names, and where pictures are"})
     config = read_yaml(path)
-    with expecting(path, "names, a list or numbers with names, and paths of pictures in train, val and test"):
+    with reading(path, "names, a list or numbers with names, and paths of pictures in train, val and test"):
         names = _names(config["names"])
         given = next((config[key] for key in _SPLITS[split] if config.get(key)), None)
         pictures = _pictures(root, config, [given] if isinstance(given, str) else list(given or ()))
@@ -102,10 +102,8 @@ def _read_labels(path: Path, names: dict[int, str], shapes: Shapes) -> tuple[tup
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
-        try:
+        with reading(f"line {number}"):
             drawn.append(_read_line(line.split(), names, shapes))
-        except STUMBLES as error:
-            raise ValueError(f"line {number}: {stumbled(error)}") from error
     return tuple(drawn)
 
 

@@ -39,7 +39,7 @@ from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, requ
 from sa2va.data.sample import SEG, Sample
 from sa2va.masks.mask import Mask
 from sa2va.results.history import Turn
-from sa2va.untrusted import STUMBLES, parse_json, stumbled
+from sa2va.untrusted import STUMBLES, parse_json, reading, stumbled
 
 
 class Chat:
@@ -79,10 +79,8 @@ class Chat:
         with self.path.open("rb") as file:
             file.seek(start)
             record = self._record(file.read(end - start))
-        try:
+        with reading(f"{self.path}, {record['id']!r}"):
             return self._sample(record)
-        except STUMBLES as error:
-            raise ValueError(f"{self.path}, {record['id']!r}: {stumbled(error)}") from error
 
     def _record(self, line: bytes) -> Any:
         return parse_json(line.decode(self._encoding).removeprefix("\ufeff"))

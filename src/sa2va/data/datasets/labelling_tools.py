@@ -14,9 +14,8 @@ from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture
 from sa2va.data.annotations.labelme import read_labelme
 from sa2va.data.annotations.layout import Doubts, MissingData, Problems
 from sa2va.data.annotations.yolo import read_yolo
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, phrase_of, requests_sample
 from sa2va.data.datasets.frame_sampling import Draw
-from sa2va.data.datasets.request_wording import phrase_of
 from sa2va.data.datasets.rvos import ReferredVideos
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.data.annotations.annotated_images import upright_picture
-from sa2va.data.annotations.conversations import place_image, read_conversation
+from sa2va.data.annotations.conversations import PackedRecords, place_image, read_conversation
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json, require_files
-from sa2va.data.annotations.packed_records import PackedRecords
 from sa2va.data.sample import Sample
 from sa2va.results.history import Turn
 

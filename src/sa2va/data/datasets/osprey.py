@@ -13,9 +13,8 @@ import numpy as np
 
 from sa2va.data.annotations.annotated_images import lazy_picture
 from sa2va.data.annotations.coco import decode_segmentation, is_segmentation
-from sa2va.data.annotations.conversations import IMAGE_MARK, read_conversation
+from sa2va.data.annotations.conversations import IMAGE_MARK, PackedRecords, read_conversation
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json, require_files
-from sa2va.data.annotations.packed_records import PackedRecords
 from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Size

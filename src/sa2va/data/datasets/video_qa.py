@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sa2va.data.annotations.conversations import read_conversation
+from sa2va.data.annotations.conversations import PackedRecords, read_conversation
 from sa2va.data.annotations.layout import PictureFolders, Problems, read_json, require_files, tails
-from sa2va.data.annotations.packed_records import PackedRecords
 from sa2va.data.datasets.conversation_sampling import Draws
 from sa2va.data.datasets.frame_sampling import SeekedFrames, check_counts, draw_from_segments
 from sa2va.data.sample import Sample

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sa2va.data.annotations.grounded_captions import GcgTruth, gcg_truth_files, read_gcg_truth
+from sa2va.data.datasets.gcg import GcgTruth, gcg_truth_files, read_gcg_truth
 from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, masks_of, picture, row
 from sa2va.eval.benchmarks.published import GCG_VAL
 from sa2va.eval.captions import caption_scores, plain_caption, word_f1
-from sa2va.eval.grounded import Grounded, Similarity, average_precision, greedy_miou, phrase_recall
-from sa2va.eval.similarity import EncoderSimilarity
+from sa2va.eval.grounded import EncoderSimilarity, Grounded, Similarity, average_precision, greedy_miou, phrase_recall
 from sa2va.processing.requests import GCG_BENCHMARK_REQUEST
 
 #: Where under the data root a text encoder is looked for.

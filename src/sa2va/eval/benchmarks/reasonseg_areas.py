@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sa2va.data.annotations.reasoning import ReasonPicture, read_reasonseg, reasonseg_folder
+from sa2va.data.datasets.reasonseg import ReasonPicture, read_reasonseg, reasonseg_folder
 from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, by_tag, first_mask, picture, row
 from sa2va.eval.metrics import Overlap, ciou, giou, overlap

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sa2va.data.annotations.referring import Expression, ReferPicture, read_refer, refer_files
+from sa2va.data.datasets.refer import Expression, ReferPicture, read_refer, refer_files
 from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Prediction, Query, Scores
 from sa2va.eval.benchmarks.file_benchmark import FileBenchmark, empty_mask, masks_of, picture, row
 from sa2va.eval.benchmarks.published import REFCOCO

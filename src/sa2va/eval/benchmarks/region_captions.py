@@ -14,7 +14,7 @@ from sa2va.eval.benchmarks.published import REGION_CAPTION
 from sa2va.eval.captions import CaptionScores, caption_scores, plain_caption, region_caption
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import REGION_REQUEST
-from sa2va.untrusted import STUMBLES
+from sa2va.untrusted import reading
 
 _REQUEST = REGION_REQUEST.format(number=1)
 _PROTOCOL = (
@@ -89,15 +89,10 @@ def read_region_captions(root: Path) -> list[RegionCaption]:
     regions_path, captions_path, folder = region_files(root)
     instances = CocoInstances(regions_path)
     references: dict[int, list[str]] = {}
-    try:
+    with reading(captions_path, f"COCO captions (image_id, caption), and one region per image in {regions_path}"):
         for entry in read_json(captions_path)["annotations"]:
             references.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
         owners = {int(annotation["image_id"]): number for number, annotation in instances.annotations.items()}
-    except STUMBLES as error:
-        raise ValueError(
-            f"expected COCO captions (image_id, caption) in {captions_path} and one region per image in {regions_path} "
-            f"({type(error).__name__}: {error})"
-        ) from error
     bare = [number for number in instances.images if number not in owners or number not in references]
     if bare:
         raise ValueError(

@@ -17,7 +17,7 @@ from sa2va.eval.benchmarks.file_benchmark import row
 from sa2va.eval.benchmarks.server_scored import ServerVideos
 from sa2va.eval.benchmarks.video_segmentation import ASKED, JF, MEAN, GroupedVideos, ReferringVideos, Revos
 from sa2va.masks.mask import Mask
-from sa2va.untrusted import STUMBLES
+from sa2va.untrusted import reading
 
 _MEVIS = "MeViS, github.com/henghuiding/MeViS"
 _DAVIS = "Ref-DAVIS17 converted as ReferFormer does, or the archive davis17 of Dense-World/Sa2VA-Training on the hub"
@@ -142,11 +142,9 @@ def read_foreground(path: Path, videos: Sequence[RvosVideo]) -> dict[str, tuple[
     content = read_json(path)
     found = {}
     for video in videos:
-        try:
+        with reading(f"{path}, video {video.id!r}"):
             frames = content[video.id]["masks_rle"]
             found[video.id] = tuple(map(_united, frames))
-        except STUMBLES as error:
-            raise ValueError(f"{path}, video {video.id!r}: {type(error).__name__} {error}") from error
         if len(frames) != len(video.frames):
             raise ValueError(f"{path}, video {video.id!r}: {len(frames)} masks for {len(video.frames)} frames")
     return found

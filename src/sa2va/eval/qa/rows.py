@@ -1,11 +1,13 @@
 """The question benchmarks that are known by name: their files, how they are asked and counted, and published numbers.
 
-Published: Sa2VA's authors (arXiv 2501.04001 v3, tables 7, 8 and 14, and the model cards), measured with VLMEvalKit of
-September 2024, where an unclear answer may have been read by a language model.
+Questions are put word for word as the released models were measured (the InternVL adapter of VLMEvalKit). Published:
+Sa2VA's authors (arXiv 2501.04001 v3, tables 7, 8 and 14, and the model cards), measured with VLMEvalKit of September
+2024, where an unclear answer may have been read by a language model.
 """
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +15,34 @@ from sa2va.data.annotations.layout import first_existing, require_files
 from sa2va.eval.benchmark import Benchmark, BenchmarkSpec
 from sa2va.eval.qa import counting
 from sa2va.eval.qa.matching import chosen_option, yes_or_no
-from sa2va.eval.qa.prompts import choice_prompt, mme_prompt, pope_prompt
 from sa2va.eval.qa.task import PromptStyle, QuestionBenchmark, QuestionTask
 from sa2va.eval.qa.tsv import QuestionFile, TableQuestion
+from sa2va.processing.requests import CHOICE_REQUEST, OPEN_QUESTION_REQUEST, SHORT_ANSWER_REQUEST, YES_NO_REQUEST
 
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 #: Folders under a data root where question files are looked for; the first is VLMEvalKit's own.
 FOLDERS = ("LMUData", "vlmevalkit", ".")
 _OTHER = "Other Answers"
+
+
+def choice_prompt(question: TableQuestion) -> str:
+    """Hint, question and options a line each, then the request for a letter; in Chinese where any of it is Chinese."""
+    lines = [question.hint] if question.hint else []
+    lines += [question.question, *(f"{letter}. {text}" for letter, text in question.options.items())]
+    english, chinese = CHOICE_REQUEST if question.options else OPEN_QUESTION_REQUEST
+    text = "\n".join(lines)
+    return f"{text}\n{chinese if _CHINESE.search(text) else english}"
+
+
+def mme_prompt(question: TableQuestion) -> str:
+    """MME's questions ask for yes or no themselves."""
+    return f"{question.question} {SHORT_ANSWER_REQUEST}"
+
+
+def pope_prompt(question: TableQuestion) -> str:
+    """The released evaluation had no wording for POPE; this is that of its other yes-no sets, "yes or no" said once."""
+    asks = "yes or no" in question.question.lower()
+    return " ".join([question.question, *([] if asks else [YES_NO_REQUEST]), SHORT_ANSWER_REQUEST])
 
 
 def match_choice(question: TableQuestion, text: str) -> str | None:

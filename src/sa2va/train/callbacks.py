@@ -1,17 +1,24 @@
-"""Progress on standard error: a line per log, and a bar in a terminal, instead of Trainer's dictionaries."""
+"""What happens around the steps of a run: progress that a person reads, and an end that loses nothing on a signal."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Progress(TrainerCallback):
     """Shows the step, the losses, the learning rate, samples per second and the time left, in the first process only.
+
+    One line per log on standard error, and a bar where it is a terminal, instead of Trainer's dictionaries.
 
     Attributes:
         samples_per_step: of all processes together.
@@ -69,3 +76,45 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends a run after the step in which a signal came, with a checkpoint; a second signal ends it at once.
+
+    Only in runs of one process: several would stop at different steps and wait for each other.
+
+    Attributes:
+        received: whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._earlier: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Signal handlers belong to the main thread; elsewhere, a signal does what it did before.
+        if args.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.received:
+            control.should_training_stop = control.should_save = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Put back the handlers that were there before."""
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+        self._earlier = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            self.restore()
+            raise KeyboardInterrupt
+        self.received = True
