@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from sa2va.atomic import check_target
-from sa2va.cli.command import command
-from sa2va.cli.console import LogProgress, Screen
+from sa2va.cli.console import Screen, command, progress_bar, quiet_libraries
 
 if TYPE_CHECKING:
     from sa2va.data.check import SetReport
@@ -67,7 +64,7 @@ def check(
 
     reports = []
     for name in _wanted(root, sets):
-        with _progress(screen, name) as step:
+        with progress_bar(screen, name, "samples") as step:
             most = None if everything else samples
             reports.append(check_set(root, name, most, step, checked_orientation(orientation)))
     absent = [name for name in KNOWN_SETS if name not in {report.name for report in reports}]
@@ -176,25 +173,12 @@ def _some(
 def _as_trained(screen: Screen, model: str) -> Callable[[Sample], Sample]:
     from sa2va import Sa2VAProcessor, zoo
     from sa2va.checkpoint.loading import open_checkpoint
-    from sa2va.cli.model_loading import quiet_libraries
     from sa2va.data.preview import as_trained
 
     with quiet_libraries(screen):
         checkpoint = open_checkpoint(zoo.resolve(model))
         processor = Sa2VAProcessor.from_pretrained(checkpoint.folder, checkpoint.config)
     return lambda sample: as_trained(sample, processor)
-
-
-@contextmanager
-def _progress(screen: Screen, name: str) -> Iterator[Callable[[int, int], Any]]:
-    with Progress(console=screen.err, transient=True, disable=not screen.lively) as bar:
-        task, log = bar.add_task(name), LogProgress(screen, name, "samples")
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            log.show(done, total)
-
-        yield show
 
 
 def _table(reports: Sequence[SetReport]) -> Table:

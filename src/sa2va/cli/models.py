@@ -9,8 +9,7 @@ from rich import box
 from rich.table import Table
 
 from sa2va import zoo
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen
+from sa2va.cli.console import Screen, command
 
 
 @command

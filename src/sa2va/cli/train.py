@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sa2va import zoo
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen
-from sa2va.cli.model_loading import quiet_libraries
+from sa2va.cli.console import Screen, command, quiet_libraries
 
 if TYPE_CHECKING:
     from sa2va.data.sample import Sample
