@@ -35,14 +35,14 @@ class Dtype(StrEnum):
 
 
 class Quantize(StrEnum):
-    """Number formats of the language model's linear layers."""
+    """Quantised formats of the language model's linear layers."""
 
     INT8 = "int8"
     NF4 = "nf4"
 
 
 class DeviceMaps(StrEnum):
-    """Ways to spread a model over several devices."""
+    """How accelerate spreads a model over several devices."""
 
     AUTO = "auto"
     BALANCED = "balanced"
@@ -51,7 +51,7 @@ class DeviceMaps(StrEnum):
 
 
 class PropagationMode(StrEnum):
-    """How masks are carried from frame to frame."""
+    """How masks are propagated from frame to frame."""
 
     RELEASED = "released"
     CONSISTENT = "consistent"
@@ -130,7 +130,7 @@ Overwrite = Annotated[
 Threshold = Annotated[
     float, typer.Option(rich_help_panel=_MASKS, help="Probability from which a pixel belongs to an object.")
 ]
-Tidy = Annotated[
+CleanupSteps = Annotated[
     str | None,
     typer.Option(
         "--cleanup",
@@ -211,17 +211,17 @@ class MaskOptions:
     """How probabilities become masks. Raises ValueError for an option out of range."""
 
     threshold: Threshold = 0.5
-    tidy: Tidy = None
+    cleanup: CleanupSteps = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ValueError(f"--threshold is a probability above 0 and below 1; got {self.threshold}")
-        parse_cleanup(self.tidy)
+        parse_cleanup(self.cleanup)
 
     @property
     def keywords(self) -> dict[str, Any]:
         """The same as keyword arguments of `Sa2VA`."""
-        return {"threshold": self.threshold, "cleanup": parse_cleanup(self.tidy)}
+        return {"threshold": self.threshold, "cleanup": parse_cleanup(self.cleanup)}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The application: every command with its examples."""
 
 from __future__ import annotations
 

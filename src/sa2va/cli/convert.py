@@ -1,4 +1,4 @@
-"""``sa2va convert``: a checkpoint in the other layout."""
+"""``sa2va convert``: rewrite a checkpoint in the other layout."""
 
 from __future__ import annotations
 

@@ -112,19 +112,32 @@ def run(
     again. Many processes share the work: start them with torchrun or accelerate
     launch, or give each its [bold]--shard[/bold]; the last to finish scores.
     """
+    from sa2va.eval.asking import Settings
     from sa2va.eval.predict import Shard
 
+    masks = arguments.MaskOptions(threshold)
+    frames: Any = arguments.parse_key_frames(key_frames)
+    if frames == "compressed":
+        raise ValueError("sa2va eval takes --key-frames uniform, first, or frame numbers; compressed is for `track`")
+    settings = Settings(
+        key_frames=tuple(frames) if isinstance(frames, list) else frames,
+        num_key_frames=num_key_frames,
+        mode=None if mode is None else mode.value,
+        threshold=masks.threshold,
+        max_new_tokens=max_new_tokens,
+        at_once=at_once,
+    )
     request = EvaluationRequest(
         model,
         _names(benchmarks, holdout),
         data,
-        _settings(key_frames, num_key_frames, mode, threshold, max_new_tokens, at_once),
+        settings,
         limit,
         Shard.of_process() if shard is None else Shard.parse(shard),
         loading,
     )
     if dry_run:
-        _rehearse(screen, request)
+        _dry_run(screen, request)
     elif out is None:
         raise ValueError("say where the results go with -o OUT, or only check everything with --dry-run")
     else:
@@ -239,7 +252,7 @@ def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
 
 
 def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
-    """The benchmarks, own data as the part of them that is held out."""
+    """The benchmarks; with --holdout, own data stand for the part that is held out."""
     from sa2va.eval.benchmarks.own import OWN, held_out_name
 
     if holdout is None:
@@ -249,33 +262,9 @@ def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
     return tuple(held_out_name(holdout) if name == OWN else name for name in benchmarks)
 
 
-def _settings(
-    key_frames: str,
-    num_key_frames: int,
-    mode: arguments.PropagationMode | None,
-    threshold: float,
-    max_new_tokens: int,
-    at_once: int,
-) -> Settings:
-    from sa2va.eval.asking import Settings
-
-    arguments.MaskOptions(threshold)
-    frames: Any = arguments.parse_key_frames(key_frames)
-    if frames == "compressed":
-        raise ValueError("sa2va eval takes --key-frames uniform, first, or frame numbers; compressed is for `track`")
-    return Settings(
-        key_frames=tuple(frames) if isinstance(frames, list) else frames,
-        num_key_frames=num_key_frames,
-        mode=None if mode is None else mode.value,
-        threshold=threshold,
-        max_new_tokens=max_new_tokens,
-        at_once=at_once,
-    )
-
-
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to ask whom, and how; see ``sa2va eval run --help``."""
+    """Which model to ask which benchmarks, and how; see ``sa2va eval run --help``."""
 
     model: str
     names: tuple[str, ...]
@@ -286,7 +275,7 @@ class EvaluationRequest:
     loading: arguments.Loading
 
     def rows(self, screen: Screen) -> list[BenchmarkSpec]:
-        """The benchmarks; those that ``all`` leaves out are named. Raises ValueError when none is left."""
+        """The benchmarks; prints which ones ``all`` leaves out. Raises ValueError if none is left."""
         from sa2va.eval.registry import select
 
         selection = select(self.names, self.data)
@@ -295,7 +284,7 @@ class EvaluationRequest:
         return selection.rows
 
     def load(self, screen: Screen) -> Sa2VA:
-        """The model, on this process's own GPU where there are several."""
+        """Load the model, under torchrun on the GPU of this process."""
         loading = self.loading
         if loading.device == "auto" and "LOCAL_RANK" in os.environ:
             import torch
@@ -307,8 +296,8 @@ class EvaluationRequest:
         return arguments.load_model(screen, arguments.model_name(self.model), loading)
 
 
-def _rehearse(screen: Screen, request: EvaluationRequest) -> None:
-    """Ask the first items of every benchmark, show what came, and leave nothing behind."""
+def _dry_run(screen: Screen, request: EvaluationRequest) -> None:
+    """Ask the first items of every benchmark, print the answers, and write nothing."""
     from sa2va.eval.predict import rehearse
 
     opened = [row.open(request.data) for row in request.rows(screen)]
@@ -330,7 +319,7 @@ def _rehearse(screen: Screen, request: EvaluationRequest) -> None:
 
 
 def _evaluate(screen: Screen, request: EvaluationRequest, out: Path, *, scoring: bool) -> None:
-    """Ask every benchmark into a folder; score those that are complete."""
+    """Write the predictions for every benchmark into a folder, and score those that are complete."""
     from sa2va.eval.predict import BenchmarkRecord, limited, predict
     from sa2va.eval.prediction_files import read_predictions
     from sa2va.eval.registry import absent_files
@@ -343,7 +332,7 @@ def _evaluate(screen: Screen, request: EvaluationRequest, out: Path, *, scoring:
     rows = request.rows(screen)
     for row in rows:
         if absent_files(row, request.data):
-            row.open(request.data)  # says everything that is missing, before the model is loaded
+            row.open(request.data)  # raises with all that is missing, before the model is loaded
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

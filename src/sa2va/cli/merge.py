@@ -1,4 +1,4 @@
-"""``sa2va merge``: an adapter put into the weights of its base model."""
+"""``sa2va merge``: merge an adapter into its base model."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def models(
 
 
 def _show_memory(screen: Screen) -> None:
-    """Bytes of weights in three number formats, and of what a request works with."""
+    """Print the memory for weights in three number formats, and for a request."""
     from sa2va.sizes import ARCHITECTURES
 
     kinds: tuple[Literal["bfloat16", "int8", "nf4"], ...] = ("bfloat16", "int8", "nf4")

@@ -111,7 +111,7 @@ def follow(
     options = {**video.tracking, "max_new_tokens": max_new_tokens, **masks.keywords}
     _check_frames(media, options["key_frames"])
     plan = plan_output(source, media, replace(output, overwrite=output.overwrite or resume), by_frame=True)
-    settings = {**options, "cleanup": masks.tidy, **video.sampling, "dtype": loading.dtype.value}
+    settings = {**options, "cleanup": masks.cleanup, **video.sampling, "dtype": loading.dtype.value}
     if loading.quantize is not None:
         settings["quantize"] = loading.quantize.value
     name = arguments.model_name(model)
@@ -144,8 +144,6 @@ def follow(
             if stats.frames and plan.files:
                 screen.note(f"the {stats.frames} frames before the error are in {plan.where}")
             raise
-        if not stats.found_anything:
-            plan.without_overlay()
         _update(record, plan, stats, known, complete=True)
     _report(screen, plan, record, f"{stats.frames} frames in {stats.seconds:.1f} s, {stats.rate:.1f} frames/s")
 
@@ -263,11 +261,6 @@ class ObjectStats:
         ]
 
     @property
-    def found_anything(self) -> bool:
-        """Whether an object was seen in any frame."""
-        return any(row[1] for row in self.objects.values())
-
-    @property
     def rate(self) -> float:
         """Frames per second."""
         return self.frames / self.seconds if self.seconds else 0.0
@@ -365,6 +358,8 @@ def _update(record: RunRecord, plan: OutputPlan, stats: ObjectStats, known: int,
     if stats.frames >= known or complete:
         record.frames, record.objects = stats.frames, stats.records
         record.complete, record.seconds = complete, round(stats.seconds, 3)
+    if complete and not record.found_anything:
+        plan.without_overlay()
     record.outputs = [plan.shown(path) for path in plan.files.values() if path.exists()]
     if record.frames or complete:
         record.write(plan.folder)
