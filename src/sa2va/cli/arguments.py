@@ -77,69 +77,9 @@ Model = Annotated[
         help="Hub id, name from `sa2va models`, or folder.",
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL, help="Where to compute; auto takes the best there is."
-    ),
-]
-Precision = Annotated[
-    Dtype,
-    typer.Option("--dtype", rich_help_panel=_MODEL, help="Weights; auto is float32 on a CPU, half elsewhere."),
-]
-Quantization = Annotated[
-    Quantize | None,
-    typer.Option(
-        "--quantize",
-        show_default=False,
-        rich_help_panel=_MODEL,
-        help="Keep the language model's linear layers in 8 or 4 bits; `sa2va models --memory` says what that saves.",
-    ),
-]
-DeviceMap = Annotated[
-    DeviceMaps | None,
-    typer.Option(
-        show_default=False, rich_help_panel=_MODEL, help="Spread the model over all devices, instead of --device."
-    ),
-]
 MaxNewTokens = Annotated[int, typer.Option(min=1, rich_help_panel=_MODEL, help="Longest answer, in tokens.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="OUT",
-        show_default=False,
-        rich_help_panel="Output",
-        help="Folder for the results, or one file whose ending says what it is (.png .mp4 .webm .gif .json .jsonl).",
-    ),
-]
-Save = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KINDS",
-        show_default=False,
-        rich_help_panel="Output",
-        help="What goes into the folder, by commas. Pictures: overlay masks objects cutout json. "
-        "Videos: those, and binary cutout-video jsonl. \\[default: overlay,masks,json]",
-    ),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace results that are there already.")
-]
 Threshold = Annotated[
     float, typer.Option(rich_help_panel=_MASKS, help="Probability from which a pixel belongs to an object.")
-]
-CleanupSteps = Annotated[
-    str | None,
-    typer.Option(
-        "--cleanup",
-        metavar="STEPS",
-        show_default=False,
-        rich_help_panel=_MASKS,
-        help="Tidy the masks, by commas: fill_holes=AREA, remove_specks=AREA, largest_component, closing=RADIUS, "
-        "opening=RADIUS, dilate=RADIUS, erode=RADIUS; in pixels.",
-    ),
 ]
 KeyFrames = Annotated[
     str,
@@ -159,47 +99,69 @@ Mode = Annotated[
         help="How masks are carried on; by default, what the model was made for.",
     ),
 ]
-Stride = Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")]
-Fps = Annotated[
-    float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
-]
-Start = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|SECONDS",
-        show_default=False,
-        rich_help_panel=_VIDEO,
-        help="First frame: a number (250), or a time (10s, 2.5).",
-    ),
-]
-End = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|SECONDS", show_default=False, rich_help_panel=_VIDEO, help="Frame to stop before, in the same way."
-    ),
-]
-MaxFrames = Annotated[
-    int | None, typer.Option(min=1, show_default=False, rich_help_panel=_VIDEO, help="Take at most this many frames.")
-]
 
 
 @dataclass(frozen=True)
 class OutputOptions:
     """What a command writes, and where."""
 
-    out: Out = None
-    save: Save = None
-    overwrite: Overwrite = False
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            show_default=False,
+            rich_help_panel="Output",
+            help="Folder for the results, or one file whose ending says what it is "
+            "(.png .mp4 .webm .gif .json .jsonl).",
+        ),
+    ] = None
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            show_default=False,
+            rich_help_panel="Output",
+            help="What goes into the folder, by commas. Pictures: overlay masks objects cutout json. "
+            "Videos: those, and binary cutout-video jsonl. \\[default: overlay,masks,json]",
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace results that are there already.")
+    ] = False
 
 
 @dataclass(frozen=True)
 class Loading:
     """Where a model is loaded, and in what precision. Raises ValueError for a device beside a device map."""
 
-    device: Device = "auto"
-    dtype: Precision = Dtype.AUTO
-    quantize: Quantization = None
-    device_map: DeviceMap = None
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL, help="Where to compute; auto takes the best there is."
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Dtype,
+        typer.Option("--dtype", rich_help_panel=_MODEL, help="Weights; auto is float32 on a CPU, half elsewhere."),
+    ] = Dtype.AUTO
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            "--quantize",
+            show_default=False,
+            rich_help_panel=_MODEL,
+            help="Keep the language model's linear layers in 8 or 4 bits; `sa2va models --memory` says what that "
+            "saves.",
+        ),
+    ] = None
+    device_map: Annotated[
+        DeviceMaps | None,
+        typer.Option(
+            show_default=False, rich_help_panel=_MODEL, help="Spread the model over all devices, instead of --device."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.device_map is not None and self.device != "auto":
@@ -211,7 +173,17 @@ class MaskOptions:
     """How probabilities become masks. Raises ValueError for an option out of range."""
 
     threshold: Threshold = 0.5
-    cleanup: CleanupSteps = None
+    cleanup: Annotated[
+        str | None,
+        typer.Option(
+            "--cleanup",
+            metavar="STEPS",
+            show_default=False,
+            rich_help_panel=_MASKS,
+            help="Tidy the masks, by commas: fill_holes=AREA, remove_specks=AREA, largest_component, closing=RADIUS, "
+            "opening=RADIUS, dilate=RADIUS, erode=RADIUS; in pixels.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -231,21 +203,38 @@ class VideoOptions:
     key_frames: KeyFrames = "uniform"
     num_key_frames: NumKeyFrames = 5
     mode: Mode = None
-    stride: Stride = 1
-    fps: Fps = None
-    start: Start = None
-    end: End = None
-    max_frames: MaxFrames = None
+    stride: Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")] = 1
+    fps: Annotated[
+        float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
+    ] = None
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SECONDS",
+            show_default=False,
+            rich_help_panel=_VIDEO,
+            help="First frame: a number (250), or a time (10s, 2.5).",
+        ),
+    ] = None
+    end: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SECONDS",
+            show_default=False,
+            rich_help_panel=_VIDEO,
+            help="Frame to stop before, in the same way.",
+        ),
+    ] = None
+    max_frames: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, rich_help_panel=_VIDEO, help="Take at most this many frames."),
+    ] = None
 
     @property
     def tracking(self) -> dict[str, Any]:
         """Keyword arguments of `Sa2VA.track`. Raises ValueError for ``--key-frames`` that are none."""
-        mode = None if self.mode is None else self.mode.value
-        return {
-            "key_frames": parse_key_frames(self.key_frames),
-            "num_key_frames": self.num_key_frames,
-            "mode": mode,
-        }
+        frames, mode = parse_key_frames(self.key_frames), None if self.mode is None else self.mode.value
+        return {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import typer
 from rich.table import Table
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sa2va.predictor import Sa2VA
+    from sa2va.results.answer import Answer
 
 _CORE = (
     "torch",
@@ -205,7 +206,7 @@ def _forward() -> None:
 def _generate() -> None:
     """An answer with a mask where the object is."""
     pixels, circle = _red_circle(44)
-    (answer,) = _tiny().segment(pixels, ["the red circle"], max_new_tokens=16)
+    answer = cast("Answer", _tiny().segment(pixels, "the red circle", max_new_tokens=16))
     _expect(len(answer.segments) == 1, f"{len(answer.segments)} objects instead of 1 in {answer.text!r}")
     mask = answer.masks[0]
     _expect((mask & circle).sum() > 0.5 * (mask | circle).sum(), "the mask is not where the object is")
