@@ -110,9 +110,10 @@ def draw(folder: Path) -> Path:
 def warm_up() -> None:
     """Import what the commands import, so that forks need not."""
     import sa2va.checkpoint.conversion
-    import sa2va.cli.evaluation_run
+    import sa2va.cli.output
     import sa2va.data.preview
     import sa2va.eval.report
+    import sa2va.eval.score
     import sa2va.predictor
     import sa2va.train.callbacks
     import sa2va.train.presets

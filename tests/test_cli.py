@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -20,15 +19,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from sa2va import Answer, Frame, Mask, Sa2VA, Segment, Track, zoo
-from sa2va.cli import main, options, self_check
-from sa2va.cli.answers import show_found
-from sa2va.cli.console import LogProgress, Screen, explanation, printable
-from sa2va.cli.frame_loop import ObjectStats, write_frames
-from sa2va.cli.model_loading import checked_device
-from sa2va.cli.pictures import read_mask
-from sa2va.cli.signals import Interrupts
+from sa2va.cli import arguments as options
+from sa2va.cli import doctor, main
+from sa2va.cli.console import Interrupts, LogProgress, Screen, explanation, printable
+from sa2va.cli.describe import read_mask
+from sa2va.cli.output import show_found
 from sa2va.visualization.overlay import davis_palette
-from sa2va.writers import JsonLinesWriter, JsonWriter, OverlayWriter, PaletteWriter
 from sa2va.writers.video_encoder import VideoEncoder
 from synthetic_checkpoint import picture
 
@@ -272,8 +268,9 @@ def test_chat_by_lines_remembers(
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("who?\n\nand what?\n"))
     out, _ = run(capsys, "chat", street, "--json", *SHORT)
-    first = sa2va.chat(street, "who?", max_new_tokens=6)
-    second = sa2va.chat(street, "and what?", history=first.history, max_new_tokens=6)
+    with sa2va.open(street) as scene:
+        first = scene.chat("who?", max_new_tokens=6)
+        second = scene.chat("and what?", history=first.history, max_new_tokens=6)
     answers = [Answer.from_json(json.dumps(json.loads(line)["answers"][0])) for line in out.splitlines()]
     assert answers == [first, second]
 
@@ -292,6 +289,17 @@ def test_conversation_commands(
     ]
     assert [[turn["question"] for turn in history] for history in turns] == [["who?"], ["and what?"]]
     assert "say where" in err and "error: talk is not empty" in err and Path("talk/masks.png").exists()
+
+
+def test_save_chooses_what_a_conversation_writes(
+    capsys: pytest.CaptureFixture[str], street: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["who?", "/save", "/quit"])
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    _, err = run(capsys, "chat", street, "-o", "talk", "--save", "masks", *SHORT)
+    assert "error: " not in err
+    assert [path.name for path in Path("talk").iterdir()] == ["masks.png"]
 
 
 # ------------------------------------------------------------------------------------------------------- video
@@ -436,52 +444,46 @@ def test_interrupt_leaves_valid_files_and_resume_completes_them(
     assert Path("out/overlay.mp4").stat().st_mtime_ns == before
 
 
-def frames_until_stop(count: int, error: type[BaseException]) -> Iterator[tuple[Frame, np.ndarray]]:
-    mask = np.ones((6, 8), bool)
-    for index in range(count):
-        segment = Segment(1, "x", (Mask.from_array(mask),), 0.5, 0.5)
-        yield Frame(index, index / 10, (6, 8), (segment,)), picture(8, 6, index)
-    raise error
+def stops_after(count: int, error: type[BaseException]) -> Callable[..., Track]:
+    """A stand-in for ``Sa2VA.track`` that breaks off after some frames of 160 x 240 pixels."""
+
+    def frames() -> Iterator[tuple[Frame, np.ndarray]]:
+        mask = Mask.from_array(np.ones((160, 240), bool))
+        for index in range(count):
+            yield Frame(index, index / 10, (160, 240), (Segment(1, "x", (mask,), 0.5, 0.5),)), picture(240, 160, index)
+        raise error
+
+    return lambda *_, **__: Track(frames(), size=(160, 240))
 
 
 @pytest.mark.parametrize(("known", "length"), [(0, 5), (5, 5), (9, 9)])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_run_that_breaks_off_never_shortens_an_earlier_one(
-    known: int, length: int, error: type[BaseException]
+    known: int,
+    length: int,
+    error: type[BaseException],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    about: dict[str, Any] = {"size": (6, 8), "fps": 10}
-    kinds = {"v.mp4": OverlayWriter, "a.json": JsonWriter}
+    request = ("track", write_clip("clip", 12), "x", "-o", "out", "--save", "overlay,masks,json,jsonl")
     if known:
-        for name, kind in kinds.items():
-            with kind(name, **about) as writer:
-                for frame, pixels in list(frames_until_stop_safely(known)):
-                    writer.write(frame, pixels)
-    writers = [kind(name, **about) for name, kind in kinds.items()]
-    writers += [PaletteWriter("masks", **about), JsonLinesWriter("f.jsonl", **about)]
-    tally = ObjectStats()
-    with Interrupts() as interrupts, pytest.raises(error):
-        track = Track(frames_until_stop(5, error), **about)
-        write_frames(Screen(quiet=True), track, writers, tally, interrupts, known=known, lines=False)
-    assert tally.frames == 5
-    assert len(video_frames("v.mp4")) == length
-    assert json.loads(Path("a.json").read_text())["videos"][0]["length"] == length
-    assert len(list(Path("masks").glob("0*.png"))) == len(Path("f.jsonl").read_text().splitlines()) == 5
-    assert not list(Path().glob(".*"))
-
-
-def frames_until_stop_safely(count: int) -> Iterator[tuple[Frame, np.ndarray]]:
-    frames = frames_until_stop(count, ValueError)
-    return (next(frames) for _ in range(count))
+        monkeypatch.setattr(Sa2VA, "track", stops_after(known, KeyboardInterrupt))
+        run(capsys, *request, code=130)
+    monkeypatch.setattr(Sa2VA, "track", stops_after(5, error))
+    run(capsys, *request, "--resume", code=130 if error is KeyboardInterrupt else 2)
+    assert len(video_frames("out/overlay.mp4")) == length
+    assert json.loads(Path("out/annotations.json").read_text())["videos"][0]["length"] == length
+    assert json.loads(Path("out/run.json").read_text())["frames"] == length
+    lines = Path("out/frames.jsonl").read_text().splitlines()
+    assert len(list(Path("out/masks").glob("0*.png"))) == len(lines) == length
+    assert not list(Path("out").rglob(".*"))
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_run_without_a_frame_leaves_nothing(
     there: bool, capsys: pytest.CaptureFixture[str], clip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def track(*_: object, **__: object) -> Track:
-        return Track(frames_until_stop(0, KeyboardInterrupt), size=(160, 240))
-
-    monkeypatch.setattr(Sa2VA, "track", track)
+    monkeypatch.setattr(Sa2VA, "track", stops_after(0, KeyboardInterrupt))
     if there:
         Path("out").mkdir()
     _, err = run(capsys, "track", clip, "x", "-o", "out", "--save", "overlay,masks,json,jsonl", code=130)
@@ -608,9 +610,9 @@ def test_explanations() -> None:
 
 
 def test_only_present_devices() -> None:
-    assert checked_device("cpu") == "cpu"
+    assert options.checked_device("cpu") == "cpu"
     with pytest.raises(ValueError, match="sees only"):
-        checked_device("meta")
+        options.checked_device("meta")
 
 
 # ------------------------------------------------------------------------------------- models, convert, doctor
@@ -653,7 +655,7 @@ def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], model: str) 
 
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads(run(capsys, "doctor", "--json")[0])
-    assert report["ok"] and [check["error"] for check in report["checks"]] == [None] * len(self_check.CHECKS)
+    assert report["ok"] and [check["error"] for check in report["checks"]] == [None] * len(doctor.CHECKS)
     assert (
         report["versions"]["torch"] and report["devices"]["default"] and "libx264 yes" in report["codecs"]["encoders"]
     )
@@ -661,7 +663,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     def broken() -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(self_check, "CHECKS", {"good": lambda: None, "bad": broken})
+    monkeypatch.setattr(doctor, "CHECKS", {"good": lambda: None, "bad": broken})
     out, err = run(capsys, "doctor", code=1)
     assert "ok  good" in out and "FAILED  bad" in out and "no luck" in out and "error: " in err
 
@@ -670,10 +672,11 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_option_texts() -> None:
-    assert options.key_frames("first") == "first" and options.key_frames("4,0,12") == [4, 0, 12]
-    assert [options.bound("end", text) for text in ("250", "2.5", "10s", "0.5s")] == [250, 2.5, 10.0, 0.5]
-    assert isinstance(options.bound("end", "10s"), float) and isinstance(options.bound("end", "250"), int)
-    assert options.box("1,2.5,3,4") == (1.0, 2.5, 3.0, 4.0)
-    assert options.sampling(1, None, None, None, None) == {}
-    assert options.sampling(3, None, "5", "9s", 7) == {"stride": 3, "start": 5, "end": 9.0, "max_frames": 7}
-    assert options.kinds("masks, json,masks", ["masks", "json"], ()) == ["masks", "json"]
+    assert options.parse_key_frames("first") == "first" and options.parse_key_frames("4,0,12") == [4, 0, 12]
+    assert [options.parse_bound("end", text) for text in ("250", "2.5", "10s", "0.5s")] == [250, 2.5, 10.0, 0.5]
+    assert isinstance(options.parse_bound("end", "10s"), float) and isinstance(options.parse_bound("end", "250"), int)
+    assert options.parse_box("1,2.5,3,4") == (1.0, 2.5, 3.0, 4.0)
+    assert options.VideoOptions().sampling == {}
+    some = options.VideoOptions(stride=3, start="5", end="9s", max_frames=7)
+    assert some.sampling == {"stride": 3, "start": 5, "end": 9.0, "max_frames": 7}
+    assert options.parse_kinds("masks, json,masks", ["masks", "json"], ()) == ["masks", "json"]

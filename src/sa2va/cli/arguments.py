@@ -1,9 +1,11 @@
-"""The options several commands have, with their help, and how their texts become values."""
+"""The options that several commands share: their help, groups of them, and their texts as values."""
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sa2va import zoo
+from sa2va.cli.console import Screen, quiet_libraries
 from sa2va.processing.conversation import check_text
+from sa2va.runtime import present_device
 
 if TYPE_CHECKING:
     from sa2va.masks.mask_ops import Cleanup
+    from sa2va.predictor import Sa2VA
 
 _MODEL, _MASKS, _VIDEO = "Model", "Masks", "Video"
 
@@ -29,14 +35,14 @@ class Dtype(StrEnum):
 
 
 class Quantize(StrEnum):
-    """Number formats of the language model's linear layers."""
+    """Quantised formats of the language model's linear layers."""
 
     INT8 = "int8"
     NF4 = "nf4"
 
 
 class DeviceMaps(StrEnum):
-    """Ways to spread a model over several devices."""
+    """How accelerate spreads a model over several devices."""
 
     AUTO = "auto"
     BALANCED = "balanced"
@@ -45,7 +51,7 @@ class DeviceMaps(StrEnum):
 
 
 class PropagationMode(StrEnum):
-    """How masks are carried from frame to frame."""
+    """How masks are propagated from frame to frame."""
 
     RELEASED = "released"
     CONSISTENT = "consistent"
@@ -71,69 +77,9 @@ Model = Annotated[
         help="Hub id, name from `sa2va models`, or folder.",
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL, help="Where to compute; auto takes the best there is."
-    ),
-]
-Precision = Annotated[
-    Dtype,
-    typer.Option("--dtype", rich_help_panel=_MODEL, help="Weights; auto is float32 on a CPU, half elsewhere."),
-]
-Quantization = Annotated[
-    Quantize | None,
-    typer.Option(
-        "--quantize",
-        show_default=False,
-        rich_help_panel=_MODEL,
-        help="Keep the language model's linear layers in 8 or 4 bits; `sa2va models --memory` says what that saves.",
-    ),
-]
-DeviceMap = Annotated[
-    DeviceMaps | None,
-    typer.Option(
-        show_default=False, rich_help_panel=_MODEL, help="Spread the model over all devices, instead of --device."
-    ),
-]
 MaxNewTokens = Annotated[int, typer.Option(min=1, rich_help_panel=_MODEL, help="Longest answer, in tokens.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="OUT",
-        show_default=False,
-        rich_help_panel="Output",
-        help="Folder for the results, or one file whose ending says what it is (.png .mp4 .webm .gif .json .jsonl).",
-    ),
-]
-Save = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KINDS",
-        show_default=False,
-        rich_help_panel="Output",
-        help="What goes into the folder, by commas. Pictures: overlay masks objects cutout json. "
-        "Videos: those, and binary cutout-video jsonl. \\[default: overlay,masks,json]",
-    ),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace results that are there already.")
-]
 Threshold = Annotated[
     float, typer.Option(rich_help_panel=_MASKS, help="Probability from which a pixel belongs to an object.")
-]
-Tidy = Annotated[
-    str | None,
-    typer.Option(
-        "--cleanup",
-        metavar="STEPS",
-        show_default=False,
-        rich_help_panel=_MASKS,
-        help="Tidy the masks, by commas: fill_holes=AREA, remove_specks=AREA, largest_component, closing=RADIUS, "
-        "opening=RADIUS, dilate=RADIUS, erode=RADIUS; in pixels.",
-    ),
 ]
 KeyFrames = Annotated[
     str,
@@ -153,61 +99,230 @@ Mode = Annotated[
         help="How masks are carried on; by default, what the model was made for.",
     ),
 ]
-Stride = Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")]
-Fps = Annotated[
-    float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
-]
-Start = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|SECONDS",
-        show_default=False,
-        rich_help_panel=_VIDEO,
-        help="First frame: a number (250), or a time (10s, 2.5).",
-    ),
-]
-End = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|SECONDS", show_default=False, rich_help_panel=_VIDEO, help="Frame to stop before, in the same way."
-    ),
-]
-MaxFrames = Annotated[
-    int | None, typer.Option(min=1, show_default=False, rich_help_panel=_VIDEO, help="Take at most this many frames.")
-]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a command writes, and where."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            show_default=False,
+            rich_help_panel="Output",
+            help="Folder for the results, or one file whose ending says what it is "
+            "(.png .mp4 .webm .gif .json .jsonl).",
+        ),
+    ] = None
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            show_default=False,
+            rich_help_panel="Output",
+            help="What goes into the folder, by commas. Pictures: overlay masks objects cutout json. "
+            "Videos: those, and binary cutout-video jsonl. \\[default: overlay,masks,json]",
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace results that are there already.")
+    ] = False
 
 
 @dataclass(frozen=True)
 class Loading:
-    """Where a model is computed and in what numbers: ``--device --dtype --quantize --device-map``."""
+    """Where a model is loaded, and in what precision. Raises ValueError for a device beside a device map."""
 
-    device: str = "auto"
-    dtype: Dtype = Dtype.AUTO
-    quantize: Quantize | None = None
-    device_map: DeviceMaps | None = None
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL, help="Where to compute; auto takes the best there is."
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Dtype,
+        typer.Option("--dtype", rich_help_panel=_MODEL, help="Weights; auto is float32 on a CPU, half elsewhere."),
+    ] = Dtype.AUTO
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            "--quantize",
+            show_default=False,
+            rich_help_panel=_MODEL,
+            help="Keep the language model's linear layers in 8 or 4 bits; `sa2va models --memory` says what that "
+            "saves.",
+        ),
+    ] = None
+    device_map: Annotated[
+        DeviceMaps | None,
+        typer.Option(
+            show_default=False, rich_help_panel=_MODEL, help="Spread the model over all devices, instead of --device."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.device_map is not None and self.device != "auto":
             raise ValueError(f"--device {self.device} is one device and --device-map spreads the model; give one")
 
 
+@dataclass(frozen=True)
+class MaskOptions:
+    """How probabilities become masks. Raises ValueError for an option out of range."""
+
+    threshold: Threshold = 0.5
+    cleanup: Annotated[
+        str | None,
+        typer.Option(
+            "--cleanup",
+            metavar="STEPS",
+            show_default=False,
+            rich_help_panel=_MASKS,
+            help="Tidy the masks, by commas: fill_holes=AREA, remove_specks=AREA, largest_component, closing=RADIUS, "
+            "opening=RADIUS, dilate=RADIUS, erode=RADIUS; in pixels.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"--threshold is a probability above 0 and below 1; got {self.threshold}")
+        parse_cleanup(self.cleanup)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The same as keyword arguments of `Sa2VA`."""
+        return {"threshold": self.threshold, "cleanup": parse_cleanup(self.cleanup)}
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Which frames are read, which of them the language model sees, and how masks are propagated."""
+
+    key_frames: KeyFrames = "uniform"
+    num_key_frames: NumKeyFrames = 5
+    mode: Mode = None
+    stride: Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")] = 1
+    fps: Annotated[
+        float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
+    ] = None
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SECONDS",
+            show_default=False,
+            rich_help_panel=_VIDEO,
+            help="First frame: a number (250), or a time (10s, 2.5).",
+        ),
+    ] = None
+    end: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SECONDS",
+            show_default=False,
+            rich_help_panel=_VIDEO,
+            help="Frame to stop before, in the same way.",
+        ),
+    ] = None
+    max_frames: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, rich_help_panel=_VIDEO, help="Take at most this many frames."),
+    ] = None
+
+    @property
+    def tracking(self) -> dict[str, Any]:
+        """Keyword arguments of `Sa2VA.track`. Raises ValueError for ``--key-frames`` that are none."""
+        frames, mode = parse_key_frames(self.key_frames), None if self.mode is None else self.mode.value
+        return {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The keyword arguments of ``open_media`` that differ from its defaults. Raises ValueError for no bounds."""
+        wanted = {
+            "stride": None if self.stride == 1 else self.stride,
+            "fps": self.fps,
+            "start": parse_bound("start", self.start),
+            "end": parse_bound("end", self.end),
+            "max_frames": self.max_frames,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+def model_name(model: str | None) -> str:
+    """The folder or hub id that ``--model`` names.
+
+    Raises:
+        ValueError: none is named, or it is known not to load.
+    """
+    if not model:
+        raise ValueError(
+            "no model is named; use --model or set SA2VA_MODEL to a hub id (ByteDance/Sa2VA-4B), a name from "
+            "`sa2va models`, or a folder"
+        )
+    return zoo.resolve(model)
+
+
+def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
+    """Load a folder or hub id.
+
+    Raises:
+        ValueError: the device is not present or does not support this, the hub does not give the checkpoint, or it is
+            damaged. ImportError: a package for this is missing.
+    """
+    screen.note(f"loading {name}")
+    with _collector_paused():
+        import torch
+
+        from sa2va.model.quantization import quantization_of
+        from sa2va.predictor import Sa2VA
+
+        with quiet_libraries(screen):
+            sa2va = Sa2VA.from_pretrained(
+                name,
+                device=None if loading.device == "auto" else checked_device(loading.device),
+                dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
+                device_map=None if loading.device_map is None else loading.device_map.value,
+                quantization=None if loading.quantize is None else loading.quantize.value,
+            )
+    weights = sa2va.model
+    places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())
+    numbers = [str(weights.dtype).removeprefix("torch."), quantization_of(weights)]
+    screen.note(f"on {' and '.join(places)}, {', '.join(filter(None, numbers))}")
+    return sa2va
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Imports make a million objects that all stay; scanning them again and again takes a tenth of the start."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def checked_device(name: str) -> str:
+    """The value of ``--device``. Raises ValueError where no such device is present."""
+    try:
+        present_device(name)
+    except ValueError as error:
+        raise ValueError(f"--device: {error}") from None
+    return name
+
+
 def check_phrases(phrases: Sequence[str]) -> None:
-    """Refuse what the model would refuse, before it is loaded. Raises ValueError."""
+    """Raise ValueError for phrases that the model would refuse, before it is loaded."""
     for phrase in phrases:
         check_text(phrase, "a phrase")
     if not all(phrase.strip() for phrase in phrases):
         raise ValueError("a phrase is empty; say what to find")
 
 
-def mask_options(threshold: float, tidy: str | None) -> dict[str, Any]:
-    """``--threshold`` and ``--cleanup`` as keyword arguments of [`Sa2VA`]. Raises ValueError for others."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"--threshold is a probability above 0 and below 1; got {threshold}")
-    return {"threshold": threshold, "cleanup": cleanup(tidy)}
-
-
-def key_frames(text: str) -> str | list[int]:
-    """``--key-frames`` as [`Sa2VA.track`] takes it. Raises ValueError for other text."""
+def parse_key_frames(text: str) -> str | list[int]:
+    """``--key-frames`` as `Sa2VA.track` takes it. Raises ValueError for other text."""
     if text in ("uniform", "first", "compressed"):
         return text
     if re.fullmatch(r"\d+(,\d+)*", text):
@@ -215,7 +330,7 @@ def key_frames(text: str) -> str | list[int]:
     raise ValueError(f"--key-frames is uniform, first, compressed, or frame numbers by commas (0,10,20); got {text!r}")
 
 
-def bound(name: str, text: str | None) -> int | float | None:
+def parse_bound(name: str, text: str | None) -> int | float | None:
     """``--start`` or ``--end``: an int is a frame, a float seconds. Raises ValueError for other text."""
     if text is None:
         return None
@@ -226,7 +341,7 @@ def bound(name: str, text: str | None) -> int | float | None:
     raise ValueError(f"--{name} is a frame number (250) or a time in seconds (10s, 2.5); got {text!r}")
 
 
-def cleanup(text: str | None) -> Cleanup:
+def parse_cleanup(text: str | None) -> Cleanup:
     """``--cleanup``. Raises ValueError for a step that is not one, or a size that is no number."""
     from sa2va.masks.mask_ops import Cleanup
 
@@ -246,7 +361,7 @@ def cleanup(text: str | None) -> Cleanup:
     return Cleanup(**steps)
 
 
-def box(text: str) -> tuple[float, float, float, float]:
+def parse_box(text: str) -> tuple[float, float, float, float]:
     """``--box``. Raises ValueError for anything but four numbers in order."""
     from sa2va.processing.regions import checked_box
 
@@ -258,21 +373,7 @@ def box(text: str) -> tuple[float, float, float, float]:
         ) from None
 
 
-def sampling(
-    stride: int, fps: float | None, start: str | None, end: str | None, max_frames: int | None
-) -> dict[str, Any]:
-    """The keyword arguments of ``open_media`` that differ from its defaults."""
-    wanted = {
-        "stride": None if stride == 1 else stride,
-        "fps": fps,
-        "start": bound("start", start),
-        "end": bound("end", end),
-        "max_frames": max_frames,
-    }
-    return {name: value for name, value in wanted.items() if value is not None}
-
-
-def kinds(text: str | None, known: Sequence[str], default: Sequence[str]) -> list[str]:
+def parse_kinds(text: str | None, known: Sequence[str], default: Sequence[str]) -> list[str]:
     """``--save`` as a list of kinds. Raises ValueError for an unknown one."""
     if text is None:
         return list(default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sa2va.cli import arguments
-from sa2va.cli.arguments import Dtype
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen, explanation
+from sa2va.cli.console import Screen, command, explanation
 from sa2va.processing.conversation import check_text
 
 if TYPE_CHECKING:
-    from sa2va.cli.outputs import OutputPlan
-    from sa2va.cli.reporter import Reporter
-    from sa2va.predictor import Sa2VA
+    from sa2va.cli.output import OutputPlan
+    from sa2va.inference.scene import Scene
     from sa2va.results.answer import Answer
 
 _PROMPT = "you> "
@@ -39,16 +36,11 @@ def chat(
     question: Annotated[
         str | None, typer.Argument(metavar="[QUESTION]", show_default=False, help="Left out: a conversation.")
     ] = None,
-    out: arguments.Out = None,
-    save: arguments.Save = None,
-    overwrite: arguments.Overwrite = False,
-    threshold: arguments.Threshold = 0.5,
-    tidy: arguments.Tidy = None,
+    *,
+    output: arguments.OutputOptions,
+    masks: arguments.MaskOptions,
     model: arguments.Model = None,
-    device: arguments.Device = "auto",
-    dtype: arguments.Precision = Dtype.AUTO,
-    quantize: arguments.Quantization = None,
-    device_map: arguments.DeviceMap = None,
+    loading: arguments.Loading,
     max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Ask anything; answers may point at things with masks.
@@ -58,74 +50,79 @@ def chat(
     [bold]/quit[/bold] leaves. With [bold]--json[/bold], each line of standard input is a question and
     each answer one line.
     """
-    from sa2va.cli.model_loading import load_model, model_name
-    from sa2va.cli.outputs import OutputPlan, plan_answers
-    from sa2va.cli.reporter import Reporter
-    from sa2va.media.open import Picture, open_media
+    from sa2va.cli.output import plan_output
+    from sa2va.media.open import open_media
 
     if question is not None and not question.strip():
         raise ValueError("the question is empty; leave it out for a conversation")
-    if source == "-" and out is not None:
+    if source == "-" and output.out is not None:
         raise ValueError("without a picture there is nothing to write; leave out -o, or name a SOURCE")
     if question is not None:
         check_text(question, "the question")
-    masks, name = arguments.mask_options(threshold, tidy), model_name(model)
-    loading = arguments.Loading(device, dtype, quantize, device_map)
+    name = arguments.model_name(model)
     media = None if source == "-" else open_media(source)
-
-    def plan(place: Path | None) -> OutputPlan:
-        return (
-            OutputPlan({})
-            if media is None
-            else plan_answers(source, place, save, video=not isinstance(media, Picture), overwrite=overwrite)
-        )
-
-    first_plan = plan(out)
-    sa2va = load_model(screen, name, loading)
-    reporter = Reporter(screen, media, source, name)
-    talk = Conversation(sa2va, reporter, plan, {"max_new_tokens": max_new_tokens, **masks})
+    plan = plan_output(source, media, output)
+    scene = arguments.load_model(screen, name, loading).open(media)
+    options = {"max_new_tokens": max_new_tokens, **masks.keywords}
+    conversation = Conversation(screen, scene, source, name, output, options)
     if question is not None:
-        talk.ask(question, first_plan)
+        conversation.ask(question, plan)
     elif sys.stdin.isatty() and not screen.json:
-        talk.with_human(out)
+        conversation.with_human()
     else:
-        talk.with_pipe()
+        conversation.with_pipe()
 
 
 class Conversation:
-    """What was said so far about one source.
+    """A conversation about one source.
 
     Args:
-        plan: what to write for a place; raises ValueError where that cannot be.
-        options: keyword arguments of [`Sa2VA.chat`].
+        source: the name of the medium on the command line. model: folder or hub id.
+        output: what ``/save`` writes, and where it writes if no folder is named.
+        options: keyword arguments of `Scene.chat`.
     """
 
     def __init__(
-        self, sa2va: Sa2VA, reporter: Reporter, plan: Callable[[Path | None], OutputPlan], options: dict[str, Any]
+        self,
+        screen: Screen,
+        scene: Scene,
+        source: str,
+        model: str,
+        output: arguments.OutputOptions,
+        options: dict[str, Any],
     ):
-        self._scene = sa2va.open(reporter.media)
-        self._reporter, self._plan, self._options = reporter, plan, options
-        self._screen = reporter.screen
+        self._screen, self._scene, self._source, self._model = screen, scene, source, model
+        self._output, self._options = output, options
         self._last: Answer | None = None
 
-    def ask(self, question: str, plan: OutputPlan) -> None:
-        """Get the next answer, which knows all earlier ones, and report it."""
+    def ask(self, question: str, plan: OutputPlan | None = None) -> None:
+        """Ask the next question, print the answer, and write the planned files."""
+        from sa2va.cli.output import OutputPlan, report
+
         started = perf_counter()
         history = self._last.history if self._last else ()
         self._last = self._scene.chat(question, history=history, **self._options)
-        self._reporter.report([self._last], plan, started=started)
+        report(
+            self._screen,
+            plan or OutputPlan({}),
+            self._scene.media,
+            [self._last],
+            source=self._source,
+            model=self._model,
+            started=started,
+        )
 
     def with_pipe(self) -> None:
         """Take every line of standard input as a question."""
         try:
             for line in sys.stdin:
                 if line.strip():
-                    self.ask(line.strip(), self._plan(None))
+                    self.ask(line.strip())
         except UnicodeDecodeError as error:
             raise ValueError(f"standard input is not UTF-8 ({error}); convert it, e.g. with iconv") from error
 
-    def with_human(self, out: Path | None) -> None:
-        """Ask and answer until /quit or the end of input. ``out`` is where a bare /save writes."""
+    def with_human(self) -> None:
+        """Ask and answer until /quit or the end of input."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 -- gives input() its line editing and history
         self._screen.note(f"ask away; {_HELP}")
@@ -133,13 +130,13 @@ class Conversation:
             word, _, rest = line.partition(" ")
             try:
                 if word == "/save":
-                    self._save(Path(rest.strip()) if rest.strip() else out)
+                    self._save(Path(rest.strip()) if rest.strip() else self._output.out)
                 elif word == "/new":
                     self._last = None
                 elif word.startswith("/"):
                     self._screen.note(_HELP)
                 elif line:
-                    self.ask(line, self._plan(None))
+                    self.ask(line)
             except (ValueError, OSError) as error:
                 self._screen.fail(explanation(error))
             except KeyboardInterrupt:
@@ -154,10 +151,14 @@ class Conversation:
         return None if line in ("/quit", "/exit") else line
 
     def _save(self, place: Path | None) -> None:
-        if self._last is None or place is None or self._reporter.media is None:
+        from sa2va.cli.output import answer_record, plan_output, write_answers
+
+        media = self._scene.media
+        if self._last is None or place is None or media is None:
             self._screen.note("say where: /save FOLDER, after an answer about a picture or video")
             return
-        plan = self._plan(place)
-        outputs = self._reporter.write([self._last], plan)
+        plan = plan_output(self._source, media, replace(self._output, out=place))
+        record = answer_record([self._last], media, self._source, self._model)
+        outputs = write_answers(self._screen, plan, media, [self._last], record)
         if outputs:
             self._screen.note(f"wrote {plan.where}: {', '.join(outputs)}")

@@ -1,4 +1,4 @@
-"""The application: all commands."""
+"""The application: every command with its examples."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from sa2va.cli.caption import caption
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
 from sa2va.cli.data import data
+from sa2va.cli.describe import describe
 from sa2va.cli.doctor import doctor
-from sa2va.cli.evaluation import evaluation
+from sa2va.cli.eval import evaluation
 from sa2va.cli.merge import merge
 from sa2va.cli.models import models
-from sa2va.cli.pictures import caption, describe, segment
+from sa2va.cli.segment_command import segment
+from sa2va.cli.track import track
 from sa2va.cli.train import train
-from sa2va.cli.video import track
 
 app = typer.Typer(
     name="sa2va",

@@ -1,20 +1,30 @@
-"""The terminal: results to standard output, notes, warnings, progress and errors to standard error."""
+"""The terminal: results go to standard output; messages, progress and errors to standard error.
+
+``command`` turns a function into a command of ``sa2va``: it gives it a ``Screen`` and the options all commands share.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from datetime import timedelta
+from functools import wraps
+from inspect import Parameter
 from time import perf_counter
-from typing import Any
+from types import FrameType
+from typing import Annotated, Any, Protocol, get_type_hints
 
 import typer
 from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +39,7 @@ class Screen:
     """Where a command writes.
 
     Attributes:
-        json: standard output is for one machine-readable document. quiet: no notes, no progress.
+        json: standard output is for one machine-readable document. quiet: no messages, no progress.
         debug: errors show their traceback.
         err: the console on standard error; a live progress bar lives there.
     """
@@ -45,12 +55,12 @@ class Screen:
         return self.err.is_terminal and not self.quiet
 
     def result(self, what: RenderableType) -> None:
-        """Show a result to a human; with ``--json`` the document says it."""
+        """Print a result for people; silent with --json, where the document holds it."""
         if not self.json:
             self.out.print(what, soft_wrap=isinstance(what, Text))
 
     def rows(self, rows: Sequence[Sequence[RenderableType]]) -> None:
-        """Show results in columns without a heading."""
+        """Print results in columns without a heading."""
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
         for row in rows:
             table.add_row(*row)
@@ -67,19 +77,19 @@ class Screen:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Print a progress message to stderr; silent with --quiet."""
+        """Print a message to standard error; silent with --quiet."""
         if not self.quiet:
             self.err.print(printable(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Say that something is not as it should be; what is listed below the first line stays a list."""
+        """Print a warning to standard error; lines after the first are indented as a list."""
         first, *more = text.splitlines() or [""]
         self._line("warning: ", "yellow", first)
         for line in more:
             self._line("  ", "yellow", line)
 
     def fail(self, text: str) -> None:
-        """Say why the command failed: one red line."""
+        """Print why the command failed, as one red line."""
         self._line("error: ", "bold red", text)
 
     def _line(self, head: str, style: str, text: str) -> None:
@@ -111,7 +121,7 @@ class Screen:
 
     @contextmanager
     def library_messages(self) -> Iterator[None]:
-        """Show this package's warnings as lines here, and keep other libraries from writing over them."""
+        """Print this package's warnings as lines here, and silence those of other libraries."""
         handler = _ToScreen(self)
         logger.addHandler(handler)
         try:
@@ -123,15 +133,58 @@ class Screen:
             logger.removeHandler(handler)
 
 
+_SHARED = {
+    "json": typer.Option("--json", rich_help_panel="Output", help="Print JSON on standard output, and only that."),
+    "quiet": typer.Option("--quiet", "-q", rich_help_panel="Output", help="Print nothing but results and errors."),
+    "debug": typer.Option("--debug", rich_help_panel="Output", help="Show tracebacks and the libraries' own messages."),
+}
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function whose first parameter is a `Screen`.
+
+    It gets the options ``--json``, ``--quiet`` and ``--debug``, and errors become messages and exit codes. A parameter
+    whose type is a dataclass stands for a group of options, one per field.
+    """
+    _, *own = inspect.signature(function).parameters.values()
+    types = get_type_hints(function, include_extras=True)
+    groups = {parameter.name: types[parameter.name] for parameter in own if is_dataclass(types[parameter.name])}
+    options: list[Parameter] = []
+    for parameter in own:
+        if (group := groups.get(parameter.name)) is None:
+            options.append(_option(parameter.name, types[parameter.name], parameter.default))
+        else:
+            kinds = get_type_hints(group, include_extras=True)
+            options += [_option(field.name, kinds[field.name], field.default) for field in fields(group)]
+    options += [_option(name, Annotated[bool, option], False) for name, option in _SHARED.items()]
+
+    @wraps(function)
+    def run(json: bool, quiet: bool, debug: bool, **values: Any) -> None:
+        screen = Screen(json=json, quiet=quiet, debug=debug)
+        with screen.library_messages(), screen.errors():
+            for name, group in groups.items():
+                values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            function(screen, **values)
+
+    # typer reads a command's options from its signature and annotations.
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in options}
+    return run
+
+
+def _option(name: str, kind: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
 class LogProgress:
-    """Progress where nobody sees a bar, such as a log: a line a minute, nothing on a terminal."""
+    """Progress for logs, where a bar cannot be seen: at most one line a minute, and none on a terminal."""
 
     def __init__(self, screen: Screen, name: str, unit: str):
         self._screen, self._name, self._unit = screen, name, unit
         self._started = self._told = perf_counter()
 
     def show(self, done: int, total: int | None) -> None:
-        """Tell how far a loop is, unless the last line is less than a minute old."""
+        """Print how far a loop is, unless the last line is less than a minute old."""
         now = perf_counter()
         if self._screen.lively or not done or now - self._told < _SECONDS_BETWEEN_LINES:
             return
@@ -140,6 +193,99 @@ class LogProgress:
         left = "" if total is None else f", {timedelta(seconds=round((total - done) / rate))} left"
         of = "" if total is None else f"/{total}"
         self._screen.note(f"{self._name}: {done}{of} {self._unit}, {rate:.1f} a second{left}")
+
+
+class ShowProgress(Protocol):
+    """Moves a progress bar: steps done, steps in all (None where unknown), and what else its columns show."""
+
+    def __call__(self, done: int, total: int | None, **fields: Any) -> None: ...
+
+
+@contextmanager
+def progress_bar(
+    screen: Screen, name: str, unit: str, *columns: str | ProgressColumn, **fields: Any
+) -> Iterator[ShowProgress]:
+    """A progress bar on a terminal, a line a minute in a log.
+
+    Args:
+        columns: of the bar; none for rich's own. fields: what they show before the first step.
+    """
+    with Progress(*columns, console=screen.err, disable=not screen.lively, transient=True) as bar:
+        task, log = bar.add_task(name, total=None, **fields), LogProgress(screen, name, unit)
+
+        def show(done: int, total: int | None, **fields: Any) -> None:
+            bar.update(task, completed=done, total=total, **fields)
+            log.show(done, total)
+
+        yield show
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt while the block runs, but inside ``held()`` only at its end.
+
+    Attributes:
+        received: the signal's number; None before one came.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._held = False
+        self._earlier: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that ended by this signal."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def __enter__(self) -> Interrupts:
+        self._earlier = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if not self._held:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self, *, then_raise: bool = True) -> Iterator[None]:
+        """Do work that a signal must not interrupt, such as writing a frame to every file.
+
+        Args:
+            then_raise: raise KeyboardInterrupt afterwards if a signal came; otherwise only remember it.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if then_raise and self.received is not None:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def quiet_libraries(screen: Screen) -> Iterator[None]:
+    """Silence transformers and the hub client, except for their progress bars on a terminal."""
+    import transformers
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    log = transformers.utils.logging
+    level, had_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    if not screen.debug:
+        log.set_verbosity_error()
+    if not screen.lively:
+        log.disable_progress_bar()
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if had_bars:
+            log.enable_progress_bar()
+            enable_progress_bars()
 
 
 class _ToScreen(logging.Handler):
@@ -154,22 +300,19 @@ class _ToScreen(logging.Handler):
 
 
 def explanation(error: BaseException) -> str:
-    """What to tell a user about an exception, on one line."""
+    """The message for an exception, on one line."""
     name = type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.strerror.lower()}: {error.filename}"
     if name == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "out of memory; take a smaller model, --dtype bfloat16, fewer --num-key-frames, or --device cpu"
     text = " ".join(str(error).split())
-    return (
-        text
-        if isinstance(error, ValueError | OSError | ImportError | FloatingPointError) and text
-        else f"{name}: {text}"
-    )
+    told = isinstance(error, ValueError | OSError | ImportError | FloatingPointError) and text
+    return text if told else f"{name}: {text}"
 
 
 def printable(text: str) -> str:
-    """Text without characters that would steer the terminal; its length does not change."""
+    """The text with control characters replaced, so that it cannot steer the terminal; its length does not change."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
@@ -178,13 +321,3 @@ def _console(*, stderr: bool) -> Console:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
-
-
-def show_scores(
-    screen: Screen, name: str, headline: str, values: Mapping[str, float], notices: Sequence[str] = ()
-) -> None:
-    """One line of percentages, the headline first, and what a reader must know."""
-    order = [headline, *(one for one in values if one != headline)]
-    screen.rows([(Text(name, "bold"), *(f"{one} {100 * values[one]:.1f}" for one in order))])
-    for notice in notices:
-        screen.note(f"{name}: {notice}")

@@ -1,4 +1,4 @@
-"""``sa2va convert``: convert a checkpoint to the other layout."""
+"""``sa2va convert``: rewrite a checkpoint in the other layout."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from sa2va import zoo
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen
-from sa2va.cli.model_loading import quiet_libraries
+from sa2va.cli.console import Screen, command, quiet_libraries
 
 
 class Target(StrEnum):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from sa2va.atomic import check_target
-from sa2va.cli.command import command
-from sa2va.cli.console import LogProgress, Screen
+from sa2va.cli.console import Screen, command, progress_bar, quiet_libraries
 
 if TYPE_CHECKING:
     from sa2va.data.check import SetReport
@@ -30,7 +27,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="NAME", show_default=False, help="Only this set; may be repeated."),
 ]
-Orienting = Annotated[
+Orientation = Annotated[
     str | None,
     typer.Option(
         "--orientation",
@@ -53,7 +50,7 @@ def check(
     sets: Sets = None,
     samples: Samples = 200,
     everything: Annotated[bool, typer.Option("--all", help="Read every sample, and all frames of own videos.")] = False,
-    orientation: Orienting = None,
+    orientation: Orientation = None,
 ) -> None:
     """Say which data sets are in a folder, what of them is missing or malformed, and what they hold.
 
@@ -66,8 +63,8 @@ def check(
     from sa2va.data.check import KNOWN_SETS, OWN_FORMS, check_set
 
     reports = []
-    for name in _wanted(root, sets):
-        with _progress(screen, name) as step:
+    for name in _set_names(root, sets):
+        with progress_bar(screen, name, "samples") as step:
             most = None if everything else samples
             reports.append(check_set(root, name, most, step, checked_orientation(orientation)))
     absent = [name for name in KNOWN_SETS if name not in {report.name for report in reports}]
@@ -84,7 +81,7 @@ def check(
         if report.broken_count > len(report.broken):
             screen.warn(f"{report.broken_count - len(report.broken)} more broken samples of {report.name}")
         for doubt in report.doubts:
-            if doubt.count > 1:  # of a single one, the reader has warned already
+            if doubt.count > 1:  # the reader has warned about a single one
                 screen.warn(f"{report.name}: {doubt.what}: {doubt.count} times, {doubt.examples}")
     if not sets and any(report.name not in OWN_FORMS for report in reports):
         screen.note(f"not in this folder: {', '.join(name for name in absent if name not in OWN_FORMS)}")
@@ -117,7 +114,7 @@ def preview(
         ),
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Samples side by side.")] = 4,
-    orientation: Orienting = None,
+    orientation: Orientation = None,
 ) -> None:
     """Draw samples on one sheet: drawn frames with masks tinted, and their conversations below."""
     from sa2va.data.preview import preview as draw
@@ -127,8 +124,8 @@ def preview(
     check_target(out, *(folder for folder in root.glob("*/") if folder.is_dir()))
     show = _as_trained(screen, model) if model else lambda sample: sample
     shown: list[Sample] = []
-    for name in _wanted(root, sets):
-        shown += _some(screen, root, name, samples, show, orientation)
+    for name in _set_names(root, sets):
+        shown += _samples(screen, root, name, samples, show, orientation)
     if not shown:
         raise ValueError(f"nothing in {root} can be shown; `sa2va data check {root}` says why")
     draw(shown, out, columns=columns)
@@ -137,7 +134,7 @@ def preview(
     screen.note(f"wrote {out}: {len(shown)} samples")
 
 
-def _wanted(root: Path, sets: Sequence[str] | None) -> Sequence[str]:
+def _set_names(root: Path, sets: Sequence[str] | None) -> Sequence[str]:
     from sa2va.data.check import KNOWN_SETS, OWN_FORMS, places_of, present_sets
 
     found = sets or present_sets(root)
@@ -150,10 +147,10 @@ def _wanted(root: Path, sets: Sequence[str] | None) -> Sequence[str]:
     return found
 
 
-def _some(
+def _samples(
     screen: Screen, root: Path, name: str, most: int, show: Callable[[Sample], Sample], orientation: str | None
 ) -> Iterator[Sample]:
-    """A few samples of a set; broken ones are left out with a warning."""
+    """Some samples of a set, spread evenly; broken ones are left out with a warning."""
     from sa2va.data.annotations.annotated_images import checked_orientation
     from sa2va.data.check import open_set
     from sa2va.media.frames import uniform_indices
@@ -176,25 +173,12 @@ def _some(
 def _as_trained(screen: Screen, model: str) -> Callable[[Sample], Sample]:
     from sa2va import Sa2VAProcessor, zoo
     from sa2va.checkpoint.loading import open_checkpoint
-    from sa2va.cli.model_loading import quiet_libraries
     from sa2va.data.preview import as_trained
 
     with quiet_libraries(screen):
         checkpoint = open_checkpoint(zoo.resolve(model))
         processor = Sa2VAProcessor.from_pretrained(checkpoint.folder, checkpoint.config)
     return lambda sample: as_trained(sample, processor)
-
-
-@contextmanager
-def _progress(screen: Screen, name: str) -> Iterator[Callable[[int, int], Any]]:
-    with Progress(console=screen.err, transient=True, disable=not screen.lively) as bar:
-        task, log = bar.add_task(name), LogProgress(screen, name, "samples")
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            log.show(done, total)
-
-        yield show
 
 
 def _table(reports: Sequence[SetReport]) -> Table:

@@ -1,4 +1,4 @@
-"""``sa2va merge``: merge an adapter into the weights of its base model."""
+"""``sa2va merge``: merge an adapter into its base model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from sa2va import zoo
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen
+from sa2va.cli.console import Screen, command, quiet_libraries
 from sa2va.cli.convert import Target
-from sa2va.cli.model_loading import quiet_libraries
 
 
 @command

@@ -9,8 +9,7 @@ from rich import box
 from rich.table import Table
 
 from sa2va import zoo
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen
+from sa2va.cli.console import Screen, command
 
 
 @command
@@ -36,7 +35,7 @@ def models(
 
 
 def _show_memory(screen: Screen) -> None:
-    """Bytes of weights in three number formats, and of what a request works with."""
+    """Print the memory for weights in three number formats, and for a request."""
     from sa2va.sizes import ARCHITECTURES
 
     kinds: tuple[Literal["bfloat16", "int8", "nf4"], ...] = ("bfloat16", "int8", "nf4")

@@ -1,4 +1,4 @@
-"""``sa2va train``: train with a preset or a configuration file, and overrides."""
+"""``sa2va train``: train a preset or a configuration file, with settings from the command line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sa2va import zoo
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen
-from sa2va.cli.model_loading import quiet_libraries
+from sa2va.cli.console import Screen, command, quiet_libraries
 
 if TYPE_CHECKING:
     from sa2va.data.sample import Sample
@@ -72,14 +70,14 @@ def train(
             screen.note(f"{config.output} is finished already")
             continue
         if dry_run:
-            config = replace(config, model=configurations[0][1].model)  # what it starts from is not there yet
+            config = replace(config, model=configurations[0][1].model)  # its own does not exist yet
         _train(screen, recipe, original, config, dry_run=dry_run, first=first)
 
 
 def _train(
     screen: Screen, recipe: str, original: TrainConfig, config: TrainConfig, *, dry_run: bool, first: bool
 ) -> None:
-    """One run."""
+    """Train one configuration."""
     from sa2va.train.parsing import plain
     from sa2va.train.run import prepare
     from sa2va.train.run import train as run_training
@@ -103,7 +101,7 @@ def _train(
 
 
 def _configurations(recipe: str, words: list[str]) -> list[tuple[TrainConfig, TrainConfig]]:
-    """The runs of a preset or file as they are, and with the words applied."""
+    """The configurations of a preset or file, each as it is and with the settings applied."""
     from sa2va.train.config import TrainConfig
     from sa2va.train.presets import recipes_and_overrides
 
@@ -115,7 +113,7 @@ def _configurations(recipe: str, words: list[str]) -> list[tuple[TrainConfig, Tr
 
 
 def _how_to_try(run: TrainingRun, folder: Path) -> str:
-    """Commands that show what a run has learnt, about something its data speak of."""
+    """Commands to try the trained model on one of its samples."""
     sample = next((part.source[0] for part in run.parts if part.source[0].frames), None)
     model = shlex.quote(str(folder))
     if sample is None:
@@ -131,7 +129,7 @@ def _how_to_try(run: TrainingRun, folder: Path) -> str:
 
 
 def _medium_of(sample: Sample) -> str:
-    """The picture, or the folder of frames, that a sample was read from; a placeholder where that is not known."""
+    """The picture, or the folder of frames, that a sample was read from; a placeholder where it is unknown."""
     from sa2va.data.annotations.annotated_images import file_of
 
     file = file_of(sample.frames[0])

@@ -142,7 +142,12 @@ class Answer(_PictureResult):
         ``box`` and ``area`` are those of an image's one mask (the box of an empty mask is null). Both are null for a
         video.
         """
-        record = {
+        return _dump(self.record, path, indent)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``to_json`` writes, as JSON-ready values."""
+        return {
             "text": self.text,
             "raw_text": self.raw_text,
             "reason": self.reason,
@@ -150,7 +155,6 @@ class Answer(_PictureResult):
             "segments": [segment_record(segment) for segment in self.segments],
             "history": [{"question": turn.question, "answer": turn.answer} for turn in self.history],
         }
-        return _dump(record, path, indent)
 
     @classmethod
     def from_json(cls, text: str) -> Answer:

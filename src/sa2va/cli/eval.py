@@ -1,29 +1,32 @@
-"""``sa2va eval``: run benchmarks, score them, pack submissions, and write reports."""
+"""``sa2va eval``: run benchmarks, score them, pack them for servers, and report."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from sa2va.atomic import check_target, remove_leftovers
 from sa2va.cli import arguments
-from sa2va.cli.arguments import Dtype
-from sa2va.cli.command import command
-from sa2va.cli.console import Screen, show_scores
+from sa2va.cli.console import Screen, ShowProgress, command, progress_bar, quiet_libraries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sa2va.eval.predict import Settings
+    from sa2va.eval.benchmark import BenchmarkSpec
+    from sa2va.eval.predict import PredictionProgress, Settings, Shard
+    from sa2va.predictor import Sa2VA
 
 
 class _RunsByDefault(TyperGroup):
-    """What is no command of the group is a model to run: ``sa2va eval MODEL BENCH...``."""
+    """An unknown command of the group is a model to run: ``sa2va eval MODEL BENCH...``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -70,6 +73,7 @@ def run(
     benchmarks: Annotated[
         list[str], typer.Argument(metavar="BENCH...", show_default=False, help="Names, first parts of names, or all.")
     ],
+    *,
     data: Data = Path("data"),
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="OUT", show_default=False, help="Folder for the results.")
@@ -98,10 +102,7 @@ def run(
     num_key_frames: arguments.NumKeyFrames = 5,
     mode: arguments.Mode = None,
     threshold: arguments.Threshold = 0.5,
-    device: arguments.Device = "auto",
-    dtype: arguments.Precision = Dtype.AUTO,
-    quantize: arguments.Quantization = None,
-    device_map: arguments.DeviceMap = None,
+    loading: arguments.Loading,
     max_new_tokens: arguments.MaxNewTokens = 2048,
 ) -> None:
     """Ask a model everything in benchmarks, and score its answers.
@@ -110,24 +111,35 @@ def run(
     again. Many processes share the work: start them with torchrun or accelerate
     launch, or give each its [bold]--shard[/bold]; the last to finish scores.
     """
-    from sa2va.cli.evaluation_run import EvaluationRequest, evaluate, rehearse
-    from sa2va.eval.predict import Shard
+    from sa2va.eval.predict import Settings, Shard
 
-    task = EvaluationRequest(
+    masks = arguments.MaskOptions(threshold)
+    frames: Any = arguments.parse_key_frames(key_frames)
+    if frames == "compressed":
+        raise ValueError("sa2va eval takes --key-frames uniform, first, or frame numbers; compressed is for `track`")
+    settings = Settings(
+        key_frames=tuple(frames) if isinstance(frames, list) else frames,
+        num_key_frames=num_key_frames,
+        mode=None if mode is None else mode.value,
+        threshold=masks.threshold,
+        max_new_tokens=max_new_tokens,
+        at_once=at_once,
+    )
+    request = EvaluationRequest(
         model,
         _names(benchmarks, holdout),
         data,
-        _settings(key_frames, num_key_frames, mode, threshold, max_new_tokens, at_once),
+        settings,
         limit,
         Shard.of_process() if shard is None else Shard.parse(shard),
-        arguments.Loading(device, dtype, quantize, device_map),
+        loading,
     )
     if dry_run:
-        rehearse(screen, task)
+        _dry_run(screen, request)
     elif out is None:
         raise ValueError("say where the results go with -o OUT, or only check everything with --dry-run")
     else:
-        evaluate(screen, task, out, scoring=not no_score)
+        _evaluate(screen, request, out, scoring=not no_score)
 
 
 @evaluation.command()
@@ -142,7 +154,7 @@ def score(screen: Screen, out: Out, benchmarks: Names = None, data: OtherData = 
         if scores is None:
             screen.note(f"{name}: its truth is on a server; `sa2va eval pack {out}` writes what to send there")
             continue
-        show_scores(screen, name, scores.headline, scores.values, scores.notices)
+        _show_scores(screen, name, scores.headline, scores.values, scores.notices)
         records.append({"benchmark": name, "headline": scores.headline, "values": scores.values})
     if screen.json:
         screen.emit({"out": str(out), "scores": records})
@@ -238,7 +250,7 @@ def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
 
 
 def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
-    """The benchmarks, own data as the part of them that is held out."""
+    """The benchmarks; with --holdout, own data stand for the part that is held out."""
     from sa2va.eval.benchmarks.own import OWN, held_out_name
 
     if holdout is None:
@@ -248,25 +260,127 @@ def _names(benchmarks: Sequence[str], holdout: float | None) -> tuple[str, ...]:
     return tuple(held_out_name(holdout) if name == OWN else name for name in benchmarks)
 
 
-def _settings(
-    key_frames: str,
-    num_key_frames: int,
-    mode: arguments.PropagationMode | None,
-    threshold: float,
-    max_new_tokens: int,
-    at_once: int,
-) -> Settings:
-    from sa2va.eval.predict import Settings
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Which model to ask which benchmarks, and how; see ``sa2va eval run --help``."""
 
-    arguments.mask_options(threshold, None)
-    frames: Any = arguments.key_frames(key_frames)
-    if frames == "compressed":
-        raise ValueError("sa2va eval takes --key-frames uniform, first, or frame numbers; compressed is for `track`")
-    return Settings(
-        key_frames=tuple(frames) if isinstance(frames, list) else frames,
-        num_key_frames=num_key_frames,
-        mode=None if mode is None else mode.value,
-        threshold=threshold,
-        max_new_tokens=max_new_tokens,
-        at_once=at_once,
+    model: str
+    names: tuple[str, ...]
+    data: Path
+    settings: Settings
+    limit: int | None
+    shard: Shard
+    loading: arguments.Loading
+
+    def rows(self, screen: Screen) -> list[BenchmarkSpec]:
+        """The benchmarks; prints which ones ``all`` leaves out. Raises ValueError if none is left."""
+        from sa2va.eval.registry import select
+
+        selection = select(self.names, self.data)
+        for name, paths in selection.absent.items():
+            screen.note(f"left out {name}: no {paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}")
+        return selection.rows
+
+    def load(self, screen: Screen) -> Sa2VA:
+        """Load the model, under torchrun on the GPU of this process."""
+        loading = self.loading
+        if loading.device == "auto" and "LOCAL_RANK" in os.environ:
+            import torch
+
+            if loading.device_map is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+                raise ValueError("--device-map gives all devices to one process; start only one, without torchrun")
+            if torch.cuda.is_available() and loading.device_map is None:
+                loading = replace(loading, device=f"cuda:{os.environ['LOCAL_RANK']}")
+        return arguments.load_model(screen, arguments.model_name(self.model), loading)
+
+
+def _dry_run(screen: Screen, request: EvaluationRequest) -> None:
+    """Ask the first items of every benchmark, print the answers, and write nothing."""
+    from sa2va.eval.predict import rehearse
+
+    opened = [row.open(request.data) for row in request.rows(screen)]
+    sa2va = request.load(screen)
+    records: list[dict[str, Any]] = []
+    for benchmark in opened:
+        items = benchmark.items()
+        queries = {query.id: query for item in items[:2] for query in item.queries}
+        with quiet_libraries(screen):
+            predictions = rehearse(sa2va, benchmark, request.settings)
+        first = predictions[0]
+        asked = queries[first.id].text
+        screen.rows([(Text(benchmark.name, "bold"), f"{len(items)} items", f"{len(predictions)} queries asked")])
+        screen.note(f"  {asked!r} -> {first.raw_text!r}, {len(first.masks)} masks")
+        records.append({"benchmark": benchmark.name, "items": len(items), "request": asked, "answer": first.raw_text})
+    screen.note("data, model and requests fit together; nothing was written")
+    if screen.json:
+        screen.emit({"model": request.model, "benchmarks": records})
+
+
+def _evaluate(screen: Screen, request: EvaluationRequest, out: Path, *, scoring: bool) -> None:
+    """Write the predictions for every benchmark into a folder, and score those that are complete."""
+    from sa2va.eval.predict import BenchmarkRecord, limited, predict
+    from sa2va.eval.prediction_files import read_predictions
+    from sa2va.eval.registry import absent_files
+    from sa2va.eval.run_metadata import RunHeader
+    from sa2va.eval.score import Answered, score
+
+    screen.quiet = screen.quiet or ("RANK" in os.environ and request.shard.index > 0)
+    check_target(out, request.data, request.model, *_own_folders(request.data, out))
+    remove_leftovers(out)
+    rows = request.rows(screen)
+    for row in rows:
+        if absent_files(row, request.data):
+            row.open(request.data)  # raises with all that is missing, before the model is loaded
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("items"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
+    sa2va = request.load(screen)
+    RunHeader.of(sa2va, arguments.model_name(request.model), request.settings).settle(out)
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        folder = out / row.name
+        record = BenchmarkRecord(row.name, str(request.data.resolve()), request.limit).widen(folder)
+        benchmark = limited(row.open(request.data), record.limit)
+        with quiet_libraries(screen), progress_bar(screen, row.name, "items", *columns) as show:
+
+            def on_item(progress: PredictionProgress, show: ShowProgress = show) -> None:
+                # Without what an earlier run did, which would make this one look faster than it is.
+                show(progress.done - progress.skipped, progress.total - progress.skipped)
+
+            left = predict(sa2va, benchmark, folder, request.settings, shard=request.shard, on_item=on_item)
+        records.append({"benchmark": row.name, "unanswered": left})
+        if left:
+            screen.note(f"{row.name}: this process is done; the other {left} queries are other processes' to answer")
+        elif benchmark.submission:
+            screen.note(f"{row.name}: answered; `sa2va eval pack {out}` writes what its server takes")
+        elif scoring:
+            scores = score(Answered(folder, row, benchmark, record.limit, read_predictions(folder)))
+            _show_scores(screen, row.name, scores.headline, scores.values, scores.notices)
+            records[-1] |= {"headline": scores.headline, "values": scores.values}
+    screen.note(f"predictions and scores are in {out}; `sa2va eval report {out}` makes a page of them")
+    if screen.json:
+        screen.emit({"model": request.model, "out": str(out), "benchmarks": records})
+
+
+def _own_folders(data: Path, out: Path) -> list[Path]:
+    """``out`` where it is part of the data: a folder inside it that no evaluation has made."""
+    from sa2va.eval.run_metadata import HEADER
+
+    inside = out.is_dir() and out.resolve().is_relative_to(data.resolve())
+    return [out] if inside and not (out / HEADER).exists() and any(out.iterdir()) else []
+
+
+def _show_scores(
+    screen: Screen, name: str, headline: str, values: Mapping[str, float], notices: Sequence[str] = ()
+) -> None:
+    """Print one line of percentages, the headline first, and what a reader must know."""
+    order = [headline, *(one for one in values if one != headline)]
+    screen.rows([(Text(name, "bold"), *(f"{one} {100 * values[one]:.1f}" for one in order))])
+    for notice in notices:
+        screen.note(f"{name}: {notice}")
