@@ -53,7 +53,7 @@ from sa2va.train.trainable import (
 )
 from sa2va.train.trainer import Sa2VATrainer, learning_rate_factor
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SMALL_LORA = LoraOptions(rank=4, alpha=8, dropout=0.0)
 EVERYTHING = TrainableOptions(parts=("all",), lora=None)
 

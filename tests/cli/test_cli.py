@@ -621,7 +621,7 @@ def test_only_present_devices() -> None:
 def test_models_lists_the_ten_released_and_others(capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(run(capsys, "models", "--json")[0])
     rows = {row["name"]: row for row in record["models"]}
-    manifests = sorted((Path(__file__).parent / "golden").glob("manifest_Sa2VA-*.json"))
+    manifests = sorted((Path(__file__).parents[1] / "golden").glob("manifest_Sa2VA-*.json"))
     assert len(manifests) == 10 == len(zoo.RELEASED)
     for path in manifests:
         manifest = json.loads(path.read_text())

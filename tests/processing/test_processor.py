@@ -24,7 +24,7 @@ from sa2va.processing.regions import region_cells, region_prompt
 from sa2va.processing.tokenizer import InternLM2Tokenizer, load_tokenizer
 from sa2va.results.history import Turn
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for item in message.content %}"
