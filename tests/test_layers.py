@@ -40,6 +40,17 @@ def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
                 yield full if full in known else node.module
 
 
+def deferred(path: Path) -> Iterator[str]:
+    """What a module imports from the package inside functions."""
+    functions = (
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)
+    )
+    for function in functions:
+        for node in ast.walk(function):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sa2va":
+                yield str(node.module)
+
+
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     known = modules()
@@ -64,6 +75,13 @@ def test_no_arrow_points_up(graph):
         if ROOMS.index(room[other]) > ROOMS.index(room[name])
     ]
     assert not up, "imports that point up:\n" + "\n".join(up)
+
+
+def test_imports_stand_at_the_top():
+    """But for the start-up time of the command line and of ``import sa2va``, and for what needs the extra `train`."""
+    free = ("sa2va.cli", "sa2va._auto", "sa2va.train.run")
+    found = {name: sorted(set(deferred(path))) for name, path in modules().items() if not name.startswith(free)}
+    assert not {name: places for name, places in found.items() if places}
 
 
 def test_no_file_name_twice(graph):

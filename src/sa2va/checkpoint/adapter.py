@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,11 +22,9 @@ from torch import Tensor
 from sa2va.atomic import replacing
 from sa2va.checkpoint.files import LazyTensor, open_shard, write_tensors_file
 from sa2va.hub import resolve_folder
+from sa2va.model.network import Sa2VANetwork
 from sa2va.runtime import require_extra
 from sa2va.untrusted import read_json_object
-
-if TYPE_CHECKING:
-    from sa2va.model.network import Sa2VANetwork
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,8 @@ from sa2va.checkpoint.released_config import internvl_config, says_tied
 from sa2va.hub import resolve_folder
 from sa2va.model.configuration import Sa2VAConfig, sam2_config
 from sa2va.model.families import INTERNVL, family_of
-
-if TYPE_CHECKING:
-    from sa2va.model.network import Sa2VANetwork
+from sa2va.model.network import Sa2VANetwork
+from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
 
 Model = TypeVar("Model", bound="Sa2VANetwork")
 
@@ -52,8 +51,6 @@ def build_from_parts(
     template: str | None = None,
 ) -> Model:
     """See [`Sa2VAModel.from_parts`]."""
-    from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
-
     if isinstance(vlm, PreTrainedModel):
         if tokenizer is None:
             raise ValueError("a loaded vision-language model needs tokenizer=, whose vocabulary gets the added tokens")

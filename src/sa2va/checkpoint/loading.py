@@ -19,6 +19,7 @@ from sa2va.checkpoint.released_config import config_from_released, is_released, 
 from sa2va.hub import resolve_folder
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import INTERNVL
+from sa2va.model.network import Sa2VANetwork
 from sa2va.untrusted import reading
 
 TWO_DECODERS = "sam_mask_decoder_modified."
@@ -137,8 +138,6 @@ def to_released(tensors: Mapping[str, LazyTensor], table: Sequence[weight_map.Ru
 
 def expected_shapes(config: Sa2VAConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor a model of this config holds, without allocating it."""
-    from sa2va.model.network import Sa2VANetwork
-
     return shapes_of(Sa2VANetwork, config)
 
 

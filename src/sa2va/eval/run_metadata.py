@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sa2va import __version__
 from sa2va.atomic import replacing
 from sa2va.eval.predict import Settings
+from sa2va.hub import resolve_folder
 from sa2va.model.quantization import quantization_of
 from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.zoo import TINY
@@ -129,8 +131,6 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 def _revision(model: str) -> str:
     """The commit of a hub id that is in the cache."""
-    from sa2va.hub import resolve_folder
-
     if os.path.exists(model):
         return ""
     try:
@@ -149,8 +149,6 @@ def _digest(text: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from sa2va import __version__
-
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"sa2va": __version__, "python": sys.version.split()[0], **packages}
 
