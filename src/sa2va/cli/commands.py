@@ -16,7 +16,7 @@ from sa2va.cli.doctor import doctor
 from sa2va.cli.eval import evaluation
 from sa2va.cli.merge import merge
 from sa2va.cli.models import models
-from sa2va.cli.segment_command import segment
+from sa2va.cli.segment import segment
 from sa2va.cli.track import track
 from sa2va.cli.train import train
 
