@@ -161,7 +161,9 @@ def pointing(sa2va: Sa2VA) -> Iterator[None]:
     ids = itertools.cycle(sa2va.processor.tokenizer.encode("[SEG].<|end|>", add_special_tokens=False))
 
     def choose(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(logits).index_fill(-1, torch.tensor([next(ids)]), 1.0)
+        places = logits.shape[1] if logits.ndim == 3 else 1  # a draft is read as a whole
+        said = torch.nn.functional.one_hot(torch.tensor([next(ids) for _ in range(places)]), logits.shape[-1])
+        return said.to(logits).expand_as(logits)
 
     hook = sa2va.model.vlm.lm_head.register_forward_hook(choose)
     try:

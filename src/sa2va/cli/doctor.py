@@ -190,11 +190,12 @@ def _forward() -> None:
     from sa2va.data.collate import Collator
     from sa2va.data.encode import encode_sample
     from sa2va.data.sample import Sample
+    from sa2va.model.families import SEG_TOKEN
     from sa2va.results.history import Turn
 
     model, processor = _tiny().model, _tiny().processor
     pixels, circle = _red_circle(44)
-    sample = Sample("self-check", (pixels,), (Turn("the red circle", "[SEG]"),), (circle[None],))
+    sample = Sample("self-check", (pixels,), (Turn("the red circle", SEG_TOKEN),), (circle[None],))
     batch = Collator.of(processor)([encode_sample(sample, processor)])
     with torch.inference_mode():
         output = model(batch)
