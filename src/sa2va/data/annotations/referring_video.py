@@ -381,7 +381,7 @@ def _expressions(video: dict[str, Any], where: str, first_number: int | None) ->
         text = entry.get("exp") if isinstance(entry, dict) else None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{where}, expression {key!r}: exp must be a text, got {entry!r:.80}")
-        with reading(f"{where}, expression {key!r}", "that ids must be whole numbers"):
+        with reading(f"{where}, expression {key!r}: ids must be whole numbers"):
             annotations = _numbers(entry.get("anno_id", ()) if first_number is None else first_number + place)
             objects, kinds = _numbers(entry.get("obj_id", ())), _numbers(entry.get("type_id", ()))
         found.append(RvosExpression(key, text, objects, tuple(map(str, annotations)), kinds[0] if kinds else None))
