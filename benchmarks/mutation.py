@@ -9,8 +9,8 @@ One change at a time: a comparison turned or shifted by its equality, a number m
 ``or`` exchanged, a ``not`` dropped, a returned truth value turned. Changed files lie in a temporary copy of the
 package. Modules of others are imported once; every run is a fork, which imports the copy. The tests of a file are run
 once unchanged, to learn their times and the functions they enter; then those that enter the changed function come
-first, the quick before the slow, and as many others as fit ``--budget`` seconds. One that fails, or runs four times as
-long as all of them should, kills the change. The same seed takes the same changes in the same order.
+first, the quick before the slow, and as many others as fit ``--budget`` seconds. One that fails, or uses four times the
+CPU time that all of them should, kills the change. The same seed takes the same changes in the same order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import ast
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -173,6 +174,7 @@ class Recorder:
     package: str
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     _entered: set[tuple[str, int]] = field(default_factory=set)
+    _begin: float = 0.0
 
     def _trace(self, frame: Any, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -181,13 +183,14 @@ class Recorder:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._entered.clear()
+        self._begin = time.process_time()
         sys.settrace(self._trace)
         threading.settrace(self._trace)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        test = self.tests.setdefault(report.nodeid, {"seconds": 0.0, "passed": False, "entered": []})
-        test["seconds"] += report.duration
-        test["passed"] = report.passed if report.when == "call" else test["passed"] and report.passed
+        test = self.tests.setdefault(report.nodeid, {"passed": True})
+        test["seconds"] = time.process_time() - self._begin
+        test["passed"] &= report.passed
         test["entered"] = sorted(self._entered)
 
 
@@ -210,13 +213,14 @@ class Chooser:
 
 
 def _fork(copy: Path, job: Callable[[], int], limit: float, log: Path) -> int | None:
-    """Exit status of a job in a process of its own that imports the copy; None where it ran past its limit."""
+    """Exit status of a job in a process of its own that imports the copy; None where it ran past its CPU seconds."""
     child = os.fork()
     if child == 0:
         os.setsid()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         sys.path.insert(0, str(copy))
         os.environ["PYTHONPATH"] = str(copy)
         status = 70
@@ -227,11 +231,12 @@ def _fork(copy: Path, job: Callable[[], int], limit: float, log: Path) -> int | 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    end = time.monotonic() + limit
+    end = time.monotonic() + 20 * limit  # The machine may be busy with other things.
     try:
         while time.monotonic() < end:
             if (done := os.waitpid(child, os.WNOHANG))[0]:
-                return os.waitstatus_to_exitcode(done[1])
+                status = os.waitstatus_to_exitcode(done[1])
+                return None if status in (-signal.SIGXCPU, -signal.SIGKILL) else status
             time.sleep(0.05)
         return None
     finally:
@@ -286,7 +291,8 @@ class Laboratory:
             self._known[test_file] = {name: test for name, test in known["tests"].items() if test["passed"]}
         return self._known[test_file]
 
-    def survives(self, change: Change) -> bool:
+    def fate(self, change: Change) -> str:
+        """Whether a change "survived", was "killed" by a test, or ran into the "time limit"."""
         files = list(
             dict.fromkeys(t for pattern, tests in TABLE.items() if fnmatch(change.file, pattern) for t in tests.split())
         )
@@ -301,7 +307,7 @@ class Laboratory:
                 chosen.append(name)
                 total += seconds
         if not chosen:
-            return True
+            return "survived"
         needed = [file for file in files if any(name.startswith(f"tests/{file}.py::") for name in chosen)]
         target = self.copy / "sa2va" / change.file
         target.write_bytes(change.apply())
@@ -312,7 +318,8 @@ class Laboratory:
             return _pytest(needed, Chooser(chosen), "-x")
 
         try:
-            return _fork(self.copy, run, 30 + 4 * total, self.work / "last.log") == 0
+            status = _fork(self.copy, run, 30 + 4 * total, self.work / "last.log")
+            return {0: "survived", None: "time limit"}.get(status, "killed")
         finally:
             shutil.copy2(SOURCE / change.file, target)
 
@@ -350,19 +357,16 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     laboratory = Laboratory(options.work, options.budget)
     end = time.monotonic() + 60 * options.minutes
-    killed: Counter[str] = Counter()
-    lived: Counter[str] = Counter()
+    fates: dict[str, Counter[str]] = {}
     for change in listed[options.skip :]:
         if time.monotonic() > end:
             break
-        room = change.file.rpartition("/")[0]
-        alive = laboratory.survives(change)
-        (lived if alive else killed)[room] += 1
-        print(f"{'SURVIVED' if alive else 'killed  '} {change}", flush=True)
+        fate = laboratory.fate(change)
+        fates.setdefault(change.file.rpartition("/")[0], Counter())[fate] += 1
+        print(f"{fate:10} {change}", flush=True)
     print(f"\nseed {options.seed}: of {len(listed)} changes")
-    for room in sorted(killed | lived):
-        print(f"  {room:20} {killed[room]:5} killed {lived[room]:5} survived")
-    print(f"  {'all':20} {killed.total():5} killed {lived.total():5} survived")
+    for room, counts in [*sorted(fates.items()), ("all", sum(fates.values(), Counter()))]:
+        print(f"  {room:20}", *(f"{counts[fate]:5} {fate}" for fate in ("killed", "time limit", "survived")))
 
 
 if __name__ == "__main__":
