@@ -52,7 +52,8 @@ TABLE = {
     "train/losses.py": "test_losses",
     "data/annotations/unpickle.py": "data/test_unpickle",
     "data/annotations/*": "data/test_formats_images data/test_formats_videos data/test_sources_foreign "
-    "data/test_own_data data/test_sources_images data/test_sources_videos",
+    "data/test_own_data data/test_sources_images data/test_sources_videos "
+    "data/test_sparse_videos",
     "processing/*": "test_processor parity/test_processing",
     "checkpoint/adapter.py": "train/test_merge",
     "checkpoint/*": "test_checkpoints test_checkpoint_forms test_checkpoint_fuzz",
