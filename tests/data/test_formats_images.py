@@ -383,6 +383,35 @@ def test_reasonseg_in_the_layout_of_lisa_and_what_is_missing(tmp_path: Path):
         read_reasonseg(tmp_path, "train")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_polygon_of_reasonseg_reaches_a_million_pixels_at_most(tmp_path: Path, sign: int):
+    path = mini.write_reasonseg(tmp_path).folder / "phrase.json"
+
+    def write(reach: int) -> None:
+        shape = {"label": "target", "points": [[8, 8], [sign * reach, 8], [sign * reach, 20], [8, 20]]}
+        path.write_text(json.dumps({"text": ["it"], "shapes": [shape]}))
+
+    write(10**6)
+    columns = slice(8, None) if sign > 0 else slice(0, 9)
+    expected = np.zeros(SIZE, dtype=bool)
+    expected[8:21, columns] = True
+    assert np.array_equal(read_reasonseg(tmp_path, "train")[0].masks()[0], expected)
+    write(10**6 + 1)
+    with pytest.raises(ValueError, match=r"phrase\.json.*a polygon has points that are no pixels"):
+        read_reasonseg(tmp_path, "train")
+
+
+@pytest.mark.parametrize("corner", [(-64, 0), (0, -48), (128, 0), (0, 96)])
+def test_a_polygon_reaches_as_far_as_the_picture_is_long_at_most(corner: tuple[int, int]):
+    """On each side, and not a hundredth of a pixel more."""
+    assert SIZE == (48, 64)
+    points = np.array([corner, (8, 8), (8, 20)], dtype=float)
+    assert decode_segmentation([points.ravel().tolist()], SIZE).area > 0
+    points[0] += 0.01 * np.sign(points[0])
+    with pytest.raises(ValueError, match="far outside the picture of 48 x 64 pixels"):
+        decode_segmentation([points.ravel().tolist()], SIZE)
+
+
 #: Corners, and the rows that cv2.polylines and cv2.fillPoly of OpenCV 5.0 paint together.
 OPENCV = [
     ([[10, 10], [6, 9], [3, 5]], 5, ["...#", "....##", "....###", ".....###", "......####", ".........##"]),

@@ -173,10 +173,11 @@ def test_equal_expressions_of_a_video_are_united(tmp_path: Path):
     assert np.array_equal(sample.masks[0], expected)
 
 
-def test_turned_frames_and_names_of_another_machine(tmp_path: Path):
+@pytest.mark.parametrize("folder", ["D:\\\\films\\\\v\\\\", "/films/v/"])
+def test_turned_frames_and_names_of_another_machine(tmp_path: Path, folder: str):
     video(tmp_path, {"0": [rle(frame) for frame in range(8)]}, exif=6)  # drawn on the stored frames
     path = tmp_path / "meta_expressions.json"
-    path.write_text(path.read_text().replace('"0000', '"D:\\\\films\\\\v\\\\0000'), encoding="utf-16")
+    path.write_text(path.read_text().replace('"0000', f'"{folder}0000'), encoding="utf-16")
     (sample,) = OwnVideos(tmp_path, frames=3)
     assert sample.validate().size == SIZE[::-1]
     for picture, mask in zip(sample.pictures(), sample.masks[0], strict=True):

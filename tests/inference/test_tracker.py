@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
 from sa2va.inference.postprocess import MaskPostprocessing
@@ -20,6 +21,7 @@ from sa2va.masks.mask_ops import Cleanup
 from sa2va.media.open import open_media
 from sa2va.model.mask_decoder import decode_masks, language_tokens
 from sa2va.model.memory import FrameMemory, MemoryBank, encode_memory, remember, track_frame
+from sa2va.model.memory_attention import read_memory
 from sa2va.results.answer import Frame
 from synthetic_checkpoint import noise, picture
 
@@ -156,7 +158,7 @@ def test_frames_carry_their_index_time_and_size(model: Sa2VAModel):
 
 # -- every frame once --------------------------------------------------------------------------------------------------
 
-KEY_FRAMES = [("first", 5), ("uniform", 5), ("uniform", 2), ([4], 1), ([3, 5], 2), ([8], 1), ([0, 8], 2)]
+KEY_FRAMES = [("first", 5), ("uniform", 5), ("uniform", 2), ([1], 1), ([4], 1), ([3, 5], 2), ([8], 1), ([0, 8], 2)]
 
 
 @pytest.mark.parametrize(("policy", "number"), KEY_FRAMES)
@@ -189,14 +191,15 @@ def test_frames_come_lazily_and_a_few_at_a_time(sa2va: Sa2VA):
     assert max(map(len, seen)) <= 4
 
 
-def test_before_the_first_key_frame_time_runs_backwards(model: Sa2VAModel):
+@pytest.mark.parametrize("key", [1, 5])
+def test_before_the_first_key_frame_time_runs_backwards(model: Sa2VAModel, key: int):
     """From a key frame back to the start is from the start of the reversed clip on."""
-    forth = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP), [5])]
-    back = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP[5::-1]), [0])]
-    after = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP[5:]), [0])]
+    forth = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP), [key])]
+    back = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP[key::-1]), [0])]
+    after = [frame for frame, _ in propagate_video(tracker_of(model, 1, 2), open_media(CLIP[key:]), [0])]
     for number in (1, 2):
-        assert_agree(seen_of(forth[:6], number)[::-1], seen_of(back, number))
-        assert_agree(seen_of(forth[5:], number), seen_of(after, number))
+        assert_agree(seen_of(forth[: key + 1], number)[::-1], seen_of(back, number))
+        assert_agree(seen_of(forth[key:], number), seen_of(after, number))
 
 
 @pytest.mark.parametrize("order", [[0, 4, 7], [7, 0, 4], [4, 7, 0]])
@@ -294,6 +297,32 @@ def test_memory_does_not_grow_with_the_video(model: Sa2VAModel):
     assert [memory.index for memory in bank.tracked] == list(range(26, 41))
     assert [memory.index for memory in bank.tracked if memory.features is not None] == list(range(35, 41))
     assert all(memory.features.dtype == torch.bfloat16 for memory in bank.tracked[-6:])
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in a softmax: the attention weights that exist at a time."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if "softmax" in str(func):
+            self.numbers = max(self.numbers, output.numel())
+        return output
+
+
+@torch.no_grad()
+def test_a_large_memory_is_read_in_slices(model: Sa2VAModel):
+    """The average over a memory is that over the memory many times; its weights are never there all at once."""
+    attention, cells, repeats = model.sam2.memory_attention, 64, 2200
+    generator = torch.Generator().manual_seed(0)
+    picture, memory = torch.randn(1, cells, 128, generator=generator), torch.randn(1, cells, 64, generator=generator)
+    frame, position, code = torch.zeros(1, dtype=torch.long), torch.zeros(cells, 128), torch.zeros(1, 64)
+    expected = read_memory(attention, picture, position, memory, code, 0, frame)
+    with Largest() as largest:
+        found = read_memory(attention, picture, position, memory.repeat(1, repeats, 1), code, 0, frame)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert largest.numbers <= 2**23 < cells * cells * repeats
 
 
 def test_a_bank_is_never_changed():

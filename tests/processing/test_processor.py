@@ -288,6 +288,26 @@ def test_a_box_is_the_mask_of_the_pixels_it_touches():
     assert region_cells((-50, -50, 500, 500), (90, 120)).all()
 
 
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ((14.5, 13.4, 16, 16), slice(13, 16), slice(14, 16)),
+        ((-3, 10, 1, 15.5), slice(10, 16), 0),
+        ((12.5, -9, 300, 0.5), 0, slice(12, 16)),
+        ((7.5, 14, 8, 200), slice(14, 16), 7),
+        ((0, 0, 2, 1), 0, slice(0, 2)),
+    ],
+)
+def test_a_box_may_end_at_the_edge_of_the_picture_or_beyond(box, rows, columns):
+    expected = np.zeros((16, 16), dtype=bool)
+    expected[rows, columns] = True
+    assert np.array_equal(region_cells(box, (16, 16)), expected)
+
+
+def test_a_box_of_the_only_row_is_in_pixels():
+    assert np.argwhere(region_cells((0, 0, 1, 1), (1, 120))).size
+
+
 def test_a_region_between_the_samples_gets_the_cell_that_holds_it():
     mask = np.zeros((160, 320), dtype=bool)
     mask[23:28, 105:110] = True  # Samples are at multiples of 10 and 20.
@@ -307,6 +327,12 @@ def test_a_region_between_the_samples_gets_the_cell_that_holds_it():
         ((30, 10, 20, 40), "x0 < x1"),
         ((0, 0, float("nan"), 40), "x0 < x1"),
         ((200, 10, 220, 40), "outside"),
+        ((120, 10, 130, 40), "outside"),  # It begins where the picture ends.
+        ((30, 90, 60, 99), "outside"),
+        ((-9, 10, 0, 40), "outside"),
+        ((30, -9, 60, 0), "outside"),
+        ((0, 0, 1, 1), "shares"),
+        ((0.2, 0.1, 0.5, 0.9), "shares"),
         ((1, 2, 3), "shape"),
     ],
 )
@@ -340,6 +366,9 @@ def test_region_prompt():
         ("<p> </p> [SEG] x", "x", [None]),
         ("A <p>dog, </p> [SEG].", "A dog,.", ["dog,"]),
         ("The <p>dog [SEG]</p> x", "The dog x", [None]),
+        ("A <p> big <|im_end|> dog</p> [SEG].", "A big dog.", ["big dog"]),
+        ("A <p><|im_end|> dog</p> [SEG].", "A dog.", ["dog"]),
+        ("The <p>red [SEG] car</p> [SEG] goes.", "The red car goes.", [None, "red car"]),
         (
             "<think>a</think>\n\n  code:\n    x = 1 , 2 !\n<|im_end|>",
             "<think>a</think>\n\n  code:\n    x = 1 , 2 !",

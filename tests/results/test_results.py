@@ -128,6 +128,7 @@ class TestMask:
             {"size": [4, 4], "counts": [20, -4]},
             {"size": [4, 4], "counts": [2**63 - 1, 2**63 - 1, 18]},
             {"size": [4, 4], "counts": [15.5, 0.5]},
+            {"size": [4, 4], "counts": [16.0]},
             {"size": [4, 4], "counts": ""},
             {"size": [4, 4], "counts": "zzzz"},
             {"size": [4, 4], "counts": "\x00"},
