@@ -42,29 +42,31 @@ SOURCE = ROOT / "src" / "sa2va"
 
 #: Which test files concern which source files: those of every pattern that fits.
 TABLE = {
-    "masks/mask_ops.py": "test_mask_ops",
-    "masks/*": "test_results test_draw test_writers",
-    "media/camera.py": "test_media",
-    "media/download.py": "test_pictures",
-    "media/sample_depth.py": "test_depth",
-    "media/*": "test_media test_pictures test_video_file test_depth",
-    "eval/metrics.py": "test_metrics eval/test_metrics_regions eval/test_metrics_grounded eval/test_benchmarks_videos",
-    "train/losses.py": "test_losses",
+    "masks/mask_ops.py": "masks/test_mask_ops",
+    "masks/*": "results/test_results visualization/test_draw writers/test_writers",
+    "media/camera.py": "media/test_media",
+    "media/download.py": "media/test_pictures",
+    "media/sample_depth.py": "media/test_depth",
+    "media/*": "media/test_media media/test_pictures writers/test_video_file media/test_depth",
+    "eval/metrics.py": "eval/test_metrics eval/test_metrics_regions eval/test_metrics_grounded "
+    "eval/test_benchmarks_videos",
+    "train/losses.py": "train/test_losses",
     "data/annotations/unpickle.py": "data/test_unpickle",
     "data/annotations/*": "data/test_formats_images data/test_formats_videos data/test_sources_foreign "
     "data/test_own_data data/test_sources_images data/test_sources_videos "
     "data/test_sparse_videos",
-    "processing/*": "test_processor parity/test_processing",
+    "processing/*": "processing/test_processor parity/test_processing",
     "checkpoint/adapter.py": "train/test_merge",
-    "checkpoint/*": "test_checkpoints test_checkpoint_forms test_checkpoint_fuzz",
-    "model/quantization.py": "test_quantization",
-    "model/finite.py": "test_finite",
-    "model/generation.py": "test_generation test_history",
-    "model/memory*.py": "test_tracker parity/test_sam2",
-    "model/*": "test_model test_canaries parity/test_sam2 parity/test_vlm test_checkpoints",
-    "inference/sasasa2va.py": "test_compressed",
-    "inference/predict_forward.py": "test_released_code",
-    "inference/*": "test_scene test_predictor test_tracker test_compressed test_results",
+    "checkpoint/*": "checkpoint/test_checkpoints checkpoint/test_checkpoint_forms checkpoint/test_checkpoint_fuzz",
+    "model/quantization.py": "model/test_quantization",
+    "model/finite.py": "model/test_finite",
+    "model/generation.py": "model/test_generation results/test_history",
+    "model/memory*.py": "inference/test_tracker parity/test_sam2",
+    "model/*": "model/test_model model/test_canaries parity/test_sam2 parity/test_vlm checkpoint/test_checkpoints",
+    "inference/sasasa2va.py": "inference/test_compressed",
+    "inference/predict_forward.py": "checkpoint/test_released_code",
+    "inference/*": "inference/test_scene inference/test_predictor inference/test_tracker inference/test_compressed "
+    "results/test_results",
 }
 
 # -- changes -----------------------------------------------------------------------------------------------------------
