@@ -19,7 +19,7 @@ from sa2va.inference.scene import Scene, checked_phrases
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import VLMRunner
-from sa2va.media.open import ImageSource, MediaSource, Picture, open_media
+from sa2va.media.open import ImageSource, MediaSource, open_media
 from sa2va.model.quantization import Quantization
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
@@ -302,7 +302,7 @@ class Sa2VA:
         chosen = InferenceOptions.of(**options)
 
         def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
-            with Scene(self._runner, Picture(pixels)) as scene:
+            with Scene(self._runner, open_media(pixels)) as scene:
                 return scene.mask_prompts(wanted, chosen.generation)
 
         tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, ask=ask)

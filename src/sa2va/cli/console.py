@@ -156,7 +156,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         else:
             kinds = get_type_hints(group, include_extras=True)
             options += [_option(field.name, kinds[field.name], field.default) for field in fields(group)]
-    options += [_option(name, Annotated[bool, option], False) for name, option in _SHARED.items()]
+    for name, shared in _SHARED.items():
+        options.append(_option(name, Annotated[bool, shared], False))
 
     @wraps(function)
     def run(json: bool, quiet: bool, debug: bool, **values: Any) -> None:

@@ -274,7 +274,8 @@ class Scene:
 
     def _key_frames(self, options: InferenceOptions) -> tuple[int, ...]:
         source = self._source("there are no frames")
-        return tuple(key_frame_indices(options.key_frames, options.num_key_frames, frame_count(source)))
+        policy: Any = options.key_frames  # "compressed" is refused like any other word
+        return tuple(key_frame_indices(policy, options.num_key_frames, frame_count(source)))
 
     def _source(self, otherwise: str) -> FrameSource:
         if self.media is None:

@@ -113,7 +113,7 @@ class PromptCache:
 
     def __init__(self) -> None:
         self.ids: list[int] = []
-        self._layers: list[DynamicLayer] = []
+        self._layers: list[Any] = []  # of DynamicLayer, filled
         self._seg_states: dict[int, Tensor] = {}  # of the [SEG] tokens, by position
 
     @property
@@ -131,7 +131,7 @@ class PromptCache:
         Returns:
             the states at the ``[SEG]`` tokens among them.
         """
-        cache.layers = [_cut(layer, length) for layer in self._layers]
+        cache.layers[:] = [_cut(layer, length) for layer in self._layers]
         return [state for position, state in self._seg_states.items() if position < length]
 
     def keep(self, cache: DynamicCache, ids: Sequence[int], seg_states: dict[int, Tensor]) -> None:
@@ -146,7 +146,7 @@ class PromptCache:
         self._layers = [_cut(layer, len(ids)) for layer in cache.layers]
 
 
-def _cut(layer: Any, length: int) -> DynamicLayer:
+def _cut(layer: Any, length: int) -> Any:
     """A layer with its first ``length`` tokens. Growing replaces a layer's tensors, so that views of them are safe."""
     view = copy.copy(layer)
     view.keys, view.values = layer.keys[..., :length, :], layer.values[..., :length, :]
@@ -336,9 +336,10 @@ def _decode(
     seg_states: list[list[Tensor]] = [[] for _ in prompts]
     if options.is_plain and (draft := _fitting_draft(state.logits, drafts, options.max_new_tokens)):
         state, answers, seg_states = _read_draft(vlm, family, seg_token_id, state, draft)
-        for row, answer in enumerate(answers):
-            for token in answer if on_token is not None else ():
-                on_token(row, token)
+        if on_token is not None:
+            for row, answer in enumerate(answers):
+                for token in answer:
+                    on_token(row, token)
     running = set(range(len(prompts)))
     logits, mask, position = state.logits, state.attention_mask, state.next_position
 

@@ -275,7 +275,7 @@ class Sa2VAProcessor:
         Raises:
             OSError: the folder is full, read-only or not permitted.
         """
-        with naming(folder):
+        with naming(Path(folder)):
             self.tokenizer.save_pretrained(folder)
             self.settings.save(folder)
 

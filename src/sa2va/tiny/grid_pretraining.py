@@ -152,7 +152,8 @@ class CellNaming(_GridLoss):
             chosen.append(row * side**2 + cells)
             names.append(name)
             places.append(place)
-        logits_MV, middle_M2 = self.heads.levels[level](map_BggC.flatten(0, 2)[torch.cat(chosen)], words_VC)
+        heads: Any = self.heads
+        logits_MV, middle_M2 = heads.levels[level](map_BggC.flatten(0, 2)[torch.cat(chosen)], words_VC)
         names_MW, places_M2 = torch.cat(names), torch.cat(places)
         covered_M = ~places_M2.isnan().any(dim=1)
         weights_M = torch.where(covered_M, 1.0, _BACKGROUND_WEIGHT)
@@ -205,7 +206,8 @@ class SegPlacement(_GridLoss):
         cover_NP = F.adaptive_avg_pool2d(torch.cat(masks)[:, None], self.side).flatten(1)
         there_N = cover_NP.sum(dim=1) > 0
         share_NP = cover_NP / cover_NP.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        error_N = -(share_NP * self.heads.place(output.seg_states).float().log_softmax(dim=1)).sum(dim=1)
+        heads: Any = self.heads
+        error_N = -(share_NP * heads.place(output.seg_states).float().log_softmax(dim=1)).sum(dim=1)
         return {"place": Term((error_N * there_N).sum(), there_N.sum())}
 
 
