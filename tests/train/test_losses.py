@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -228,3 +229,9 @@ def test_the_candidate_with_the_least_loss_learns():
 
 def test_a_loss_without_weight_is_not_computed():
     assert set(mask_losses(prediction(1), targets(1), shares([1], [1]), LossOptions())) == {"bce", "dice"}
+
+
+def test_masks_are_wanted_where_a_loss_of_them_has_a_weight():
+    nothing = LossWeights(text=1, bce=0, dice=0)
+    assert LossWeights().masks and not nothing.masks
+    assert all(replace(nothing, **{name: 1.0}).masks for name in ("bce", "dice", "focal", "iou", "presence"))
