@@ -16,7 +16,7 @@ from sa2va.train.run import TrainingRun, prepare, train
 
 #: Clips of four frames take fewer steps than pictures, and words fewer than masks.
 STEPS = dict.fromkeys(MASK_SOURCES, 250) | dict.fromkeys(TEXT_SOURCES, 100)
-STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 160, "osprey-short": 160}
+STEPS |= {"video-json": 100, "ref-sav": 160, "video-chat": 160, "llava": 240, "osprey-short": 240}
 
 
 def learnt(kind: str, folder: Path) -> tuple[Sa2VA, TrainingRun]:
