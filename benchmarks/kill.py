@@ -29,11 +29,11 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
-from sa2va.data.synthetic import SyntheticWorld
 
 from sa2va.checkpoint.files import open_shard
 from sa2va.cli import main as sa2va
 from sa2va.data.datasets.interchange import write_chat
+from sa2va.tiny.synthetic import SyntheticWorld
 from sa2va.writers.video_encoder import VideoEncoder
 
 SIDE, FRAMES, SAMPLES = 64, 12, 8

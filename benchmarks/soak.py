@@ -16,9 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sa2va.data.synthetic import SyntheticWorld
-
 from sa2va import Sa2VA
+from sa2va.tiny.synthetic import SyntheticWorld
 
 SIDE, FRAMES, SHOTS = 64, 10, 20
 MOST_GROWTH = 1.1

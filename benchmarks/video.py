@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sa2va.inference.tracker as tracker_module
 import sa2va.model.memory as memory_module
 import sa2va.modeling_sa2va as sa2va_module
-from sa2va.inference.propagation import follow
+from sa2va.inference.propagation import propagate_video
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.media.frames import DecodedFrame, FrameSource
@@ -47,7 +47,7 @@ from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.normalization import normalized_frames
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.image_transforms import squashed_frames
-from sa2va.writers import OverlayWriter, VideoFile
+from sa2va.writers import OverlayWriter, VideoEncoder
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"image_size": 128, "embed_dim": 16, "num_heads": 1, "blocks": (1, 1, 2, 1), "global_blocks": (3,)}
@@ -115,7 +115,7 @@ def ours(model: Sa2VAModel, prompts: torch.Tensor, count: int) -> int:
     tracker = VideoTracker(model, mode="released")
     tracker.add_prompts(prompts, [""] * len(prompts))
     keys = list(range(min(KEYS, count)))
-    return sum(len(frame.segments) for frame, _ in follow(tracker, Source(count), keys))
+    return sum(len(frame.segments) for frame, _ in propagate_video(tracker, Source(count), keys))
 
 
 @torch.inference_mode()
@@ -275,7 +275,7 @@ def shares(model: Sa2VAModel, number: int, count: int) -> None:
     prompts = torch.randn(number, width, device=model.sam2.device, dtype=model.dtype)
     with tempfile.TemporaryDirectory() as scratch:
         clip = Path(scratch) / "clip.mp4"
-        video = VideoFile(clip, size=FRAME, fps=25)
+        video = VideoEncoder(clip, size=FRAME, fps=25)
         for frame in Source(count):
             video.write(frame.pixels)
         video.close()
@@ -300,7 +300,7 @@ def shares(model: Sa2VAModel, number: int, count: int) -> None:
             tracker.add_prompts(prompts, [""] * number)
             source = open_media(clip)
             source.pick = timed_frames(source.pick)
-            frames = follow(tracker, source, list(range(min(KEYS, count))))
+            frames = propagate_video(tracker, source, list(range(min(KEYS, count))))
             Track(frames, size=FRAME, fps=25).save(Path(scratch) / "out.mp4")
 
         file_to_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -101,3 +102,16 @@ def test_no_class_name_twice():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(name)
     assert not {one: names for one, names in found.items() if len(names) > 1}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
+def test_what_stands_beside_the_package_imports_what_there_is(folder):
+    known = modules()
+    for path in (ROOT.parents[1] / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sa2va":
+                assert node.module in known, f"{path.name}: {node.module}"
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    there = hasattr(module, alias.name) or f"{node.module}.{alias.name}" in known
+                    assert there, f"{path.name}: {node.module}.{alias.name}"

@@ -437,3 +437,11 @@ class TestFrameAndTrack:
         halfway = track()
         next(halfway)
         assert "1/4" in repr(halfway)
+
+
+def test_a_run_of_seven_digits_is_the_longest():
+    """Whoever writes one with zeros in front is read, as long as its 35 bits fit."""
+    zeros = chr(48 + 32)
+    assert Mask.from_rle({"size": [1, 5], "counts": chr(48 + 32 + 5) + zeros * 5 + "0"}).area == 0
+    with pytest.raises(ValueError, match="more than 35 bits"):
+        Mask.from_rle({"size": [1, 5], "counts": chr(48 + 32 + 5) + zeros * 6 + "0"})
