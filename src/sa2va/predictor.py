@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from sa2va.inference.scene import Scene, checked_phrases
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import VLMRunner
-from sa2va.media.open import ImageSource, MediaSource, open_media
+from sa2va.media.frames import FrameSource
+from sa2va.media.open import ImageSource, MediaSource, Picture, load_image, open_media
 from sa2va.model.quantization import Quantization
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
@@ -249,7 +250,9 @@ class Sa2VA:
         Raises:
             ValueError: the family has no region prompts, or a region is empty or outside the image.
         """
-        with self.open(media) as scene:
+        # As an image, also where a file could be opened as a video: its first frame.
+        source = media if isinstance(media, FrameSource) else Picture(load_image(cast("ImageSource", media)))
+        with self.open(source) as scene:
             return scene.describe(regions, requests=requests, **generation)
 
     def track(

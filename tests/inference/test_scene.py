@@ -277,3 +277,11 @@ def test_an_answer_of_a_known_kind_takes_two_passes():
         hook.remove()
     assert isinstance(first, Answer) and isinstance(second, Answer) and first.text == second.text
     assert alone > 3 and len(lengths) == 2
+
+
+def test_an_animation_is_described_by_its_first_frame(sa2va, tmp_path):
+    first, *others = (Image.fromarray(picture(75, 48, seed)) for seed in range(3))
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=others)
+    with Image.open(tmp_path / "moving.gif") as still:
+        expected = sa2va.describe(still.convert("RGB"), (5, 5, 40, 40), **TOKENS)
+    assert sa2va.describe(tmp_path / "moving.gif", (5, 5, 40, 40), **TOKENS) == expected

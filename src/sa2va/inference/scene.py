@@ -134,8 +134,6 @@ class Scene:
         for name, given in (("history", histories), ("region", regions)):
             if given is not None and len(given) != len(questions):
                 raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
-        if regions is not None and not isinstance(self.media, Picture):
-            raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
         return self._answer(
             list(questions),
             InferenceOptions.of(**options),
@@ -254,8 +252,9 @@ class Scene:
         turns: Sequence[Sequence[Turn]],
     ) -> list[VLMOutput]:
         """Each question sees a region of its own, which is its region1."""
+        grids = self._region_grids(regions)
         media, outputs = self._look(()), []
-        for question, grid, history in zip(questions, self._region_grids(regions), turns, strict=True):
+        for question, grid, history in zip(questions, grids, turns, strict=True):
             shown = media.with_regions([grid])
             outputs += self._runner.generate(shown, [question], generation, histories=[history], regions=[grid])
         return outputs
@@ -264,7 +263,7 @@ class Scene:
         """The cells of each region, bool (cells, cells)."""
         processor = self._runner.processor
         if not isinstance(self.media, Picture):
-            raise ValueError("regions are parts of one picture; open a picture, not a video or words alone")
+            raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
         if not processor.family.visual_prompts or processor.cells is None:
             raise ValueError(
                 f"{processor.family.name} checkpoints cannot describe regions; use an InternVL-based one "
@@ -291,7 +290,10 @@ class Scene:
                 self._encoded[keys] = EncodedMedia()
             else:
                 video = self.is_video if video is None else video
-                images = [Image.fromarray(frame) for frame in self.media.read(keys or (0,))]
+                if isinstance(self.media, Picture):
+                    images = [self.media.image]
+                else:
+                    images = [Image.fromarray(frame) for frame in self.media.read(keys)]
                 self._encoded[keys] = self._runner.encode(images, video=video)
         return self._encoded[keys]
 
