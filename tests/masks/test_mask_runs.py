@@ -1,3 +1,14 @@
+"""Masks as run lengths: the text is the one that pycocotools writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from sa2va import Mask
+
+
 @pytest.mark.parametrize("kind", ["noise", "rectangle", "right part", "one pixel", "bars", "empty", "full"])
 def test_runs_are_those_of_pycocotools(kind: str):
     """Only the columns of the object are read; what is empty beside them lengthens the first and last run."""
