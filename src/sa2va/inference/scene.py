@@ -196,6 +196,13 @@ class Scene:
         """The mask prompts (K, C) of each phrase in an image, for [`VideoTracker.add_prompts`]."""
         return [output.prompts_KC for output in self._find(phrases, (), generation, video=False)]
 
+    def prompt_tokens(self, question: str, *, history: History = (), **options: Unpack[Options]) -> int:
+        """How many tokens [`chat`] has the model read for a question, those of the medium included."""
+        chosen = InferenceOptions.of(**options)
+        with self._lock:
+            media = self._look(self._key_frames(chosen) if self.is_video else ())
+            return len(self._runner.processor.prompt_ids(question, vision=media.vision, history=turns_of(history)))
+
     def _find(
         self, phrases: Sequence[str], keys: tuple[int, ...], generation: GenerationOptions, *, video: bool
     ) -> list[VLMOutput]:

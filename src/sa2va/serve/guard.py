@@ -1,0 +1,172 @@
+"""What stands before every route: request ids, who may ask, how large a request may be, and the form of errors."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sa2va.runtime import logger
+from sa2va.serve.dispatch import Busy, ClientGone, Closing, Stopped, TimeIsUp
+from sa2va.serve.monitoring import Monitoring
+from sa2va.serve.settings import ServerSettings, is_local
+
+#: Paths that tell nothing: a load balancer asks for them without a key.
+_OPEN_PATHS = ("/health", "/ready")
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+#: Nobody reads this status, but logs do; it is nginx's.
+_CLIENT_GONE = 499
+
+
+class RequestTooLarge(HTTPException):
+    """The body is longer than the server takes."""
+
+    def __init__(self, limit: int):
+        super().__init__(413, f"the request is larger than {limit / 2**20:g} MiB; send a smaller picture or video")
+
+
+class Guard:
+    """Middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, settings: ServerSettings, monitoring: Monitoring):
+        self._app, self._settings, self._monitoring = app, settings, monitoring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        scope["request_id"] = f"req_{secrets.token_hex(12)}"
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", scope["request_id"].encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        request = Request(scope)
+        try:
+            if refusal := self._refusal(request):
+                await refusal(scope, receive, send_with_id)
+            else:
+                await self._app(scope, self._bounded(request, receive), send_with_id)
+        except Exception:
+            logger.exception("%s: %s %s failed", scope["request_id"], scope["method"], scope["path"])
+            if not status:
+                text = f"an internal error; the log has more under {scope['request_id']}"
+                await failure(500, text)(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._monitoring.requests.labels(route, scope["method"], str(status)).inc()
+            self._monitoring.seconds.labels(route).observe(time.perf_counter() - started)
+
+    def _refusal(self, request: Request) -> JSONResponse | None:
+        """The answer to a request that may not be asked; None for others."""
+        if self._settings.api_key is not None:
+            return None if request.url.path in _OPEN_PATHS or self._shows_key(request) else _no_key()
+        # Without a key, a page in this machine's browser must not be able to ask: neither across origins, nor under a
+        # name of its own that it lets lead here (DNS rebinding).
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not is_local(urlsplit(f"//{host}").hostname or "") or (origin and urlsplit(origin).netloc != host):
+            return failure(403, "this server answers local programs only; start it with an API key to change that")
+        return None
+
+    def _shows_key(self, request: Request) -> bool:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        expected = self._settings.api_key or ""
+        return hmac.compare_digest(key.strip().encode(), expected.encode()) and scheme.lower() == "bearer"
+
+    def _bounded(self, request: Request, receive: Receive) -> Receive:
+        """The request's body, up to the limit."""
+        limit, length = self._settings.max_body, request.headers.get("content-length", "")
+        declared = int(length) if length.isascii() and length.isdecimal() else 0
+        taken = 0
+
+        async def bounded() -> Message:
+            nonlocal taken
+            if declared > limit:
+                raise RequestTooLarge(limit)
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise RequestTooLarge(limit)
+            return message
+
+        return bounded
+
+
+def failure(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An error in OpenAI's form."""
+    return JSONResponse({"error": error_body(status, message, param=param, code=code)}, status, headers)
+
+
+def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """What stands under ``error``."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    # What a client sent may hold half characters, which no reply can.
+    return {"message": message.encode("utf-8", "replace").decode(), "type": kind, "param": param, "code": code}
+
+
+def _no_key() -> JSONResponse:
+    text = "show the server's API key: Authorization: Bearer KEY"
+    return failure(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def told(error: Exception) -> JSONResponse | None:
+    """The reply to an error that a client may be told about; None for one of ours."""
+    match error:
+        case RequestValidationError() | ValidationError():
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"] if part != "body")
+            return failure(400, f"{place}: {first['msg']}" if place else first["msg"], param=place or None)
+        case HTTPException():
+            code = "model_not_found" if error.headers and "x-model" in error.headers else None
+            return failure(error.status_code, str(error.detail), code=code, headers=error.headers)
+        case Busy():
+            headers = {"Retry-After": str(error.retry_after)}
+            return failure(429, str(error), code="rate_limit_exceeded", headers=headers)
+        case TimeIsUp():
+            return failure(504, "the request took too long; ask for less, or a video as a job (POST /v1/track)")
+        case Closing() | Stopped():
+            return failure(503, "the server is shutting down; try again", headers={"Retry-After": "5"})
+        case ClientGone():
+            return failure(_CLIENT_GONE, "the client has gone")
+        case ValueError():
+            return failure(400, str(error))
+    return None
+
+
+def tell_errors(app: FastAPI) -> None:
+    """Give errors of an application's routes the one form; what is no client's business goes on to [`Guard`]."""
+
+    async def reply(_: Request, error: Exception) -> JSONResponse:
+        if (response := told(error)) is None:
+            raise error
+        return response
+
+    kinds = (RequestValidationError, HTTPException, Busy, TimeIsUp, ClientGone, Closing, Stopped, ValueError)
+    for kind in kinds:
+        app.add_exception_handler(kind, reply)
