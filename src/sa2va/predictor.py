@@ -40,7 +40,7 @@ class Sa2VA:
       probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
     * ``key_frames``, ``num_key_frames``, ``mode``: for videos, see [`track`].
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
-      [`sa2va.model.generation.GenerationOptions`].
+      [`sa2va.model.sampling.GenerationOptions`].
 
     Attributes:
         model: the [`Sa2VAModel`].
@@ -245,7 +245,7 @@ class Sa2VA:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels; a single one needs no list.
             requests: what to ask about each region; they are called region1, region2, ... None means the wording of the
                 released models.
-            generation: fields of [`sa2va.model.generation.GenerationOptions`], such as ``max_new_tokens``.
+            generation: fields of [`sa2va.model.sampling.GenerationOptions`], such as ``max_new_tokens``.
 
         Raises:
             ValueError: the family has no region prompts, or a region is empty or outside the image.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sa2va import Sa2VA, Sa2VAModel
 from sa2va.inference.vlm import VLMRunner
-from sa2va.model.generation import GenerationOptions
+from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated
 from sa2va.processing.processor import VisionInputs
 from sa2va.processing.regions import region_cells

@@ -13,7 +13,7 @@ from PIL import Image
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.vlm import EncodedMedia, VLMRunner
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
-from sa2va.model.generation import GenerationOptions
+from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import sampled_cells
 from sa2va.processing.requests import IMAGE_MARK

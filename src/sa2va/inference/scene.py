@@ -27,8 +27,8 @@ from sa2va.inference.vlm import EncodedMedia, VLMOutput, VLMRunner, segmentation
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
-from sa2va.model.generation import GenerationOptions
 from sa2va.model.mask_decoder import FrameFeatures, decode_masks, grounding_side, language_tokens
+from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.regions import Region, as_regions, region_cells

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.model.families import SEG_TOKEN
-from sa2va.model.generation import GenerationOptions, PromptCache
 from sa2va.model.network import Sa2VANetwork
+from sa2va.model.prompt_cache import PromptCache
+from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated, VisualTokens
 from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
 from sa2va.processing.requests import QUESTION_REQUEST, REFERRING_REQUEST, VIDEO_REFERRING_REQUEST
