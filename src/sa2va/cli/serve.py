@@ -69,8 +69,8 @@ def serve(
     """Serve a model over HTTP.
 
     [bold]POST /v1/chat/completions[/bold] is OpenAI's; masks come beside the text.
-    [bold]/v1/segment[/bold], [bold]/v1/caption[/bold] and [bold]/v1/describe[/bold] take pictures, [bold]/v1/track[/bold]
-    videos. Without more it answers programs of this machine only.
+    [bold]/v1/segment[/bold], [bold]/v1/caption[/bold] and [bold]/v1/describe[/bold] take pictures,
+    [bold]/v1/track[/bold] videos. Without more it answers programs of this machine only.
     """
     for package in _PACKAGES:
         require_extra(package, "serve")

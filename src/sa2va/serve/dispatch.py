@@ -1,7 +1,7 @@
 """Blocking calls to the model in threads: so many at once, so many waiting, each within its time.
 
-A call is told to stop when its client has gone, when its time is up, or when the server closes; it notices with the next
-piece of text. Until it has, it counts as running.
+A call is told to stop when its client has gone, when its time is up, or when the server closes; it notices with the
+next piece of text. Until it has, it counts as running.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ class Intake:
         rules = self._settings.allow_urls
         if not allowed_by(rules, url):
             raise ValueError(
-                f"this server does not fetch this {kind} URL; send the {kind} as a data URL, or have the server started "
-                "with --allow-url and a pattern for it"
+                f"this server does not fetch this {kind} URL; send the {kind} as a data URL, or have the server "
+                "started with --allow-url and a pattern for it"
             )
         return download(url, max_bytes=self._settings.max_body, allowed=partial(allowed_by, rules))
 

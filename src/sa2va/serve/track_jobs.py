@@ -1,7 +1,7 @@
 """Tracking jobs: a queue in SQLite and a folder per job, which outlive the server.
 
-A job's results are written beside their place and appear together when all are complete. Whatever stops the server, a job
-is queued, running, done, failed or cancelled; one that was running starts again.
+A job's results are written beside their place and appear together when all are complete. Whatever stops the server, a
+job is queued, running, done, failed or cancelled; one that was running starts again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class TrackJob:
     Attributes:
         id: unguessable, so that whoever knows it may have the results.
         state: ``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
-        phrases, kinds: what to follow, and what to write. options: keywords of `Sa2VA.track`. sampling: of `open_media`.
+        phrases, kinds: what to follow, and what to write.
+        options: keywords of `Sa2VA.track`. sampling: of `open_media`.
         created, started, finished: seconds since 1970.
         frames_total: after sampling. attempts: how often it was begun.
         error: why it failed. note: what a restart of the server meant for it.
@@ -313,15 +314,16 @@ class JobRunner:
                 reported = now
                 self.store.change(job.id, "running", frames_done=done)
 
-        with nameless(video), self._intake.open_file(video, max_frames=self._max_frames, **job.sampling) as source:
-            with self._model.track(source, job.phrases, **job.options) as track:
-                stop.check()
-                about: dict[str, Any] = {"size": track.size, "fps": track.fps, "source": track.source}
-                kinds = [WRITERS[kind] for kind in job.kinds]
-                with ExitStack() as opened:
-                    writers = [opened.enter_context(kind(partial / kind.default_name, **about)) for kind in kinds]
-                    write_track(track, writers, count)
-                reasons = track.reasons
+        with ExitStack() as opened:
+            opened.enter_context(nameless(video))
+            source = opened.enter_context(self._intake.open_file(video, max_frames=self._max_frames, **job.sampling))
+            track = opened.enter_context(self._model.track(source, job.phrases, **job.options))
+            stop.check()
+            about: dict[str, Any] = {"size": track.size, "fps": track.fps, "source": track.source}
+            kinds = [WRITERS[kind] for kind in job.kinds]
+            writers = [opened.enter_context(kind(partial / kind.default_name, **about)) for kind in kinds]
+            write_track(track, writers, count)
+            reasons = track.reasons
         if "masks" in job.kinds:
             _pack(partial / WRITERS["masks"].default_name, partial / _MASKS_FILE)
         partial.replace(place / _RESULTS)
