@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +24,11 @@ from sa2va.serve.dispatch import Busy, ClientGone, Closing, Stopped, TimeIsUp
 from sa2va.serve.monitoring import Monitoring
 from sa2va.serve.settings import ServerSettings, is_local
 
-#: Paths that tell nothing: a load balancer asks for them without a key.
-_OPEN_PATHS = ("/health", "/ready")
+#: Paths that tell nothing of anybody: load balancers and readers ask for them without a key.
+_OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+#: After which a client may try again whose request found no room.
+_RETRY_SECONDS = 5
 #: Nobody reads this status, but logs do; it is nginx's.
 _CLIENT_GONE = 499
 
@@ -40,6 +45,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, settings: ServerSettings, monitoring: Monitoring):
         self._app, self._settings, self._monitoring = app, settings, monitoring
+        self._held = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,17 +67,20 @@ class Guard:
             await send(message)
 
         request = Request(scope)
+        length = request.headers.get("content-length", "")
+        body = _Body(int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0)
         try:
             if refusal := self._refusal(request):
                 await refusal(scope, receive, send_with_id)
             else:
-                await self._app(scope, self._bounded(request, receive), send_with_id)
+                await self._app(scope, self._bounded(body, receive), send_with_id)
         except Exception:
             logger.exception("%s: %s %s failed", scope["request_id"], scope["method"], scope["path"])
             if not status:
                 text = f"an internal error; the log has more under {scope['request_id']}"
                 await failure(500, text)(scope, receive, send_with_id)
         finally:
+            self._held -= body.taken
             route = getattr(scope.get("route"), "path", "none")
             self._monitoring.requests.labels(route, scope["method"], str(status)).inc()
             self._monitoring.seconds.labels(route).observe(time.perf_counter() - started)
@@ -92,23 +101,39 @@ class Guard:
         expected = self._settings.api_key or ""
         return hmac.compare_digest(key.strip().encode(), expected.encode()) and scheme.lower() == "bearer"
 
-    def _bounded(self, request: Request, receive: Receive) -> Receive:
-        """The request's body, up to the limit."""
-        limit, length = self._settings.max_body, request.headers.get("content-length", "")
-        declared = int(length) if length.isascii() and length.isdecimal() else 0
-        taken = 0
+    def _bounded(self, body: _Body, receive: Receive) -> Receive:
+        """The request's body, within the limits of its size, of its time, and of what all requests hold together."""
+        settings = self._settings
+        deadline = time.monotonic() + settings.seconds
 
         async def bounded() -> Message:
-            nonlocal taken
-            if declared > limit:
-                raise RequestTooLarge(limit)
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > limit:
-                raise RequestTooLarge(limit)
+            if body.complete:
+                return await receive()  # waits until the client goes
+            if body.declared > settings.max_body:
+                raise RequestTooLarge(settings.max_body)
+            try:
+                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+            except TimeoutError:
+                raise HTTPException(408, f"the request did not arrive within {settings.seconds:g} s") from None
+            body.complete = not message.get("more_body", False)
+            body.taken += len(message.get("body", b""))
+            self._held += len(message.get("body", b""))
+            if body.taken > settings.max_body:
+                raise RequestTooLarge(settings.max_body)
+            if self._held > settings.max_held:
+                raise Busy(_RETRY_SECONDS)
             return message
 
         return bounded
+
+
+@dataclass
+class _Body:
+    """How much of a request's body has come."""
+
+    declared: int
+    taken: int = 0
+    complete: bool = False
 
 
 def failure(
@@ -143,8 +168,8 @@ def told(error: Exception) -> JSONResponse | None:
             place = ".".join(str(part) for part in first["loc"] if part != "body")
             return failure(400, f"{place}: {first['msg']}" if place else first["msg"], param=place or None)
         case HTTPException():
-            code = "model_not_found" if error.headers and "x-model" in error.headers else None
-            return failure(error.status_code, str(error.detail), code=code, headers=error.headers)
+            about = error.detail if isinstance(error.detail, dict) else {"message": str(error.detail)}
+            return failure(error.status_code, **about, headers=error.headers)
         case Busy():
             headers = {"Retry-After": str(error.retry_after)}
             return failure(429, str(error), code="rate_limit_exceeded", headers=headers)

@@ -27,10 +27,14 @@ class Monitoring:
         ProcessCollector(registry=registry)
         route = ["route", "method", "status"]
         self.requests = Counter("sa2va_requests", "Requests answered.", route, registry=registry)
-        self.seconds = Histogram("sa2va_request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, registry=registry)
+        self.seconds = Histogram(
+            "sa2va_request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, registry=registry
+        )
         self.unfinished = Gauge("sa2va_queue", "Requests waiting or running.", registry=registry)
         self.running = Gauge("sa2va_rows", "Requests being answered.", registry=registry)
-        self.part_seconds = Histogram("sa2va_part_seconds", "Time by part.", ["part"], buckets=_SECONDS, registry=registry)
+        self.part_seconds = Histogram(
+            "sa2va_part_seconds", "Time by part.", ["part"], buckets=_SECONDS, registry=registry
+        )
         self.tokens = Counter("sa2va_tokens", "Tokens written; its rate is tokens per second.", registry=registry)
         self.jobs = Counter("sa2va_jobs", "Tracking jobs that ended.", ["state"], registry=registry)
         self.frames = Counter("sa2va_frames", "Frames tracked by jobs.", registry=registry)

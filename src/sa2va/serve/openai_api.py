@@ -60,7 +60,8 @@ class ChatTurns:
 class ChatAnswer:
     """An answer with what the protocol tells about it."""
 
-    answer: Answer
+    text: str
+    segments: list[dict[str, Any]]
     usage: Usage
     finish_reason: str
 
@@ -120,7 +121,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         if body.stream:
             return await _streamed(context, request, body, turns)
         done = await context.dispatcher.run(request, lambda stop: _answer(context, body, turns, stop, lambda _: None))
-        message = {"role": "assistant", "content": done.answer.text, "segments": segment_payloads(done.answer.segments)}
+        message = {"role": "assistant", "content": done.text, "segments": done.segments}
         choice = {"index": 0, "message": message, "finish_reason": done.finish_reason}
         return JSONResponse(
             {**_head(context, "chat.completion"), "choices": [choice], "usage": done.usage.model_dump()}
@@ -131,7 +132,8 @@ def chat_router(context: ServerContext) -> APIRouter:
 
 def _check_model(context: ServerContext, name: str) -> None:
     if name != context.name:
-        raise HTTPException(404, f"there is no model {name!r:.100} here; this server has {context.name!r}")
+        text = f"there is no model {name!r:.100} here; this server has {context.name!r}"
+        raise HTTPException(404, {"message": text, "param": "model", "code": "model_not_found"})
 
 
 def read_turns(messages: Sequence[ChatMessage]) -> ChatTurns:
@@ -211,7 +213,7 @@ def _answer(
             if stream.end is None:
                 entry.remember(answer.history, (*turns.texts, (turns.question, answer.text)))
             else:
-                pointed = stream.raw[: stream.raw_end].count(SEG_TOKEN)
+                pointed = stream.count_before_end(SEG_TOKEN)
                 segments = tuple(segment for segment in answer.segments if segment.id <= pointed)
                 answer = replace(answer, text=stream.text, segments=segments)
         read = scene.prompt_tokens(turns.question, history=history)
@@ -220,7 +222,7 @@ def _answer(
         (*processor.stop_words, str(processor.tokenizer.eos_token))
     )
     usage = Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
-    return ChatAnswer(answer, usage, "stop" if ended else "length")
+    return ChatAnswer(answer.text, segment_payloads(answer.segments), usage, "stop" if ended else "length")
 
 
 def _head(context: ServerContext, kind: str) -> dict[str, Any]:
@@ -273,7 +275,7 @@ async def _chunks(
             yield chunk({"content": piece})
             piece = await pieces.get()
         done = await answer
-        yield chunk({"segments": segment_payloads(done.answer.segments)}, done.finish_reason)
+        yield chunk({"segments": done.segments}, done.finish_reason)
         if counted:
             yield _event({**head, "choices": [], "usage": done.usage.model_dump()})
         yield "data: [DONE]\n\n"

@@ -21,6 +21,7 @@ class ServerSettings:
         api_key: what clients must show; None for no key, which only a local host allows.
         allow_urls: media URLs that may be fetched; none by default.
         max_body: bytes of a request, and of a medium that is fetched.
+        max_held: bytes of all requests that are being read or answered.
         max_pixels: of a picture or a frame (height * width).
         max_clip_frames: of a video that is answered at once, whose masks are kept in memory.
         max_frames, max_seconds: of a video that is tracked as a job.
@@ -42,6 +43,7 @@ class ServerSettings:
     api_key: str | None = field(default=None, repr=False)
     allow_urls: tuple[UrlRule, ...] = ()
     max_body: int = 64 << 20
+    max_held: int = 1 << 30
     max_pixels: int = 50_000_000
     max_clip_frames: int = 256
     max_frames: int = 20_000

@@ -20,7 +20,7 @@ class TextStream:
 
     Attributes:
         raw: the answer so far, with its special tokens.
-        end: where the text ends, if a stop sequence was met; else None. raw_end: the same in ``raw``, at the latest.
+        end: where the text ends, if a stop sequence was met; else None.
     """
 
     def __init__(self, clean: Callable[[str], str], stops: Sequence[str] = ()):
@@ -30,7 +30,6 @@ class TextStream:
         self._sent = ""
         self.raw = ""
         self.end: int | None = None
-        self.raw_end: int | None = None
 
     def feed(self, piece: str) -> str:
         """Take the next raw piece; returns what it adds to the text."""
@@ -41,6 +40,11 @@ class TextStream:
         """Take the whole clean text; returns what is left of it to send."""
         return self._advance(text, hold=0)
 
+    def count_before_end(self, token: str) -> int:
+        """How often a special token stands in the answer before the text ends."""
+        places = [match.end() for match in re.finditer(re.escape(token), self.raw)]
+        return sum(self.end is None or len(self._clean(self.raw[:place])) <= self.end for place in places)
+
     @property
     def text(self) -> str:
         """The text so far."""
@@ -50,7 +54,7 @@ class TextStream:
         if self.end is None:
             found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
             if found:
-                self.end, self.raw_end = min(found), len(self.raw)
+                self.end = min(found)
         ready = text[: self.end] if self.end is not None else text[: max(0, len(text) - hold)]
         if len(ready) <= len(self._sent) or not ready.startswith(self._sent):
             return ""
