@@ -38,6 +38,7 @@ def start(tiny: Sa2VA, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             try:
                 yield here
             finally:
+                here.openai.close()
                 server.should_exit = True
                 thread.join(30)
                 assert not thread.is_alive()

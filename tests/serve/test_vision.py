@@ -122,9 +122,7 @@ def test_requests_at_once_are_answered_as_one_by_one(server: Running) -> None:
     turned = io.BytesIO()
     load_image(PICTURE).rotate(90).save(turned, "PNG")
     asked = [
-        (content, phrase)
-        for content in (PICTURE, turned.getvalue())
-        for phrase in (*PHRASES, "What color is the car?")
+        (content, phrase) for content in (PICTURE, turned.getvalue()) for phrase in (*PHRASES, "What color is the car?")
     ]
 
     def ask(one: tuple[bytes, str]) -> list[Any]:

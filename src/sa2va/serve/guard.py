@@ -37,7 +37,7 @@ class RequestTooLarge(HTTPException):
     """The body is longer than the server takes."""
 
     def __init__(self, limit: int):
-        super().__init__(413, f"the request is larger than {limit / 2**20:g} MiB; send a smaller picture or video")
+        super().__init__(413, f"the request is larger than {limit / 2**20:.3g} MiB; send a smaller picture or video")
 
 
 class Guard:
