@@ -17,7 +17,7 @@ from sa2va import Sa2VA
 from sa2va.media.image import load_image
 from sa2va.processing.requests import GCG_REQUEST
 from sa2va.processing.response_parser import clean_answer
-from sa2va.serve.text_stream import TextStream
+from sa2va.serve.clean_stream import CleanStream
 
 ASK = "Please segment the yellow cloud in this image."
 
@@ -178,7 +178,7 @@ def test_streamed_pieces_are_the_clean_text(pieces: list[str]) -> None:
     def clean(raw: str) -> str:
         return clean_answer(raw, SPECIAL)[0]
 
-    stream = TextStream(clean)
+    stream = CleanStream(clean)
     sent = [stream.feed(piece) for piece in pieces]
     whole = clean("".join(pieces))
     assert "".join([*sent, stream.finish(whole)]) == whole
@@ -190,7 +190,7 @@ def test_streamed_pieces_are_the_clean_text(pieces: list[str]) -> None:
 def test_a_stream_ends_at_the_first_stop_sequence(text: str, stops: list[str], data: st.DataObject) -> None:
     text = text.strip()
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))) | {0, len(text)})
-    stream = TextStream(str.strip, stops)
+    stream = CleanStream(str.strip, stops)
     sent = [stream.feed(text[begin:end]) for begin, end in pairwise(cuts)] if text else []
     sent.append(stream.finish(text))
     ends = [place for stop in stops if (place := text.find(stop)) >= 0]

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from sa2va.model.families import SEG_TOKEN
 from sa2va.results.answer import Answer
 from sa2va.runtime import logger
+from sa2va.serve.clean_stream import CleanStream
 from sa2va.serve.context import ServerContext
 from sa2va.serve.dispatch import Stop
 from sa2va.serve.guard import error_body, told
@@ -33,8 +34,6 @@ from sa2va.serve.schemas import (
     Usage,
     VideoPart,
 )
-from sa2va.serve.standin import with_text
-from sa2va.serve.text_stream import TextStream
 
 #: Of a request with ``stream``.
 _STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "`chat.completion.chunk` objects."}}}
@@ -182,7 +181,7 @@ def _answer(
     medium = None if turns.kind is None or turns.source is None else context.intake.read(turns.kind, turns.source)
     processor = context.model.processor
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    stream = TextStream(lambda raw: processor.clean(raw)[0], stops)
+    stream = CleanStream(lambda raw: processor.clean(raw)[0], stops)
 
     def hear(piece: str) -> None:
         stop.check()
@@ -204,7 +203,7 @@ def _answer(
     with context.scenes.borrow(medium) as (entry, scene), context.monitoring.part("answering"):
         history = entry.turns(turns.texts)
         try:
-            answer: Answer = with_text(scene.chat, turns.question, history=history, on_text=hear, **options)
+            answer = scene.chat(turns.question, history=history, on_text=hear, **options)
         except _StopSequence:
             answer = Answer(stream.text, stream.raw)
         else:

@@ -170,10 +170,7 @@ class JobRunner:
         """Bring the jobs of an earlier server in order; returns a sentence for each that it left unfinished."""
         told = []
         for job in self.store.jobs("running", "queued"):
-            place = self.store.place(job.id)
-            shutil.rmtree(place / _PARTIAL, ignore_errors=True)
-            shutil.rmtree(place / _RESULTS, ignore_errors=True)
-            if not (place / _VIDEO).exists():
+            if not (self.store.place(job.id) / _VIDEO).exists():
                 self._end(job.id, "failed", error="its video was lost while the server was down")
                 told.append(f"job {job.id} failed: its video is gone")
             elif job.attempts >= _MOST_ATTEMPTS:
@@ -185,6 +182,7 @@ class JobRunner:
                 told.append(f"job {job.id} was running and starts again")
             else:
                 told.append(f"job {job.id} is still queued")
+            self._clear(job.id)
         known = {job.id for job in self.store.jobs()}
         for place in (self.store.folder / "jobs").glob("*"):
             if place.name not in known:
@@ -293,9 +291,7 @@ class JobRunner:
             self._end(job.id, "failed", error="an internal error; the server's log has more under the job's id")
         else:
             self._end(job.id, "done", frames_done=job.frames_total, reasons=reasons)
-        found = self.store.get(job.id)
-        if found is None or found.ended:
-            self._clear(job.id, keep_results=found is not None and found.state == "done")
+        self._clear(job.id)
 
     def _track(self, job: TrackJob, stop: Stop) -> Mapping[str, str]:
         """Write the results; returns why phrases were not followed."""
@@ -333,12 +329,16 @@ class JobRunner:
         if self.store.change(job, "queued", "running", state=state, finished=time.time(), **values):
             self._monitoring.jobs.labels(state).inc()
 
-    def _clear(self, job: str, *, keep_results: bool = False) -> None:
-        """Remove the files that a job no longer needs."""
+    def _clear(self, job: str) -> None:
+        """Remove the files that a job no longer needs: of one that waits keep the video, of one that is done the
+        results."""
+        found = self.store.get(job)
+        keep = {"queued": _VIDEO, "done": _RESULTS}.get(found.state if found else "")
         place = self.store.place(job)
-        (place / _VIDEO).unlink(missing_ok=True)
-        shutil.rmtree(place / _PARTIAL, ignore_errors=True)
-        if not keep_results:
+        for path in list(place.iterdir()) if place.exists() else ():
+            if path.name != keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if keep is None:
             shutil.rmtree(place, ignore_errors=True)
 
 

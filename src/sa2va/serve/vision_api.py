@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from sa2va.inference.scene import Scene
 from sa2va.masks.mask import Mask
 from sa2va.results.answer import Answer
 from sa2va.serve.bodies import body_document, read_body
@@ -23,7 +24,6 @@ from sa2va.serve.schemas import (
     SegmentReply,
     SegmentRequest,
 )
-from sa2va.serve.standin import with_text
 
 
 def vision_router(context: ServerContext) -> APIRouter:
@@ -42,7 +42,7 @@ def vision_router(context: ServerContext) -> APIRouter:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
-                answers: list[Answer] = with_text(scene.segment, body.phrases, on_text=stop.check, **options)
+                answers = _segment(scene, body.phrases, stop, options)
             found = [
                 {"phrase": phrase, **_found(context, answer, body.return_)}
                 for phrase, answer in zip(body.phrases, answers, strict=True)
@@ -60,7 +60,7 @@ def vision_router(context: ServerContext) -> APIRouter:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
-                answer: Answer = with_text(scene.caption, on_text=stop.check, **options)
+                answer = scene.caption(on_text=stop.check, **options)
             found = _found(context, answer, body.return_)
             return {"model": context.name, "size": answer.size, "text": answer.text, "segments": found["segments"]}
 
@@ -83,6 +83,13 @@ def vision_router(context: ServerContext) -> APIRouter:
         return JSONResponse(await context.dispatcher.run(request, call))
 
     return router
+
+
+def _segment(scene: Scene, phrases: list[str], stop: Stop, options: dict[str, Any]) -> list[Answer]:
+    """One phrase may be stopped while it is answered; several are answered together, in a few words each."""
+    if len(phrases) == 1:
+        return [cast("Answer", scene.segment(phrases[0], on_text=stop.check, **options))]
+    return cast("list[Answer]", scene.segment(phrases, **options))
 
 
 def _found(context: ServerContext, answer: Answer, form: MaskForm) -> dict[str, Any]:

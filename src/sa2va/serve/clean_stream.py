@@ -11,7 +11,7 @@ _UNFINISHED = re.compile(r"[<\[][^<>\[\]]{0,40}$")
 _LOOSE = " \t\r\n,;:("
 
 
-class TextStream:
+class CleanStream:
     """Turns the raw pieces of an answer into the pieces of its clean text, up to a stop sequence.
 
     Args:
