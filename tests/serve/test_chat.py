@@ -193,8 +193,8 @@ def test_a_stream_ends_at_the_first_stop_sequence(text: str, stops: list[str], d
     stream = CleanStream(str.strip, stops)
     sent = [stream.feed(text[begin:end]) for begin, end in pairwise(cuts)] if text else []
     sent.append(stream.finish(text))
-    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
-    assert "".join(sent) == text[: min(ends, default=len(text))]
+    complete = [(place + len(stop), place) for stop in stops if (place := text.find(stop)) >= 0]
+    assert "".join(sent) == text[: min(complete, default=(0, len(text)))[1]]
 
 
 def test_a_stream_is_json_lines_that_end(server: Running) -> None:

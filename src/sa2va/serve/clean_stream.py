@@ -52,9 +52,9 @@ class CleanStream:
 
     def _advance(self, text: str, *, hold: int) -> str:
         if self.end is None:
-            found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+            found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
             if found:
-                self.end = min(found)
+                self.end = min(found)[1]  # of the one that is complete first, whatever the pieces
         ready = text[: self.end] if self.end is not None else text[: max(0, len(text) - hold)]
         if len(ready) <= len(self._sent) or not ready.startswith(self._sent):
             return ""

@@ -90,8 +90,11 @@ class Intake:
             )
         return download(url, max_bytes=self._settings.max_body, allowed=partial(allowed_by, rules))
 
-    def open(self, medium: SentMedium, *, max_frames: int) -> FrameSource:
+    def open(self, medium: SentMedium, *, limit: int) -> FrameSource:
         """Open a medium; whoever does so calls [`discard`] when done.
+
+        Args:
+            limit: of the frames of a video.
 
         Raises:
             ValueError: it cannot be decoded, or exceeds a limit.
@@ -103,23 +106,23 @@ class Intake:
         path = self._folder / f"video-{secrets.token_hex(8)}"
         path.write_bytes(medium.content)
         try:
-            return self.open_file(path, max_frames=max_frames)
+            return self.open_file(path, limit=limit)
         except BaseException:
             path.unlink()
             raise
 
-    def open_file(self, path: Path, *, max_frames: int, **sampling: Any) -> FrameSource:
+    def open_file(self, path: Path, *, limit: int, **sampling: Any) -> FrameSource:
         """Open a video file of the server's own; errors do not tell where it lies.
 
         Args:
-            max_frames: taken from it. sampling: as for [`open_media`].
+            limit: of the frames that are taken from it. sampling: as for [`open_media`].
         """
         with nameless(path):
             video = open_media(path, max_pixels=self._settings.max_pixels, **sampling)
             frames = video.frame_count or 0
-            if frames > max_frames:
+            if frames > limit:
                 raise ValueError(
-                    f"the video has {frames} frames, and this takes at most {max_frames}; cut it, take fewer frames a "
+                    f"the video has {frames} frames, and this takes at most {limit}; cut it, take fewer frames a "
                     "second, or track it as a job (POST /v1/track)"
                 )
             length = frames / float(video.fps) if video.fps else 0.0

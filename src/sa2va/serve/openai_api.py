@@ -25,7 +25,7 @@ from sa2va.serve.mask_formats import segment_payloads
 from sa2va.serve.schemas import (
     ChatCompletion,
     ChatMessage,
-    ChatRequest,
+    CompletionRequest,
     ErrorReply,
     ImagePart,
     ModelCard,
@@ -106,7 +106,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         response_model=ChatCompletion,
         responses={200: {"content": _STREAM}, 400: {"model": ErrorReply}, 429: {"model": ErrorReply}},
     )
-    async def completions(request: Request, body: ChatRequest) -> Any:
+    async def completions(request: Request, body: CompletionRequest) -> Any:
         """Answer the last message of a conversation about a picture, a short video, or nothing.
 
         Send the picture with each request, in any of its messages: the server knows it again by its content, so that
@@ -171,7 +171,7 @@ def read_turns(messages: Sequence[ChatMessage]) -> ChatTurns:
 
 
 def _answer(
-    context: ServerContext, body: ChatRequest, turns: ChatTurns, stop: Stop, tell: Callable[[str], None]
+    context: ServerContext, body: CompletionRequest, turns: ChatTurns, stop: Stop, tell: Callable[[str], None]
 ) -> ChatAnswer:
     """Answer a conversation, in a thread.
 
@@ -230,7 +230,9 @@ def _head(context: ServerContext, kind: str) -> dict[str, Any]:
     return {"id": identity, "object": kind, "created": int(time.time()), "model": context.name}
 
 
-async def _streamed(context: ServerContext, request: Request, body: ChatRequest, turns: ChatTurns) -> StreamingResponse:
+async def _streamed(
+    context: ServerContext, request: Request, body: CompletionRequest, turns: ChatTurns
+) -> StreamingResponse:
     """The answer as server-sent events. What is refused before the first word is an error like any other."""
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -255,7 +257,7 @@ async def _streamed(context: ServerContext, request: Request, body: ChatRequest,
 
 async def _chunks(
     context: ServerContext,
-    body: ChatRequest,
+    body: CompletionRequest,
     pieces: asyncio.Queue[str | None],
     first: str | None,
     answer: asyncio.Future[ChatAnswer],

@@ -95,7 +95,7 @@ class ScenePool:
                 entry.opening,
             ):  # several may ask about a new medium at once: the first opens it
                 if entry.scene is None:
-                    source = self._intake.open(medium, max_frames=self._max_frames) if medium else None
+                    source = self._intake.open(medium, limit=self._max_frames) if medium else None
                     entry.scene = self._model.open(source)
             with nameless(entry.scene.media.path if entry.scene.media else None):
                 yield entry, entry.scene

@@ -26,7 +26,7 @@ Box = Annotated[
 ]
 
 
-class RunLengths(BaseModel):
+class RleMask(BaseModel):
     """A mask as COCO's compressed run lengths; pycocotools decodes it."""
 
     size: Annotated[list[int], Field(min_length=2, max_length=2, description="[height, width]")]
@@ -44,8 +44,8 @@ class MaskedSegment(BaseModel):
     box: Box | None = Field(description="Null for a video.")
     area: int | None = Field(description="Pixels; null for a video.")
     color: list[int] | None = Field(description="RGB in which this package's pictures show it.")
-    mask: RunLengths | str | list[list[float]] | None = Field(description="As `return` asked for; null for a video.")
-    masks: list[RunLengths | str | list[list[float]]] | None = Field(
+    mask: RleMask | str | list[list[float]] | None = Field(description="As `return` asked for; null for a video.")
+    masks: list[RleMask | str | list[list[float]]] | None = Field(
         None, description="Of a video, one per frame; absent for a picture."
     )
 
@@ -117,7 +117,7 @@ class TextFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatRequest(BaseModel):
+class CompletionRequest(BaseModel):
     """A conversation about one picture or video, or about none. Other fields of OpenAI's are ignored."""
 
     model_config = ConfigDict(
@@ -229,9 +229,7 @@ class DescribeRequest(BaseModel):
     """Regions of a picture to describe."""
 
     image: Text | None = Field(None, description=_IMAGE)
-    regions: list[Box | RunLengths] = Field(
-        min_length=1, description="Boxes in pixels, or masks of the picture's size."
-    )
+    regions: list[Box | RleMask] = Field(min_length=1, description="Boxes in pixels, or masks of the picture's size.")
     requests: list[Text] | None = Field(
         None, description="What to ask about each region; they are called region1, region2, ..."
     )

@@ -212,7 +212,7 @@ class JobRunner:
         place.mkdir(parents=True)
         try:
             (place / _VIDEO).write_bytes(video)
-            with self._intake.open_file(place / _VIDEO, max_frames=self._max_frames, **sampling) as source:
+            with self._intake.open_file(place / _VIDEO, limit=self._max_frames, **sampling) as source:
                 total = source.frame_count or 0
             wanted = list(dict.fromkeys(kinds))
             job = TrackJob(identity, phrases, wanted, options, sampling, total, created=time.time())
@@ -312,7 +312,7 @@ class JobRunner:
 
         with ExitStack() as opened:
             opened.enter_context(nameless(video))
-            source = opened.enter_context(self._intake.open_file(video, max_frames=self._max_frames, **job.sampling))
+            source = opened.enter_context(self._intake.open_file(video, limit=self._max_frames, **job.sampling))
             track = opened.enter_context(self._model.track(source, job.phrases, **job.options))
             stop.check()
             about: dict[str, Any] = {"size": track.size, "fps": track.fps, "source": track.source}

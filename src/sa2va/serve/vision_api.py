@@ -20,7 +20,7 @@ from sa2va.serve.schemas import (
     DescribeReply,
     DescribeRequest,
     ErrorReply,
-    RunLengths,
+    RleMask,
     SegmentReply,
     SegmentRequest,
 )
@@ -97,7 +97,7 @@ def _found(context: ServerContext, answer: Answer, form: MaskForm) -> dict[str, 
     return {"text": answer.text, "reason": answer.reason, "segments": segment_payloads(answer.segments, form)}
 
 
-def _region(region: list[float] | RunLengths, size: tuple[int, int] | None) -> Any:
+def _region(region: list[float] | RleMask, size: tuple[int, int] | None) -> Any:
     """A box, or the pixels of a mask, whose size is compared before a few bytes become as many pixels as they claim."""
     if isinstance(region, list):
         return tuple(region)
