@@ -101,6 +101,12 @@ def client(url: str, clients: int) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(base_url=url, timeout=300, headers=headers, limits=limits)
 
 
+async def figures(http: httpx2.AsyncClient) -> dict[str, float]:
+    """The server's metrics."""
+    lines = (await http.get("/metrics")).raise_for_status().text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
 async def level(url: str, asked: list[Request], alone: list[Any], clients: int, seconds: float) -> float:
     """Print one line of the table; returns answers per second."""
     latencies: list[float] = []
@@ -125,13 +131,15 @@ async def level(url: str, asked: list[Request], alone: list[Any], clients: int, 
             apart = pixels_apart(said(reply.json()), alone[index % len(asked)])
             outcome["other" if apart is None else "equal" if apart == 0 else "rounding"] += 1
 
-    began = time.perf_counter()
     async with client(url, clients) as http:
+        cpu = -(await figures(http))["process_cpu_seconds_total"]
+        began = time.perf_counter()
         await asyncio.gather(*(visit(http, number) for number in range(clients)))
+        cpu += (await figures(http))["process_cpu_seconds_total"]
     rate = len(latencies) / (time.perf_counter() - began)
     cuts = statistics.quantiles(latencies, n=20) if len(latencies) > 1 else latencies * 19
     print(
-        f"{clients:7} | {len(latencies):7} | {rate:9.1f} | {cuts[9]:6.2f} | {cuts[18]:6.2f} | {outcome['429']:5} | "
+        f"{clients:7} | {len(latencies):7} | {rate:9.1f} | {1000 * cpu / max(1, len(latencies)):7.0f} | {cuts[9]:6.2f} | {cuts[18]:6.2f} | {outcome['429']:5} | "
         f"{outcome['errors']:6} | {outcome['equal']:6} | {outcome['rounding']:8} | {outcome['other']:5}",
         flush=True,
     )
@@ -142,9 +150,10 @@ async def load(url: str, model: str, seconds: float) -> None:
     asked = requests(model)
     async with client(url, 1) as http:
         alone = [said((await http.post(path, json=body)).raise_for_status().json()) for path, body in asked]
-    print("clients | answers | answers/s | p50, s | p95, s |   429 | errors |  equal | rounding | other")
+    print("clients | answers | answers/s | CPU, ms | p50, s | p95, s |   429 | errors |  equal | rounding | other")
     rates = [await level(url, asked, alone, clients, seconds) for clients in CLIENTS]
     print(f"throughput against one client: {', '.join(f'{rate / rates[0]:.1f}x' for rate in rates[1:])}")
+    print("CPU: of the server, for an answer; p50, p95: of the time that a client waits")
     print("equal: text and masks as alone; rounding: the same text, masks differ in some pixels; other: another text")
 
 
@@ -200,14 +209,12 @@ async def soak(url: str, model: str, minutes: float) -> None:
         began = time.perf_counter()
         while time.perf_counter() < end:
             await asyncio.sleep(min(30, max(0.1, end - time.perf_counter())))
-            figures = dict(
-                line.rsplit(" ", 1) for line in (await http.get("/metrics")).text.splitlines() if line[0] != "#"
-            )
+            now = await figures(http)
             print(
                 f"{(time.perf_counter() - began) / 60:5.1f} min | "
-                f"{float(figures['process_resident_memory_bytes']) / 2**20:6.0f} MiB | "
-                f"{float(figures['process_open_fds']):4.0f} handles | {float(figures['sa2va_scenes']):3.0f} scenes | "
-                f"{float(figures['sa2va_scene_bytes']) / 2**20:5.0f} MiB of scenes | {sum(outcome.values())} requests",
+                f"{now['process_resident_memory_bytes'] / 2**20:6.0f} MiB | "
+                f"{now['process_open_fds']:4.0f} handles | {now['sa2va_scenes']:3.0f} scenes | "
+                f"{now['sa2va_scene_bytes'] / 2**20:5.0f} MiB of scenes | {sum(outcome.values())} requests",
                 flush=True,
             )
 
