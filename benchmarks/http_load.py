@@ -139,8 +139,9 @@ async def level(url: str, asked: list[Request], alone: list[Any], clients: int, 
     rate = len(latencies) / (time.perf_counter() - began)
     cuts = statistics.quantiles(latencies, n=20) if len(latencies) > 1 else latencies * 19
     print(
-        f"{clients:7} | {len(latencies):7} | {rate:9.1f} | {1000 * cpu / max(1, len(latencies)):7.0f} | {cuts[9]:6.2f} | {cuts[18]:6.2f} | {outcome['429']:5} | "
-        f"{outcome['errors']:6} | {outcome['equal']:6} | {outcome['rounding']:8} | {outcome['other']:5}",
+        f"{clients:7} | {len(latencies):7} | {rate:9.1f} | {1000 * cpu / max(1, len(latencies)):7.0f} | "
+        f"{cuts[9]:6.2f} | {cuts[18]:6.2f} | {outcome['429']:5} | {outcome['errors']:6} | "
+        f"{outcome['equal']:6} | {outcome['rounding']:8} | {outcome['other']:5}",
         flush=True,
     )
     return rate

@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from sa2va import __version__
 from sa2va.atomic import sole_writer
 from sa2va.predictor import Sa2VA
+from sa2va.serve.api_page import api_page, openapi_document
 from sa2va.serve.context import ServerContext
 from sa2va.serve.dispatch import Dispatcher
 from sa2va.serve.guard import Guard, failure, tell_errors
@@ -87,7 +88,9 @@ def build_app(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[
             store.close()
             shutil.rmtree(scratch, ignore_errors=True)
 
-    app = FastAPI(title="sa2va", version=__version__, description=_ABOUT, lifespan=lifespan)
+    app = FastAPI(
+        title="sa2va", version=__version__, description=_ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.context = context
     app.add_middleware(Guard, settings=settings, monitoring=monitoring)
     tell_errors(app)
@@ -111,6 +114,14 @@ def build_app(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[
     async def metrics() -> PlainTextResponse:
         """Figures for Prometheus."""
         return PlainTextResponse(monitoring.page(), media_type="text/plain; version=0.0.4")
+
+    document = openapi_document(app)
+    app.openapi = lambda: document
+    page = api_page(document)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
 
     return app
 
