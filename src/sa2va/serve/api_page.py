@@ -47,10 +47,10 @@ def api_page(document: dict[str, Any]) -> str:
                     f"<p>Takes <code>{escape(kind)}</code>:</p>{_fields(_resolved(content['schema'], document))}"
                 )
             for status, reply in route["responses"].items():
-                for kind, content in reply.get("content", {}).items():
-                    shown = _fields(_resolved(content.get("schema", {}), document)) if status < "300" else ""
-                    name = escape(_name(content.get("schema", {})))
-                    parts.append(f"<p>{status}: <code>{escape(kind)}</code> {name}</p>{shown}")
+                for kind, content in reply.get("content", {}).items() if status < "300" else ():
+                    schema = content.get("schema", {})
+                    parts.append(f"<p>{status}: <code>{escape(kind)}</code> {escape(_name(schema))}</p>")
+                    parts.append(_fields(_resolved(schema, document)))
     parts.append("<h1>Objects</h1>")
     for name, schema in document["components"]["schemas"].items():
         parts.append(f"<h2 id={escape(name)}>{escape(name)}</h2>{_prose(schema.get('description', ''))}")

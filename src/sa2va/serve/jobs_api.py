@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from sa2va.serve.bodies import body_document, read_body
 from sa2va.serve.context import ServerContext
 from sa2va.serve.dispatch import Busy
-from sa2va.serve.schemas import ErrorReply, JobReply, ResultFile, ResultKind, TrackRequest
+from sa2va.serve.schemas import ERRORS, JobReply, ResultFile, ResultKind, TrackRequest
 from sa2va.serve.track_jobs import JobRunner, TrackJob
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -25,13 +25,12 @@ _RETRY_SECONDS = 60
 def jobs_router(context: ServerContext, runner: JobRunner) -> APIRouter:
     """The routes for videos."""
     settings = context.settings
-    router = APIRouter(prefix="/v1", tags=["Tracking"], responses={404: {"model": ErrorReply}})
+    router = APIRouter(prefix="/v1", tags=["Tracking"], responses=ERRORS)
 
     @router.post(
         "/track",
         status_code=202,
         response_model=JobReply,
-        responses={400: {"model": ErrorReply}, 429: {"model": ErrorReply}},
         openapi_extra=body_document(TrackRequest, "video"),
     )
     async def track(request: Request) -> Any:

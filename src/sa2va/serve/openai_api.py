@@ -23,10 +23,10 @@ from sa2va.serve.guard import error_body, told
 from sa2va.serve.intake import Kind
 from sa2va.serve.mask_formats import segment_payloads
 from sa2va.serve.schemas import (
+    ERRORS,
     ChatCompletion,
     ChatMessage,
     CompletionRequest,
-    ErrorReply,
     ImagePart,
     ModelCard,
     ModelList,
@@ -71,7 +71,7 @@ class _StopSequence(Exception):
 
 def chat_router(context: ServerContext) -> APIRouter:
     """The routes that stock clients know."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
     started = int(time.time())
     card = ModelCard(
         id=context.name,
@@ -95,7 +95,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         """The model of this server."""
         return ModelList(object="list", data=[card])
 
-    @router.get("/models/{model:path}", response_model=ModelCard, responses={404: {"model": ErrorReply}})
+    @router.get("/models/{model:path}", response_model=ModelCard)
     async def model(model: str) -> ModelCard:
         """The model of that name."""
         _check_model(context, model)
@@ -104,7 +104,7 @@ def chat_router(context: ServerContext) -> APIRouter:
     @router.post(
         "/chat/completions",
         response_model=ChatCompletion,
-        responses={200: {"content": _STREAM}, 400: {"model": ErrorReply}, 429: {"model": ErrorReply}},
+        responses={200: {"content": _STREAM}},
     )
     async def completions(request: Request, body: CompletionRequest) -> Any:
         """Answer the last message of a conversation about a picture, a short video, or nothing.

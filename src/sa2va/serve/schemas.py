@@ -65,6 +65,24 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
+#: What any route may answer instead, for the OpenAPI document.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": about}
+    for status, about in (
+        (400, "The request says what cannot be done, or beyond a limit."),
+        (401, "The server has a key, and this is not it."),
+        (403, "The server answers local programs only."),
+        (404, "There is no such thing."),
+        (408, "The request did not arrive in time."),
+        (413, "The body is too large."),
+        (415, "The body is neither JSON nor a form."),
+        (429, "The server is busy; `Retry-After` says for how long."),
+        (503, "The server is shutting down."),
+        (504, "The answer took too long."),
+    )
+}
+
+
 # -- chat --------------------------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,11 @@ from sa2va.serve.context import ServerContext
 from sa2va.serve.dispatch import Stop
 from sa2va.serve.mask_formats import MaskForm, segment_payloads
 from sa2va.serve.schemas import (
+    ERRORS,
     CaptionReply,
     CaptionRequest,
     DescribeReply,
     DescribeRequest,
-    ErrorReply,
     RleMask,
     SegmentReply,
     SegmentRequest,
@@ -28,9 +28,7 @@ from sa2va.serve.schemas import (
 
 def vision_router(context: ServerContext) -> APIRouter:
     """The routes for masks and texts about one picture."""
-    router = APIRouter(
-        prefix="/v1", tags=["Vision"], responses={400: {"model": ErrorReply}, 429: {"model": ErrorReply}}
-    )
+    router = APIRouter(prefix="/v1", tags=["Vision"], responses=ERRORS)
 
     @router.post("/segment", response_model=SegmentReply, openapi_extra=body_document(SegmentRequest, "image"))
     async def segment(request: Request) -> Any:
