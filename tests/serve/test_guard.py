@@ -86,6 +86,8 @@ def test_a_host_that_others_reach_needs_a_key(tmp_path: Path) -> None:
         ({"Host": "attacker.example:8000", "Origin": "http://attacker.example:8000"}, 403),
         ({"Origin": "https://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
     ],
 )
 def test_pages_in_a_browser_do_not_reach_a_server_without_a_key(
@@ -294,6 +296,10 @@ def test_an_error_of_ours_tells_its_number_and_nothing_else(
     assert "secret" not in caught.value.response.text
     assert caught.value.request_id in caplog.text
     with server.http as client:
+        assert client.request("BREW", "/nowhere").status_code == 404
+        assert "BREW" not in client.get("/metrics").text
+        long = client.post("/v1/segment", json={"image": "", "phrases": ["x"], "return": "y", "video": "z" * 9999})
+        assert len(long.text) < 2000
         assert client.get("/nowhere").json()["error"]["type"] == "not_found_error"
         assert client.put("/v1/models").status_code == 405
 
@@ -340,6 +346,8 @@ def test_a_body_that_never_comes_is_not_waited_for(small: Running) -> None:
 
 def test_bodies_together_are_bounded(start: Callable[..., Any]) -> None:
     with start(max_held=len(data_url(PICTURE)) // 2) as server, server.http as client:
-        reply = client.post("/v1/segment", json={"image": data_url(PICTURE), "phrases": ["x"]})
-        assert (reply.status_code, reply.headers["retry-after"]) == (429, "5")
+        request = {"model": "tiny", "messages": about_picture(ASK)}
+        for path, body in (("segment", {"image": data_url(PICTURE), "phrases": ["x"]}), ("chat/completions", request)):
+            reply = client.post(f"/v1/{path}", json=body)
+            assert (reply.status_code, reply.headers["retry-after"]) == (429, "5")
         assert client.post("/v1/segment", json={"phrases": ["x"]}).status_code == 400  # nothing is held any more

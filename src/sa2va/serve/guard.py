@@ -26,9 +26,10 @@ from sa2va.serve.settings import ServerSettings, is_local
 
 #: Paths that tell nothing of anybody: load balancers and readers ask for them without a key.
 _OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
+_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-#: After which a client may try again whose request found no room.
-_RETRY_SECONDS = 5
+#: Characters of a message, which may quote a request.
+_MOST_CHARACTERS = 1000
 #: Nobody reads this status, but logs do; it is nginx's.
 _CLIENT_GONE = 499
 
@@ -81,8 +82,10 @@ class Guard:
                 await failure(500, text)(scope, receive, send_with_id)
         finally:
             self._held -= body.taken
+            # Not the path and method as they came: each would make a series of its own.
             route = getattr(scope.get("route"), "path", "none")
-            self._monitoring.requests.labels(route, scope["method"], str(status)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._monitoring.requests.labels(route, method, str(status)).inc()
             self._monitoring.seconds.labels(route).observe(time.perf_counter() - started)
 
     def _refusal(self, request: Request) -> JSONResponse | None:
@@ -92,7 +95,7 @@ class Guard:
         # Without a key, a page in this machine's browser must not be able to ask: neither across origins, nor under a
         # name of its own that it lets lead here (DNS rebinding).
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not is_local(urlsplit(f"//{host}").hostname or "") or (origin and urlsplit(origin).netloc != host):
+        if not is_local(_host_of(f"//{host}")) or (origin is not None and origin.partition("://")[2] != host):
             return failure(403, "this server answers local programs only; start it with an API key to change that")
         return None
 
@@ -121,7 +124,9 @@ class Guard:
             if body.taken > settings.max_body:
                 raise RequestTooLarge(settings.max_body)
             if self._held > settings.max_held:
-                raise Busy(_RETRY_SECONDS)
+                raise HTTPException(
+                    429, "the server is reading as much as it can hold; try again", {"Retry-After": "5"}
+                )
             return message
 
         return bounded
@@ -134,6 +139,13 @@ class _Body:
     declared: int
     taken: int = 0
     complete: bool = False
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def failure(
@@ -152,7 +164,8 @@ def error_body(status: int, message: str, *, param: str | None = None, code: str
     """What stands under ``error``."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     # What a client sent may hold half characters, which no reply can.
-    return {"message": message.encode("utf-8", "replace").decode(), "type": kind, "param": param, "code": code}
+    message = message[:_MOST_CHARACTERS].encode("utf-8", "replace").decode()
+    return {"message": message, "type": kind, "param": param, "code": code}
 
 
 def _no_key() -> JSONResponse:

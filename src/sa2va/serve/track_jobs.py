@@ -272,6 +272,9 @@ class JobRunner:
                 self._current = (job.id, stop)
             try:
                 self._run(job, stop)
+            except Exception:  # such as a full disk; the job starts again with the next server
+                logger.exception("job %s: what became of it could not be written", job.id)
+                time.sleep(1)
             finally:
                 with self._wake:
                     self._current = None
