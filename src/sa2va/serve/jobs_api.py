@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from sa2va.serve.bodies import body_document, read_body
 from sa2va.serve.context import ServerContext
 from sa2va.serve.dispatch import Busy
-from sa2va.serve.schemas import ERRORS, JobReply, ResultFile, ResultKind, TrackRequest
+from sa2va.serve.schemas import ERRORS, JobReply, ResultKind, TrackRequest
 from sa2va.serve.track_jobs import JobRunner, TrackJob
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -103,13 +103,14 @@ def _job(runner: JobRunner, job: str) -> TrackJob:
 
 def _reply(runner: JobRunner, job: TrackJob) -> dict[str, Any]:
     files = [
-        ResultFile(kind=kind, url=f"/v1/jobs/{job.id}/results/{kind}", bytes=path.stat().st_size)
+        {"kind": kind, "url": f"/v1/jobs/{job.id}/results/{kind}", "bytes": path.stat().st_size}
         for kind, path in runner.results(job).items()
         if path.exists()
     ]
     expires = None if job.finished is None else job.finished + runner.keep_seconds
     shown = {name: value for name, value in vars(job).items() if name in JobReply.model_fields}
-    return JobReply(**shown, expires=expires, seconds_left=job.seconds_left, results=files).model_dump()
+    about = {**shown, "expires": expires, "seconds_left": job.seconds_left, "results": files}
+    return JobReply.model_validate(about).model_dump()
 
 
 async def _events(context: ServerContext, runner: JobRunner, job: str) -> AsyncIterator[str]:
