@@ -184,7 +184,9 @@ def serve(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[[str
 
 
 def _share_heaps() -> None:
-    """Let threads share heaps. glibc gives them heaps of their own, which the large buffers of whichever thread computes
-    leave full of holes: memory would seem to grow for hours."""
+    """Let threads share heaps.
+
+    glibc gives them heaps of their own, which the large buffers of whichever thread computes leave full of holes.
+    """
     with suppress(AttributeError, OSError, TypeError):  # another system, or another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
