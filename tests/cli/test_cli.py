@@ -336,7 +336,7 @@ def test_track_options_reach_the_tracker(capsys: pytest.CaptureFixture[str], cli
         max_new_tokens=6,
     ).results()
     assert [Frame.from_json(line) for line in out.splitlines()] == expected and len(expected) == 3
-    _, err = run(capsys, "track", clip, "x", "--mode", "consistent", *SHORT, code=2)
+    _, err = run(capsys, "track", clip, "x", "--json", "--mode", "consistent", *SHORT, code=2)
     assert "which this checkpoint lacks" in err and "--sam2" in err
 
 
