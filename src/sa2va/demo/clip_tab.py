@@ -31,7 +31,7 @@ from sa2va.inference.propagation import frame_count, key_frame_indices
 from sa2va.masks.segment import Segment
 from sa2va.visualization.overlay import overlay
 
-_PLACEHOLDERS = {FIND: "What to follow, by commas: the orange hat, the key", ASK: "Ask about the clip"}
+_PLACEHOLDERS = {FIND: "the orange hat, the dog", ASK: "What color is the hat?"}
 _NOTHING_YET = "Say what to follow: the result appears here."
 #: Files of a track, with what they are called on the page.
 _SAVED_AS = {"overlay.mp4": "Video", "masks.zip": "Masks (PNG)", "frames.jsonl": "JSON lines"}
@@ -53,7 +53,7 @@ class ClipTab:
                 clip = gr.Video(
                     sources=["upload", "webcam"],
                     label="Your clip",
-                    height=340,
+                    height=360,
                     include_audio=True,
                     webcam_options=gr.WebcamOptions(mirror=False),
                     elem_id="clip",
@@ -66,7 +66,7 @@ class ClipTab:
                 live = html(notice(_NOTHING_YET), elem_id="clip-live")
                 result = gr.Video(
                     label="Result",
-                    height=340,
+                    height=360,
                     interactive=False,
                     visible=False,
                     loop=True,
@@ -115,12 +115,12 @@ class ClipTab:
         visitor.clip = desk
         return desk
 
-    def _show_keys(self, start: float, end: float, *values: Any, request: gr.Request) -> str:
+    def _show_keys(self, request: gr.Request, start: float, end: float, *values: Any) -> str:
         desk = self._visitors.of(request.session_hash).clip
         return "" if desk is None else key_frames(desk, start, end, AskOptions(*values))
 
     def _ask(
-        self, mode: str, text: str, start: float, end: float, *values: Any, request: gr.Request
+        self, request: gr.Request, mode: str, text: str, start: float, end: float, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         visitor, text = self._visitors.of(request.session_hash), text.strip()
         with visitor.lock:
@@ -137,12 +137,12 @@ class ClipTab:
                 desk.exchanges.append(Exchange(text, error=explained(error)))
                 yield seen_of(desk)
 
-    def _example(self, *values: Any, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
+    def _example(self, request: gr.Request, event: gr.EventData, *values: Any) -> Iterator[tuple[Any, ...]]:
         chosen = CLIP_EXAMPLES[int(event._data["number"])]
         visitor = self._visitors.of(request.session_hash)
         with visitor.lock:
             opened = opened_of(desk := self._put(visitor, example_file(CLIP), keep=True))
-        for seen in self._ask(chosen.mode, chosen.text, 0.0, desk.duration, *values, request=request):
+        for seen in self._ask(request, chosen.mode, chosen.text, 0.0, desk.duration, *values):
             yield *opened, *seen
             opened = (gr.skip(),) * len(opened)
 

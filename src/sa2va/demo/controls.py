@@ -107,6 +107,8 @@ def ask_row(name: str, placeholders: dict[str, str], text: str = "") -> tuple[gr
                 elem_id=f"{name}-text",
             )
             send = gr.Button("Go", variant="primary", scale=1, min_width=64, elem_id=f"{name}-send")
+    text_is_question = f"(text, mode) => text.trim().endsWith('?') ? '{ASK}' : mode"
+    bind([box.input], None, [box, mode], [mode], js=text_is_question, queue=False)
     bind([mode.change], lambda chosen: gr.Textbox(placeholder=placeholders[chosen]), [mode], [box], queue=False)
     return mode, box, send
 

@@ -24,10 +24,10 @@ PICTURE_EXAMPLES = (
     Example(PICTURE, "Find", "the yellow cloud, something with wheels, the letter Z"),
     Example(PICTURE, "Ask", "What color is the car?"),
     Example(PICTURE, "Find", "the purple dog"),
-    Example(PICTURE, "Describe", "the whole picture, with masks"),
+    Example(PICTURE, "Describe", "everything in the picture"),
 )
 CLIP_EXAMPLES = (
-    Example(CLIP, "Find", "the orange hat, the key"),
+    Example(CLIP, "Find", "the orange hat"),
     Example(CLIP, "Ask", "What color is the hat?"),
 )
 

@@ -51,8 +51,8 @@ def serving(backend: Backend, *, host: str = "127.0.0.1", port: int | None = 786
     """
     with tempfile.TemporaryDirectory(prefix="sa2va-demo-", ignore_cleanup_errors=True) as folder:
         # Gradio takes these from the environment only. Its own choices are telemetry, and one folder for all programs.
-        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         visitors = Visitors(backend, Path(folder) / "visitors")
         page = build(visitors)
         try:

@@ -141,14 +141,14 @@ class PictureTab:
         with visitor.lock:
             return *seen_of(self._put(visitor, image)), None
 
-    def _ask(self, mode: str, text: str, *values: Any, request: gr.Request) -> Iterator[Any]:
+    def _ask(self, request: gr.Request, mode: str, text: str, *values: Any) -> Iterator[Any]:
         for seen in self._answered(request, mode, text, AskOptions(*values)):
             yield *seen, ""
 
-    def _describe(self, *values: Any, request: gr.Request) -> Iterator[Any]:
+    def _describe(self, request: gr.Request, *values: Any) -> Iterator[Any]:
         yield from self._answered(request, DESCRIBE, "Describe the picture.", AskOptions(*values))
 
-    def _example(self, *values: Any, request: gr.Request, event: gr.EventData) -> Iterator[Any]:
+    def _example(self, request: gr.Request, event: gr.EventData, *values: Any) -> Iterator[Any]:
         chosen = PICTURE_EXAMPLES[int(event._data["number"])]
         visitor = self._visitors.of(request.session_hash)
         with visitor.lock:
@@ -156,7 +156,7 @@ class PictureTab:
                 self._put(visitor, example_picture())
         yield from self._answered(request, chosen.mode, chosen.text, AskOptions(*values))
 
-    def _inspect(self, *values: Any, request: gr.Request, event: gr.EventData) -> Iterator[Any]:
+    def _inspect(self, request: gr.Request, event: gr.EventData, *values: Any) -> Iterator[Any]:
         def inspect(desk: PictureDesk, on_text: OnText) -> Answers:
             del on_text
             mark = Mark.from_page(event._data, (desk.image.height, desk.image.width))

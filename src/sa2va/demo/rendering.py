@@ -134,7 +134,7 @@ def object_list(desk: PictureDesk | None) -> str:
     if desk is None or not desk.objects:
         return ""
     rows = []
-    for segment in reversed(desk.objects.values()):
+    for segment in desk.objects.values():
         on = segment.id not in desk.hidden
         name = escape(segment.phrase or f"object {segment.id}")
         rows.append(

@@ -1,0 +1,211 @@
+"""The page in a real browser, as visitors use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install -y chromium"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ANSWERS = "#picture-chat .bubble.model:not(:has(.dots)), #picture-chat .bubble.error"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A visitor: their browser window, and what it asked of whom."""
+
+    def __init__(self, browser: sync_api.Browser, address: str):
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(address)
+        self.page.wait_for_selector("#picture-stage .stage img")
+
+    def answer(self, number: int) -> str:
+        """The text of the answer of that number, from 1, as soon as it is complete."""
+        one = self.page.locator(ANSWERS).nth(number - 1)
+        one.wait_for()
+        return " ".join(one.inner_text().split())
+
+    def say(self, text: str) -> None:
+        self.page.locator("#picture-text textarea").press_sequentially(text)
+        self.page.keyboard.press("Enter")
+
+    def drop(self, file: Path) -> None:
+        """Give the page another picture, and wait until it is shown."""
+        shown = self.picture()
+        self.page.locator("#picture-drop input[type=file]").set_input_files(file)
+        self.page.wait_for_function("old => document.querySelector('#picture-stage img').src !== old", arg=shown)
+
+    def picture(self) -> str:
+        return self.page.locator("#picture-stage img").get_attribute("src") or ""
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """A place in the picture, by shares of its width and height, in the window."""
+        box = self.page.locator("#picture-stage img").bounding_box()
+        assert box is not None
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+@pytest.fixture
+def visit(browser, address) -> Iterator[Visit]:
+    visit = Visit(browser, address)
+    yield visit
+    assert visit.complaints == []
+    visit.context.close()
+
+
+def test_a_conversation_about_a_picture(visit):
+    assert visit.answer(1) == "the yellow cloud0.95 something with wheels0.93 the letter Z0.86"  # there on arrival
+    colors = visit.page.eval_on_selector_all(
+        "#picture-chat mark, .object", "all => all.map(one => one.style.getPropertyValue('--object'))"
+    )
+    assert len(colors) == 6 and colors[:3] == colors[3:] and len(set(colors)) == 3  # phrases as their masks
+    visit.say("the purple dog")
+    assert "the purple dog: nothing found" in visit.answer(2)
+    visit.say("What color is the car?")  # the question mark turns Find into Ask
+    assert visit.answer(3) == "blue"
+    visit.say("And the letter?")
+    assert visit.answer(4) == "purple letter Z"  # without what was said before, the model is at a loss
+    visit.page.locator("#picture-clear").click()
+    visit.page.locator("#picture-chat .welcome").wait_for()
+    assert visit.page.locator(".object").count() == 0
+
+
+def test_marks_masks_and_downloads(visit, tmp_path):
+    visit.answer(1)
+    page = visit.page
+    page.mouse.click(*visit.point(0.2, 0.2))
+    assert visit.answer(2).startswith("A medium blue car.")
+    page.mouse.move(*visit.point(0.76, 0.5))
+    page.mouse.down()
+    page.mouse.move(*visit.point(0.95, 0.75), steps=3)
+    page.mouse.up()
+    assert visit.answer(3).startswith("A small purple letter Z.")
+    page.locator("button[data-tool=stroke]").click()
+    page.mouse.move(*visit.point(0.4, 0.6))
+    page.mouse.down()
+    page.mouse.move(*visit.point(0.55, 0.6), steps=3)
+    page.mouse.up()
+    assert visit.answer(4).startswith("A large yellow cloud.")
+    assert page.locator(".object").count() == 6 and page.locator(".object[aria-pressed=true]").count() == 1
+
+    with_mask = visit.picture()
+    page.locator(".object[aria-pressed=true]").click()
+    page.wait_for_function("old => document.querySelector('#picture-stage img').src !== old", arg=with_mask)
+    page.locator(".object").nth(2).click()
+    page.wait_for_selector(".object:nth-child(3)[aria-pressed=true]")
+    saved = {}
+    for kind in ("masks", "json", "cutout"):
+        with page.expect_download() as download:
+            page.locator(f"[data-save={kind}]").click()
+        saved[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(saved[kind])
+    names = zipfile.ZipFile(saved["masks"]).namelist()
+    assert {"masks.png", "003-the-letter-z.png"} <= set(names) and not any("cloud" in name for name in names)
+    with Image.open(saved["cutout"]) as cutout:
+        opaque = np.asarray(cutout)[:, :, 3] > 0
+    assert cutout.size == (256, 256) and opaque[130:190, 195:240].mean() > 0.2 and not opaque[:, :150].any()
+    answers = json.loads(saved["json"].read_text())["answers"]
+    assert [answer["text"] for answer in answers[-1:]] == ["A large yellow cloud."]
+
+
+def test_ones_own_picture_and_nobody_elses(visit, browser, address, tmp_path):
+    own = Image.open(EXAMPLES / "shapes.png").rotate(180)
+    own.save(tmp_path / "mine.png")
+    visit.drop(tmp_path / "mine.png")
+    other = Visit(browser, address)
+    assert visit.picture() != other.picture()
+    visit.say("the yellow cloud")
+    assert visit.answer(1).startswith("the yellow cloud")
+    other.say("What color is the car?")
+    assert other.answer(2) == "blue"
+    assert visit.page.locator(ANSWERS).count() == 1
+    assert "yellow cloud" in other.answer(1) and other.page.locator(ANSWERS).count() == 2
+    other.context.close()
+    visit.say("the letter Z")
+    assert visit.answer(2).startswith("the letter Z")  # what the other left took nothing along
+
+
+def test_a_clip(visit):
+    page = visit.page
+    page.get_by_role("tab", name="Video").click()
+    page.wait_for_selector("#clip-keys figure:nth-child(5)")
+    page.locator("#clip-to input[type=number]").fill("1")
+    page.locator("#clip-to input[type=number]").press("Enter")
+    page.locator("#clip-send").click()
+    page.wait_for_selector("#clip-live .bar[aria-valuenow]:not([aria-valuenow='0'])")
+    assert "frames/s" in page.locator("#clip-live").inner_text()
+    page.wait_for_selector("#clip-result video")
+    page.wait_for_function("document.querySelector('#clip-result video').readyState >= 2")  # it plays here
+    assert page.evaluate("document.querySelector('#clip-result video').duration") == pytest.approx(1, abs=0.3)
+    assert "the orange hat" in page.locator("#clip-chat").inner_text()
+    for file in page.locator("#clip-downloads a").all():
+        assert page.request.get(str(file.get_attribute("href"))).ok
+    page.locator("[data-example='1'] >> visible=true").click()
+    page.locator("#clip-chat .bubble.model", has_text="orange").last.wait_for()
+
+    page.locator("[data-example='0'] >> visible=true").click()
+    page.wait_for_selector("#clip-live .bar[aria-valuenow]:not([aria-valuenow='0'])")
+    page.locator("#clip-cancel").click()
+    page.locator("#clip-live", has_text="Stopped after").wait_for()
+
+
+def test_nothing_leaves_this_machine(browser, address):
+    context = browser.new_context(color_scheme="dark", viewport={"width": 400, "height": 800})
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#picture-stage .stage img")
+    page.get_by_role("tab", name="Video").click()
+    page.wait_for_selector("#clip-keys figure")
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert len(asked) > 20 and elsewhere == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400  # nothing sticks out
+    assert page.locator("body.dark").count() == 1
+    policy = page.request.get(address).headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    context.close()
+
+
+def test_who_leaves_is_forgotten(browser, address):
+    root = Path(os.environ["GRADIO_TEMP_DIR"]) / "visitors"
+    before = set(root.iterdir())
+    visit = Visit(browser, address)
+    visit.page.get_by_role("tab", name="Video").click()
+    visit.page.wait_for_selector("#clip-keys figure")
+    (folder,) = set(root.iterdir()) - before
+    assert list(folder.rglob("clip.mp4"))
+    visit.context.close()
+    for _ in range(100):
+        if not folder.exists():
+            break
+        time.sleep(0.1)
+    assert not folder.exists()
