@@ -53,7 +53,6 @@ class ClipTab:
                 clip = gr.Video(
                     sources=["upload", "webcam"],
                     label="Your clip",
-                    height=360,
                     include_audio=True,
                     webcam_options=gr.WebcamOptions(mirror=False),
                     elem_id="clip",
@@ -66,7 +65,6 @@ class ClipTab:
                 live = html(notice(_NOTHING_YET), elem_id="clip-live")
                 result = gr.Video(
                     label="Result",
-                    height=360,
                     interactive=False,
                     visible=False,
                     loop=True,

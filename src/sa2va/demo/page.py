@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import gradio as gr
@@ -56,25 +57,26 @@ def serving(backend: Backend, *, host: str = "127.0.0.1", port: int | None = 786
         visitors = Visitors(backend, Path(folder) / "visitors")
         page = build(visitors)
         try:
-            _, url, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                mcp_server=mcp,
-                prevent_thread_lock=True,
-                quiet=True,
-                inbrowser=False,
-                ssr_mode=False,
-                pwa=False,
-                enable_monitoring=False,
-                run_history=False,
-                show_error=True,
-                max_file_size=_MOST_UPLOAD,
-                footer_links=["api"],
-                theme=_theme(),
-                css=(STATIC / "page.css").read_text(encoding="utf-8"),
-                app_kwargs={"middleware": [Middleware(_SameOrigin)]},
-            )
+            with redirect_stdout(io.StringIO()):  # it would advertise itself there
+                _, url, _ = page.launch(
+                    server_name=host,
+                    server_port=port,
+                    share=False,
+                    mcp_server=mcp,
+                    prevent_thread_lock=True,
+                    quiet=True,
+                    inbrowser=False,
+                    ssr_mode=False,
+                    pwa=False,
+                    enable_monitoring=False,
+                    run_history=False,
+                    show_error=True,
+                    max_file_size=_MOST_UPLOAD,
+                    footer_links=["api"],
+                    theme=_theme(),
+                    css=(STATIC / "page.css").read_text(encoding="utf-8"),
+                    app_kwargs={"middleware": [Middleware(_SameOrigin)]},
+                )
             yield url
         finally:
             page.close(verbose=False)

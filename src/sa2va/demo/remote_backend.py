@@ -69,7 +69,9 @@ class RemoteBackend:
         """See [`sa2va.demo.backend.Backend`]."""
         file = io.BytesIO()
         image.save(file, "PNG")
-        return RemoteMedium(self, "image", f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", image.size)
+        return RemoteMedium(
+            self, "image", f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", image.size
+        )
 
     def open_clip(self, path: Path, start: float, end: float) -> RemoteMedium:
         """See [`sa2va.demo.backend.Backend`]."""
