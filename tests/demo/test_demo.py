@@ -337,13 +337,14 @@ def test_the_command_serves_what_it_was_told(monkeypatch, capsys):
     told = {}
 
     @contextmanager
-    def fake(backend, **options):
+    def fake(backend, folder, **options):
         told.update(options, about=backend.about)
         yield "http://127.0.0.1:1/"
 
     monkeypatch.setattr("sa2va.demo.page.serving", fake)
     monkeypatch.setattr("sa2va.cli.demo._wait_for_the_end", lambda: None)
     monkeypatch.delenv("SA2VA_MODEL", raising=False)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     assert main(["demo", "--device", "cpu", "--port", "0", "--mcp"]) == 0
     assert told["about"].tiny and told["about"].model == "tiny" and told["about"].place == "cpu, float32"
     assert (told["host"], told["port"], told["mcp"]) == ("127.0.0.1", None, True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,35 +37,42 @@ def demo(
     host: Annotated[
         str, typer.Option(rich_help_panel=_PANEL, help="Where to listen; 127.0.0.1 is for this machine alone.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_PANEL, help="Port to listen on; 0 takes a free one.")] = 7860,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, rich_help_panel=_PANEL, help="Port to listen on; 0 takes a free one.")
+    ] = 7860,
     mcp: Annotated[
-        bool, typer.Option("--mcp", rich_help_panel=_PANEL, help="Serve the same as tools of the Model Context Protocol.")
+        bool,
+        typer.Option("--mcp", rich_help_panel=_PANEL, help="Serve the same as tools of the Model Context Protocol."),
     ] = False,
 ) -> None:
     """Show a web page to ask about pictures and videos; without [bold]--model[/bold], with the packaged tiny.
 
     It needs no internet, sends nothing anywhere and keeps nothing. Ctrl-C ends it.
     """
-    require_extra("gradio", "demo")
-    from sa2va.demo.backend import Backend
-    from sa2va.demo.local_backend import LocalBackend
-    from sa2va.demo.page import serving
-    from sa2va.demo.remote_backend import RemoteBackend
-
     if server is not None and model is not None:
         raise ValueError("--server has a model of its own; give either --server or --model")
-    backend: Backend
-    if server is not None:
-        backend = RemoteBackend.at(server)
-    else:
-        name = model or "tiny"
-        folder = arguments.model_name(name)
-        backend = LocalBackend(arguments.load_model(screen, folder, loading), name, tiny=folder == str(zoo.TINY))
-    with serving(backend, host=host, port=port or None, mcp=mcp) as url:
-        screen.note(f"open {url} (Ctrl-C to stop)")
-        if mcp:
-            screen.note(f"MCP clients connect to {url}gradio_api/mcp/")
-        _wait_for_the_end()
+    with tempfile.TemporaryDirectory(prefix="sa2va-demo-") as folder:
+        # Gradio reads these when it is imported. Its own choices are one folder for all programs, and telemetry.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+        require_extra("gradio", "demo")
+        from sa2va.demo.backend import Backend
+        from sa2va.demo.local_backend import LocalBackend
+        from sa2va.demo.page import serving
+        from sa2va.demo.remote_backend import RemoteBackend
+
+        backend: Backend
+        if server is not None:
+            backend = RemoteBackend.at(server)
+        else:
+            name = arguments.model_name(model or "tiny")
+            sa2va = arguments.load_model(screen, name, loading)
+            backend = LocalBackend(sa2va, model or "tiny", tiny=name == str(zoo.TINY))
+        with serving(backend, Path(folder), host=host, port=port or None, mcp=mcp) as url:
+            screen.note(f"open {url} (Ctrl-C to stop)")
+            if mcp:
+                screen.note(f"MCP clients connect to {url}gradio_api/mcp/")
+            _wait_for_the_end()
 
 
 def _wait_for_the_end() -> None:

@@ -81,8 +81,8 @@ def add_endpoints(backend: Backend) -> None:
             threshold: probability above which a pixel belongs to an object, above 0 and below 1.
 
         Returns:
-            the video with the masks drawn over it; a zip of palette PNGs; a file with a line of JSON per frame; and, for
-            each phrase that was not found, why.
+            the video with the masks drawn over it; a zip of palette PNGs; a file with a line of JSON per frame; and
+            why phrases were not found, where they were not.
         """
         path = Path(video)
         folder = Path(tempfile.mkdtemp(dir=path.parent))

@@ -23,7 +23,8 @@ class Mark:
 
     Attributes:
         kind: point, box (its first and last point are corners) or stroke.
-        points: (x, y) in pixels, inside the picture. size: (height, width) of the picture. radius: of the brush, pixels.
+        points: (x, y) in pixels, inside the picture. size: (height, width) of the picture.
+        radius: of the brush, in pixels.
     """
 
     kind: Literal["point", "box", "stroke"]

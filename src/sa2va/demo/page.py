@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -28,18 +26,21 @@ _MOST_UPLOAD = "512mb"
 #: Uploads that no visitor's leaving removes, such as those of the API, go after an hour.
 _LEFTOVERS = (600, 3600)
 #: The browser asks nobody but this server, whatever the page would like.
-_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
+_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; form-action 'self'"
 _THEME_TOGGLE = """element.addEventListener("click", (event) => {
   if (event.target.closest("[data-theme-toggle]")) document.body.classList.toggle("dark");
 });"""
 
 
 @contextmanager
-def serving(backend: Backend, *, host: str = "127.0.0.1", port: int | None = 7860, mcp: bool = False) -> Iterator[str]:
+def serving(
+    backend: Backend, folder: Path, *, host: str = "127.0.0.1", port: int | None = 7860, mcp: bool = False
+) -> Iterator[str]:
     """Show the page while the block runs.
 
     Args:
         backend: the model that answers.
+        folder: where visitors' files lie; Gradio serves them only if this is its GRADIO_TEMP_DIR.
         host: where to listen; 127.0.0.1 is this machine alone.
         port: None takes a free one.
         mcp: serve the API as tools of the Model Context Protocol, too.
@@ -50,37 +51,33 @@ def serving(backend: Backend, *, host: str = "127.0.0.1", port: int | None = 786
     Raises:
         OSError: the port is taken.
     """
-    with tempfile.TemporaryDirectory(prefix="sa2va-demo-", ignore_cleanup_errors=True) as folder:
-        # Gradio takes these from the environment only. Its own choices are telemetry, and one folder for all programs.
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-        visitors = Visitors(backend, Path(folder) / "visitors")
-        page = build(visitors)
-        try:
-            with redirect_stdout(io.StringIO()):  # it would advertise itself there
-                _, url, _ = page.launch(
-                    server_name=host,
-                    server_port=port,
-                    share=False,
-                    mcp_server=mcp,
-                    prevent_thread_lock=True,
-                    quiet=True,
-                    inbrowser=False,
-                    ssr_mode=False,
-                    pwa=False,
-                    enable_monitoring=False,
-                    run_history=False,
-                    show_error=True,
-                    max_file_size=_MOST_UPLOAD,
-                    footer_links=["api"],
-                    theme=_theme(),
-                    css=(STATIC / "page.css").read_text(encoding="utf-8"),
-                    app_kwargs={"middleware": [Middleware(_SameOrigin)]},
-                )
-            yield url
-        finally:
-            page.close(verbose=False)
-            visitors.close()
+    visitors = Visitors(backend, folder / "visitors")
+    page = build(visitors)
+    try:
+        with redirect_stdout(io.StringIO()):  # it would advertise itself there
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                mcp_server=mcp,
+                prevent_thread_lock=True,
+                quiet=True,
+                inbrowser=False,
+                ssr_mode=False,
+                pwa=False,
+                enable_monitoring=False,
+                run_history=False,
+                show_error=True,
+                max_file_size=_MOST_UPLOAD,
+                footer_links=["api"],
+                theme=_theme(),
+                css=(STATIC / "page.css").read_text(encoding="utf-8"),
+                app_kwargs={"middleware": [Middleware(_SameOrigin)]},
+            )
+        yield url
+    finally:
+        page.close(verbose=False)
+        visitors.close()
 
 
 def build(visitors: Visitors) -> gr.Blocks:

@@ -21,7 +21,7 @@ from sa2va.visualization.overlay import overlay
 if TYPE_CHECKING:
     from sa2va.demo.visitors import Exchange, PictureDesk
 
-#: Longest and shortest longer side of a picture on the page, in pixels: small ones are enlarged, so that labels are sharp.
+#: Bounds of the longer side of a picture on the page, in pixels; small ones are enlarged, so that labels are sharp.
 _MOST_SIDE, _LEAST_SIDE = 1280, 768
 
 
@@ -60,9 +60,10 @@ def stage(desk: PictureDesk | None) -> str:
     drawn = overlay(desk.view, on, alpha=desk.opacity)
     width, height = desk.image.size
     found = ", ".join(segment.phrase for segment in on if segment.phrase)
+    described = f"Your picture. Marked in it: {escape(found) or 'nothing'}"
     return (
-        f'<div class="stage"><div class="canvas" title="{width} x {height} pixels"><img src="{picture_url(drawn)}" '
-        f'draggable="false" alt="Your picture. Marked in it: {escape(found) or "nothing"}"><svg class="ink"></svg></div></div>'
+        f'<div class="stage"><div class="canvas" title="{width} x {height} pixels">'
+        f'<img src="{picture_url(drawn)}" draggable="false" alt="{described}"><svg class="ink"></svg></div></div>'
     )
 
 
@@ -137,10 +138,8 @@ def object_list(desk: PictureDesk | None) -> str:
     for segment in desk.objects.values():
         on = segment.id not in desk.hidden
         name = escape(segment.phrase or f"object {segment.id}")
-        rows.append(
-            f'<button class="object" style="{_style(segment)}" data-toggle="{segment.id}" aria-pressed="{str(on).lower()}" '
-            f'title="Switch the mask of {name} {"off" if on else "on"}"><i></i>{name}{_score(segment)}</button>'
-        )
+        state = f'data-toggle="{segment.id}" aria-pressed="{str(on).lower()}" title="Mask {"off" if on else "on"}"'
+        rows.append(f'<button class="object" {state} style="{_style(segment)}"><i></i>{name}{_score(segment)}</button>')
     kinds = {"masks": "Masks (PNG)", "json": "JSON", "cutout": "Cut-out", "overlay": "Picture"}
     links = [f'<button class="save" data-save="{kind}">&#8595; {label}</button>' for kind, label in kinds.items()]
     return f'<div class="objects">{"".join(rows)}</div><div class="saves">{"".join(links)}</div>'
@@ -194,7 +193,8 @@ def header(about: About, version: str) -> str:
     return (
         '<header class="top"><div><h1>sa<i>2</i>va</h1><p>Ask about a picture or a video. '
         "Get words back, and the exact pixels they mean.</p></div>"
-        f'<div class="model" title="sa2va {escape(version)}"><b>{escape(about.model)}</b><span>{escape(about.place)}</span>'
+        f'<div class="model" title="sa2va {escape(version)}"><b>{escape(about.model)}</b> '
+        f"<span>{escape(about.place)}</span>"
         '<button data-theme-toggle title="Light or dark" aria-label="Light or dark">&#9680;</button></div></header>'
     )
 
