@@ -37,7 +37,7 @@ from sa2va.writers.picture_files import write_picture
 Answers = Sequence[tuple[str, Answer]]
 
 _PLACEHOLDERS = {
-    FIND: "What to find, by commas: the yellow cloud, a wheel",
+    FIND: "the yellow cloud, the letter Z",
     ASK: "Ask anything: what color is the car?",
 }
 _WELCOME = "Name what to find, ask a question, or click a thing in the picture."
