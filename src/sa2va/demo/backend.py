@@ -16,7 +16,7 @@ from sa2va.masks.segment import Segment
 from sa2va.results.answer import Answer
 from sa2va.results.history import History
 
-#: Receives the answer's text piece by piece; an exception that it raises cancels the request.
+#: Receives the answer's text so far, again and again; an exception that it raises cancels the request.
 OnText = Callable[[str], None]
 
 

@@ -35,38 +35,36 @@ class Written(Iterator[str]):
     """A call that runs in a thread of its own: iterates over the text that it has written so far.
 
     Args:
-        call: gets a function that takes each new piece of text. Leaving the iteration early makes that function raise,
-            which cancels the request.
+        call: gets a function that takes the text so far; after [`cancel`] that function raises.
 
     Attributes:
         result: what the call returned, after the iteration.
     """
 
     def __init__(self, call: Callable[[OnText], T]):
-        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._text, self._left = "", threading.Event()
+        self._texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._left = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="sa2va-demo")
+        self._texts.put("")  # so that the question is seen at once
         self._thread.start()
-        self._pieces.put("")  # so that the question is seen at once
 
     def _run(self, call: Callable[[OnText], T]) -> None:
         try:
             self.result = call(self._take)
         except BaseException as error:
             self._error = error
-        self._pieces.put(None)
+        self._texts.put(None)
 
-    def _take(self, piece: str) -> None:
+    def _take(self, text: str) -> None:
         if self._left.is_set():
             raise Cancelled
-        self._pieces.put(piece)
+        self._texts.put(text)
 
     def __next__(self) -> str:
-        piece = self._pieces.get()
-        if piece is not None:
-            self._text += piece
-            return self._text
+        text = self._texts.get()
+        if text is not None:
+            return text
         self._thread.join()
         if self._error is not None:
             raise self._error

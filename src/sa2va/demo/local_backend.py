@@ -69,10 +69,10 @@ class LocalMedium:
         return cast("list[Answer]", answers)
 
     def chat(self, question: str, history: History, options: AskOptions, on_text: OnText) -> Answer:
-        return self._open().chat(question, history=history, **_keywords(options))
+        return self._open().chat(question, history=history, on_text=self._cleaned(on_text), **_keywords(options))
 
     def caption(self, options: AskOptions, on_text: OnText) -> Answer:
-        return self._open().caption(**_keywords(options))
+        return self._open().caption(on_text=self._cleaned(on_text), **_keywords(options))
 
     def inspect(self, mark: Mark, options: AskOptions) -> Answer:
         segment = self._segment_mark(mark, options)
@@ -113,6 +113,16 @@ class LocalMedium:
             if self._scene is None:
                 self._scene = self._sa2va.open(self._source)
             return self._scene
+
+    def _cleaned(self, on_text: OnText) -> OnText:
+        """Takes pieces of an answer as it is written, and passes on the text so far without special tokens."""
+        pieces: list[str] = []
+
+        def take(piece: str) -> None:
+            pieces.append(piece)
+            on_text(self._sa2va.processor.clean("".join(pieces))[0])
+
+        return take
 
     @torch.inference_mode()
     def _segment_mark(self, mark: Mark, options: AskOptions) -> Segment:

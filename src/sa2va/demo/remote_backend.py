@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,15 @@ from sa2va.demo.backend import About, AskOptions, OnText, Progress
 from sa2va.demo.marks import Mark
 from sa2va.masks.mask import Mask
 from sa2va.masks.segment import Segment
-from sa2va.results.answer import Answer
+from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import History, Turn, turns_of
 from sa2va.untrusted import STUMBLES, stumbled
 
 #: Seconds to wait for an answer, and between two looks at a job.
 _PATIENCE, _LOOK_EVERY = 600.0, 0.3
 _LIMITS = (
-    "A server segments by words only: what you mark is described, without a mask; and a question about a clip is about "
-    "all of it."
+    "A server segments by words only: what you mark is described, without a mask. It shows five frames of a clip to "
+    "the language model, and a question about a clip is about all of it."
 )
 #: What a job writes, and what it is called here.
 _RESULTS = {"overlay": "overlay.mp4", "masks": "masks.zip", "jsonl": "frames.jsonl"}
@@ -53,7 +55,7 @@ class RemoteBackend:
             model=name,
             place=self._url,
             tiny=name == "tiny",
-            describes=bool(can.get("describe", True)),
+            describes=bool(can.get("regions", True)),
             clicks=False,
             note=_LIMITS,
         )
@@ -90,11 +92,23 @@ class RemoteBackend:
             raise ValueError(f"{self._url} does not answer: {error}") from error
         if reply.is_success:
             return reply.json() if reply.content else None
+        raise _complaint(reply)
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The changes of a message while it is written. Raises ValueError as [`call`] does."""
         try:
-            message = str(reply.json()["error"]["message"])
-        except STUMBLES:
-            message = reply.reason_phrase
-        raise ValueError(f"the server says: {message} ({reply.status_code})")
+            with self._client.stream("POST", path, json={**body, "stream": True}) as reply:
+                if not reply.is_success:
+                    reply.read()
+                    raise _complaint(reply)
+                for line in reply.iter_lines():
+                    if line.startswith("data: {"):
+                        event = json.loads(line.removeprefix("data: "))
+                        if "error" in event:
+                            raise ValueError(f"the server says: {event['error']['message']}")
+                        yield event["choices"][0]["delta"]
+        except httpx.HTTPError as error:
+            raise ValueError(f"{self._url} does not answer: {error}") from error
 
     def fetch(self, path: str, target: Path) -> None:
         """Write a file of the server's. Raises ValueError where it does not give it."""
@@ -140,9 +154,12 @@ class RemoteMedium:
             "temperature": options.temperature,
             "threshold": options.threshold,
         }
-        message = self._backend.call("POST", "/v1/chat/completions", body)["choices"][0]["message"]
-        said = {"text": message["content"], "segments": message["segments"]}
-        return self._answer(said, (*turns, Turn(question, message["content"])))
+        said: dict[str, Any] = {"text": "", "segments": []}
+        for change in self._backend.stream("/v1/chat/completions", body):
+            said["text"] += change.get("content") or ""
+            said["segments"] += change.get("segments") or []
+            on_text(said["text"])
+        return self._answer(said, (*turns, Turn(question, said["text"])))
 
     def caption(self, options: AskOptions, on_text: OnText) -> Answer:
         return self._answer(self._ask("/v1/caption", threshold=options.threshold, max_tokens=options.max_new_tokens))
@@ -167,9 +184,11 @@ class RemoteMedium:
                 raise ValueError(f"the server says: {job['error'] or job['state']}")
             for result in job["results"]:
                 self._backend.fetch(result["url"], folder / _RESULTS[result["kind"]])
-            yield Progress(job["frames_done"], job["frames_total"], reasons=job["reasons"])
+            segments = tuple(_best(folder / _RESULTS["jsonl"]))
+            yield Progress(job["frames_done"], job["frames_total"], segments, reasons=job["reasons"])
         finally:
-            self._backend.call("DELETE", path)
+            with suppress(ValueError):  # what went wrong before says more
+                self._backend.call("DELETE", path)
 
     def close(self) -> None:
         pass  # the server forgets by itself
@@ -184,6 +203,26 @@ class RemoteMedium:
             raise ValueError(f"the server's answer cannot be read: {stumbled(error)}") from error
         text = said["text"]
         return Answer(text, text, segments, said.get("reason"), self._size, history)
+
+
+def _complaint(reply: httpx.Response) -> ValueError:
+    """What a server says is wrong."""
+    try:
+        message = str(reply.json()["error"]["message"])
+    except STUMBLES:
+        message = reply.reason_phrase
+    return ValueError(f"the server says: {message} ({reply.status_code})")
+
+
+def _best(lines: Path) -> Iterable[Segment]:
+    """Every object of a track, in the frame where its mask is best."""
+    best: dict[int, Segment] = {}
+    with lines.open(encoding="utf-8") as file:
+        for line in file:
+            for segment in Frame.from_json(line).segments:
+                if segment.id not in best or segment.score > best[segment.id].score:
+                    best[segment.id] = segment
+    return best.values()
 
 
 def _segment(record: dict[str, Any]) -> Segment:
