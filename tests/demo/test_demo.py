@@ -20,13 +20,14 @@ from PIL import Image
 
 from sa2va.cli import main
 from sa2va.demo import examples, rendering, visitors
-from sa2va.demo.backend import AskOptions, Progress
+from sa2va.demo.backend import AskOptions, TrackProgress
 from sa2va.demo.clip_tab import key_frames
 from sa2va.demo.controls import Cancelled, Written, explained, split_phrases
 from sa2va.demo.examples import example_file
 from sa2va.demo.marks import Mark
 from sa2va.demo.remote_backend import RemoteBackend
-from sa2va.demo.visitors import Exchange, Visitors
+from sa2va.demo.rendering import Exchange
+from sa2va.demo.visitors import Visitors
 from sa2va.media.image import load_image
 from sa2va.media.open import open_media
 from sa2va.results.answer import Answer, Frame
@@ -83,7 +84,7 @@ def test_whatever_is_said_is_only_text():
         Exchange(evil, (("", answer), (evil, answer))),
         Exchange("q", error=evil),
         Exchange("q", partial=evil),
-        Exchange("q", report=rendering.track_report([evil], Progress(1, 1, reasons={evil: evil}), {}, 1.0)),
+        Exchange("q", report=rendering.track_report([evil], TrackProgress(1, 1, reasons={evil: evil}), {}, 1.0)),
     ]
     shown = rendering.conversation(exchanges, evil)
     assert "<img" not in shown and shown.count("&lt;img") >= 7

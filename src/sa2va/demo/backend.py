@@ -55,7 +55,7 @@ class AskOptions:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrackProgress:
     """How far a track is.
 
     Attributes:
@@ -90,7 +90,7 @@ class OpenMedium(Protocol):
         """Say what is marked in a picture, and segment it, as far as the model can."""
         ...
 
-    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[Progress]:
+    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
         """Follow what phrases describe through a clip, and write ``overlay.mp4``, ``masks.zip`` and ``frames.jsonl``.
 
         Closing the iterator early stops the work within a frame and leaves nothing half written.

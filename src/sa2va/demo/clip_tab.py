@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from sa2va.demo import rendering
-from sa2va.demo.backend import AskOptions, Progress
+from sa2va.demo.backend import AskOptions, TrackProgress
 from sa2va.demo.controls import (
     ASK,
     FIND,
@@ -26,7 +26,8 @@ from sa2va.demo.controls import (
     split_phrases,
 )
 from sa2va.demo.examples import CLIP, CLIP_EXAMPLES, example_file
-from sa2va.demo.visitors import ClipDesk, Exchange, Visitor, Visitors
+from sa2va.demo.rendering import Exchange
+from sa2va.demo.visitors import ClipDesk, Visitor, Visitors
 from sa2va.inference.propagation import frame_count, key_frame_indices
 from sa2va.masks.segment import Segment
 from sa2va.visualization.overlay import overlay
@@ -149,10 +150,10 @@ class ClipTab:
     ) -> Iterator[tuple[Any, ...]]:
         phrases = split_phrases(text)
         desk.cancel.clear()
-        yield seen_of(desk, live=rendering.progress(Progress(0, 0), 0.0), busy=True)
+        yield seen_of(desk, live=rendering.progress(TrackProgress(0, 0), 0.0), busy=True)
         folder, began, shown_at = visitor.new_folder(), time.perf_counter(), 0.0
         seen: dict[int, Segment] = {}
-        step = Progress(0, 0)
+        step = TrackProgress(0, 0)
         steps = desk.medium(start, end).track(phrases, folder, options)
         for step in steps:
             now = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from PIL import Image
 
-from sa2va.demo.backend import About, AskOptions, OnText, Progress
+from sa2va.demo.backend import About, AskOptions, OnText, TrackProgress
 from sa2va.demo.marks import Mark
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.inference.scene import Scene
@@ -86,7 +86,7 @@ class LocalMedium:
         found = Segment(1, phrase, segment.masks, segment.score, segment.presence)
         return Answer(text, text, (found,) if found.mask.area else (), size=mark.size)
 
-    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[Progress]:
+    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
         track = self._open().track(list(phrases), **_keywords(options))
         about: dict[str, Any] = {"size": track.size, "fps": track.fps, "source": track.source}
         with track, ExitStack() as stack:
@@ -98,7 +98,7 @@ class LocalMedium:
             for frame, pixels in track.pairs():
                 for writer in writers:
                     writer.write(frame, pixels)
-                yield Progress(frame.index + 1, track.total or 0, frame.segments, pixels, track.reasons)
+                yield TrackProgress(frame.index + 1, track.total or 0, frame.segments, pixels, track.reasons)
         shutil.make_archive(str(folder / "masks"), "zip", folder / "masks")
         shutil.rmtree(folder / "masks")
 

@@ -29,7 +29,8 @@ from sa2va.demo.controls import (
 )
 from sa2va.demo.examples import PICTURE, PICTURE_EXAMPLES, example_file
 from sa2va.demo.marks import Mark
-from sa2va.demo.visitors import Exchange, PictureDesk, Visitor, Visitors
+from sa2va.demo.rendering import Exchange
+from sa2va.demo.visitors import PictureDesk, Visitor, Visitors
 from sa2va.media.image import load_image
 from sa2va.results.answer import Answer
 from sa2va.writers.picture_files import write_picture
@@ -211,13 +212,13 @@ class PictureTab:
         desk = self._visitors.of(request.session_hash).picture
         if desk is not None:
             desk.opacity = value
-        return rendering.stage(desk)
+        return stage_of(desk)
 
     def _toggle(self, request: gr.Request, event: gr.EventData) -> tuple[str, str]:
         desk = self._visitors.of(request.session_hash).picture
         if desk is not None:
             desk.hidden ^= {int(event._data["id"])} & set(desk.objects)
-        return rendering.stage(desk), rendering.object_list(desk)
+        return stage_of(desk), objects_of(desk)
 
     def _save(self, request: gr.Request, event: gr.EventData) -> str:
         visitor = self._visitors.of(request.session_hash)
@@ -231,7 +232,17 @@ class PictureTab:
 def seen_of(desk: PictureDesk | None) -> tuple[str, ...]:
     """What the stage, the list of objects and the conversation show."""
     chat = rendering.conversation(desk.exchanges if desk else [], _WELCOME)
-    return rendering.stage(desk), rendering.object_list(desk), chat
+    return stage_of(desk), objects_of(desk), chat
+
+
+def stage_of(desk: PictureDesk | None) -> str:
+    """The picture with those masks that are switched on."""
+    return rendering.no_stage() if desk is None else rendering.stage(desk.view, desk.visible, desk.opacity)
+
+
+def objects_of(desk: PictureDesk | None) -> str:
+    """The list of objects."""
+    return "" if desk is None else rendering.object_list(desk.objects.values(), desk.hidden)
 
 
 def write_results(desk: PictureDesk, kind: str, folder: Path) -> Path:

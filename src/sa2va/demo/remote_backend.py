@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from sa2va.demo.backend import About, AskOptions, OnText, Progress
+from sa2va.demo.backend import About, AskOptions, OnText, TrackProgress
 from sa2va.demo.marks import Mark
 from sa2va.masks.mask import Mask
 from sa2va.masks.segment import Segment
@@ -170,14 +170,14 @@ class RemoteMedium:
         text = str(reply["descriptions"][0])
         return Answer(text, text, size=mark.size)
 
-    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[Progress]:
+    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
         start, end = self._part
         wanted = {"phrases": list(phrases), "threshold": options.threshold, "start": start, "end": end}
         job = self._ask("/v1/track", **wanted, **{"return": list(_RESULTS)})
         path = f"/v1/jobs/{job['id']}"
         try:
             while job["state"] in ("queued", "running"):
-                yield Progress(job["frames_done"], job["frames_total"])
+                yield TrackProgress(job["frames_done"], job["frames_total"])
                 time.sleep(_LOOK_EVERY)
                 job = self._backend.call("GET", path)
             if job["state"] != "done":
@@ -185,7 +185,7 @@ class RemoteMedium:
             for result in job["results"]:
                 self._backend.fetch(result["url"], folder / _RESULTS[result["kind"]])
             segments = tuple(_best(folder / _RESULTS["jsonl"]))
-            yield Progress(job["frames_done"], job["frames_total"], segments, reasons=job["reasons"])
+            yield TrackProgress(job["frames_done"], job["frames_total"], segments, reasons=job["reasons"])
         finally:
             with suppress(ValueError):  # what went wrong before says more
                 self._backend.call("DELETE", path)

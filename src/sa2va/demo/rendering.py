@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from sa2va.demo.backend import About, Progress
+from sa2va.demo.backend import About, TrackProgress
 from sa2va.masks.mask import Mask
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import DecodedFrame
 from sa2va.results.answer import Answer
 from sa2va.visualization.overlay import overlay
 
-if TYPE_CHECKING:
-    from sa2va.demo.visitors import Exchange, PictureDesk
-
 #: Bounds of the longer side of a picture on the page, in pixels; small ones are enlarged, so that labels are sharp.
 _MOST_SIDE, _LEAST_SIDE = 1280, 768
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What was asked and answered.
+
+    Attributes:
+        question: the visitor's words. answers: with the name of what each was to find, "" for free answers.
+        error: why there is no answer. partial: the text so far of an answer that is being written.
+        report: what was followed through a clip, as HTML.
+    """
+
+    question: str
+    answers: tuple[tuple[str, Answer], ...] = ()
+    error: str = ""
+    partial: str | None = None
+    report: str = ""
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -52,18 +66,23 @@ def picture_url(image: Image.Image, side: int | None = None) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def stage(desk: PictureDesk | None) -> str:
-    """The picture with those masks that are switched on."""
-    if desk is None:
-        return '<div class="stage empty"><p>Drop a picture below, or take an example.</p></div>'
-    on = [segment for segment in desk.shown.values() if segment.id not in desk.hidden]
-    drawn = overlay(desk.view, on, alpha=desk.opacity)
-    width, height = desk.image.size
-    found = ", ".join(segment.phrase for segment in on if segment.phrase)
+def no_stage() -> str:
+    """The place of a picture."""
+    return '<div class="stage"><p>Drop a picture here, or take an example.</p></div>'
+
+
+def stage(view: Image.Image, visible: Sequence[Segment], opacity: float) -> str:
+    """A picture with masks over it.
+
+    Args:
+        view: in the size it is shown in, as the masks of ``visible``.
+    """
+    found = ", ".join(segment.phrase for segment in visible if segment.phrase)
     described = f"Your picture. Marked in it: {escape(found) or 'nothing'}"
+    url = picture_url(overlay(view, visible, alpha=opacity))
     return (
-        f'<div class="stage"><div class="canvas" title="{width} x {height} pixels">'
-        f'<img src="{picture_url(drawn)}" draggable="false" alt="{described}"><svg class="ink"></svg></div></div>'
+        f'<div class="stage"><div class="canvas"><img src="{url}" draggable="false" alt="{described}">'
+        '<svg class="ink"></svg></div></div>'
     )
 
 
@@ -130,16 +149,20 @@ def _style(segment: Segment) -> str:
     return f"--object:{','.join(map(str, segment.color or (128, 128, 128)))}"
 
 
-def object_list(desk: PictureDesk | None) -> str:
-    """Every object found so far, with a switch each, and what can be downloaded."""
-    if desk is None or not desk.objects:
-        return ""
+def object_list(objects: Iterable[Segment], hidden: Collection[int]) -> str:
+    """A switch for every object found so far, and what can be saved.
+
+    Args:
+        hidden: ids of those that are switched off.
+    """
     rows = []
-    for segment in desk.objects.values():
-        on = segment.id not in desk.hidden
+    for segment in objects:
+        on = segment.id not in hidden
         name = escape(segment.phrase or f"object {segment.id}")
         state = f'data-toggle="{segment.id}" aria-pressed="{str(on).lower()}" title="Mask {"off" if on else "on"}"'
         rows.append(f'<button class="object" {state} style="{_style(segment)}"><i></i>{name}{_score(segment)}</button>')
+    if not rows:
+        return ""
     kinds = {"masks": "Masks (PNG)", "json": "JSON", "cutout": "Cut-out", "overlay": "Picture"}
     links = [f'<button class="save" data-save="{kind}">&#8595; {label}</button>' for kind, label in kinds.items()]
     return f'<div class="objects">{"".join(rows)}</div><div class="saves">{"".join(links)}</div>'
@@ -150,7 +173,7 @@ def download_link(url: str) -> str:
     return f'<a data-now href="{escape(url, quote=True)}" download></a>'
 
 
-def progress(step: Progress, seconds: float, preview: Image.Image | None = None) -> str:
+def progress(step: TrackProgress, seconds: float, preview: Image.Image | None = None) -> str:
     """How far a track is, under the last frame."""
     rate = step.done / seconds if seconds else 0.0
     left = f", {max(0, step.total - step.done) / rate:.0f} s left" if rate and step.total else ""
@@ -166,7 +189,7 @@ def progress(step: Progress, seconds: float, preview: Image.Image | None = None)
     )
 
 
-def track_report(wanted: Sequence[str], step: Progress, seen: Mapping[int, Segment], seconds: float) -> str:
+def track_report(wanted: Sequence[str], step: TrackProgress, seen: Mapping[int, Segment], seconds: float) -> str:
     """What was followed, what was not found, and how fast.
 
     Args:

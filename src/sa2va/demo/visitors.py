@@ -17,7 +17,7 @@ from PIL import Image
 
 from sa2va.demo.backend import AskOptions, Backend, OnText, OpenMedium
 from sa2va.demo.marks import Mark
-from sa2va.demo.rendering import shown_size, shrunk_mask
+from sa2va.demo.rendering import Exchange, shown_size, shrunk_mask
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import open_media
@@ -29,23 +29,6 @@ from sa2va.visualization.colors import ObjectColors
 MOST_ENCODED = 16
 #: Visitors in all; beyond, the one who was longest away is forgotten.
 MOST_VISITORS = 200
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What was asked and answered.
-
-    Attributes:
-        question: the visitor's words. answers: with the name of what each was to find, "" for free answers.
-        error: why there is no answer. partial: the text so far of an answer that is being written.
-        report: what was followed through a clip, as HTML.
-    """
-
-    question: str
-    answers: tuple[tuple[str, Answer], ...] = ()
-    error: str = ""
-    partial: str | None = None
-    report: str = ""
 
 
 @dataclass
@@ -101,6 +84,11 @@ class PictureDesk:
         """Forget the conversation and its objects; the picture stays."""
         self.exchanges, self.objects, self.shown, self.hidden = [], {}, {}, set()
         self._history, self._colors, self._ids = (), ObjectColors(), count(1)
+
+    @property
+    def visible(self) -> list[Segment]:
+        """The objects whose masks are switched on, in the size of ``view``."""
+        return [segment for number, segment in self.shown.items() if number not in self.hidden]
 
     def _adopt(self, answer: Answer) -> Answer:
         """The answer with ids and colours that no other object of this picture has."""
