@@ -31,7 +31,7 @@ def add_endpoints(backend: Backend) -> None:
             for each phrase the objects with their masks as COCO run lengths, scores and boxes, or why there is none;
             and the picture with the masks drawn over it.
         """
-        picture = _read(image)
+        picture, phrases = _read(image), _listed(phrases)
         medium = backend.open_picture(picture)
         try:
             answers = medium.segment(phrases, AskOptions(threshold=threshold))
@@ -84,7 +84,7 @@ def add_endpoints(backend: Backend) -> None:
             the video with the masks drawn over it; a zip of palette PNGs; a file with a line of JSON per frame; and
             why phrases were not found, where they were not.
         """
-        path = Path(video)
+        path, phrases = Path(video), _listed(phrases)
         folder = Path(tempfile.mkdtemp(dir=path.parent))
         try:
             if end is None:
@@ -117,6 +117,11 @@ def add_endpoints(backend: Backend) -> None:
             api_name="track",
             concurrency_limit=2,
         )
+
+
+def _listed(phrases: Any) -> list[str]:
+    """One phrase or several as a list."""
+    return [phrases] if isinstance(phrases, str) else list(phrases or ())
 
 
 def _read(path: str) -> Image.Image:

@@ -67,7 +67,6 @@ def serving(
                 pwa=False,
                 enable_monitoring=False,
                 run_history=False,
-                show_error=True,
                 max_file_size=_MOST_UPLOAD,
                 footer_links=["api"],
                 theme=_theme(),
