@@ -52,9 +52,9 @@ def test_marks_are_shares_of_the_picture():
     box = Mark.from_page({"kind": "box", "points": [[0.75, 1.5], [0.25, 0.5]]}, (101, 201))
     assert box.box == (50, 50, 151, 101) and box.mask.sum() == 101 * 51
     point = Mark.from_page({"kind": "point", "points": [[0.5, 0.5]]}, (101, 201))
-    assert np.argwhere(point.mask).tolist() == [[50, 100]] and point.clicks(1024)[1] == [1]
+    assert np.argwhere(point.mask).tolist() == [[50, 100]] and point.clicks == [(100, 50)]
     stroke = Mark.from_page({"kind": "stroke", "radius": 0.05, "points": [[0.2, 0.5], [0.8, 0.5]]}, (101, 201))
-    assert stroke.mask[50, 40:160].all() and not stroke.mask[:30].any() and len(stroke.clicks(1024)[0]) == 2
+    assert stroke.mask[50, 40:160].all() and not stroke.mask[:30].any() and len(stroke.clicks) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,18 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from PIL import Image
 
 from sa2va.demo.backend import About, AskOptions, OnText, TrackProgress
 from sa2va.demo.marks import Mark
-from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.inference.scene import Scene
-from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture, open_media
-from sa2va.model.mask_decoder import FrameFeatures, decode_masks, grounding_side, point_tokens
 from sa2va.predictor import Sa2VA
-from sa2va.processing.image_transforms import squashed_frames
 from sa2va.results.answer import Answer
 from sa2va.results.history import History
 from sa2va.writers import JsonLinesWriter, OverlayWriter, PaletteWriter
@@ -56,13 +52,12 @@ class LocalBackend:
 
 
 class LocalMedium:
-    """An open scene, opened again when it was closed in between."""
+    """A [`OpenMedium`][sa2va.demo.backend.OpenMedium]: a scene, opened again when it was closed in between."""
 
     def __init__(self, sa2va: Sa2VA, source: FrameSource, about: About):
         self._sa2va, self._source, self._about = sa2va, source, about
         self._lock = threading.Lock()
         self._scene: Scene | None = None
-        self._features: FrameFeatures | None = None
 
     def segment(self, phrases: Sequence[str], options: AskOptions) -> list[Answer]:
         answers = self._open().segment(list(phrases), **_keywords(options))
@@ -75,16 +70,17 @@ class LocalMedium:
         return self._open().caption(on_text=self._cleaned(on_text), **_keywords(options))
 
     def inspect(self, mark: Mark, options: AskOptions) -> Answer:
-        segment = self._segment_mark(mark, options)
+        scene = self._open()
+        prompt: dict[str, Any] = {"box": mark.box} if mark.kind == "box" else {"points": mark.clicks}
+        found = cast("Answer", scene.segment(**prompt, threshold=options.threshold)).segments
         text = ""
         if self._about.describes:
-            region = mark.box if mark.kind == "box" else mark.mask
-            if segment.mask.area and not segment.doubtful:
-                region = segment.mask.array
-            (text,) = self._open().describe([region], max_new_tokens=options.max_new_tokens)
+            sure = [segment.mask.array for segment in found if not segment.doubtful]
+            region = sure[0] if sure else mark.box if mark.kind == "box" else mark.mask
+            (text,) = scene.describe([region], max_new_tokens=options.max_new_tokens)
         phrase = text.strip().rstrip(".") or "what you marked"
-        found = Segment(1, phrase, segment.masks, segment.score, segment.presence)
-        return Answer(text, text, (found,) if found.mask.area else (), size=mark.size)
+        named = tuple(replace(segment, phrase=phrase) for segment in found)
+        return Answer(text, text, named, size=mark.size)
 
     def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
         track = self._open().track(list(phrases), **_keywords(options))
@@ -106,7 +102,7 @@ class LocalMedium:
         with self._lock:
             if self._scene is not None:
                 self._scene.close()
-            self._scene = self._features = None
+            self._scene = None
 
     def _open(self) -> Scene:
         with self._lock:
@@ -123,25 +119,6 @@ class LocalMedium:
             on_text(self._sa2va.processor.clean("".join(pieces))[0])
 
         return take
-
-    @torch.inference_mode()
-    def _segment_mark(self, mark: Mark, options: AskOptions) -> Segment:
-        """What SAM 2 takes a mark for: its mask decoder, prompted by clicks instead of words."""
-        assert isinstance(self._source, Picture)
-        model = self._sa2va.model
-        side = grounding_side(model.sam2)
-        if self._features is None:
-            self._features = model.encode_frames(squashed_frames([self._source.image], side))
-        points, labels = mark.clicks(side)
-        device = self._features.top.device
-        tokens = point_tokens(
-            model.sam2, torch.tensor([points], device=device), torch.tensor([labels], device=device, dtype=torch.int)
-        )
-        decoder = model.original_mask_decoder or model.sam2.mask_decoder
-        prediction = decode_masks(model.sam2, decoder, self._features, tokens)
-        output = MaskPostprocessing(threshold=options.threshold)
-        (segment,) = frame_segments(prediction, [1], [""], side=side, size=mark.size, output=output)
-        return segment
 
 
 def _keywords(options: AskOptions) -> dict[str, Any]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-
-from sa2va.data.clicks import BOX_FROM, BOX_TO, INSIDE
 
 #: Most corners of a stroke that are looked at, and clicks that stand for it.
 _MOST_POINTS, _STROKE_CLICKS = 2000, 4
@@ -73,14 +70,8 @@ class Mark:
                 pen.point((x, y), fill=1)
         return np.asarray(canvas)
 
-    def clicks(self, side: int) -> tuple[Sequence[tuple[float, float]], Sequence[int]]:
-        """The same as clicks for SAM 2: points in pixels of its square picture, and a label each."""
-        height, width = self.size
-        points = list(self.points)
-        if self.kind == "box":
-            x0, y0, x1, y1 = self.box
-            points, labels = [(x0, y0), (x1, y1)], [BOX_FROM, BOX_TO]
-        else:
-            chosen = np.linspace(0, len(points) - 1, min(len(points), _STROKE_CLICKS)).round().astype(int)
-            points, labels = [points[index] for index in chosen], [INSIDE] * len(chosen)
-        return [(x * side / width, y * side / height) for x, y in points], labels
+    @property
+    def clicks(self) -> list[tuple[float, float]]:
+        """A few of its points, for SAM 2."""
+        count = min(len(self.points), _STROKE_CLICKS)
+        return [self.points[index] for index in np.linspace(0, len(self.points) - 1, count).round().astype(int)]
