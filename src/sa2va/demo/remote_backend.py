@@ -122,7 +122,7 @@ class RemoteBackend:
 
 
 class RemoteMedium:
-    """A [`OpenMedium`][sa2va.demo.backend.OpenMedium] that is sent with every request; the server knows it by its content."""
+    """A [`OpenMedium`][sa2va.demo.backend.OpenMedium] sent with every request; the server knows it again."""
 
     def __init__(
         self,
