@@ -69,9 +69,12 @@ def demo(
             sa2va = arguments.load_model(screen, name, loading)
             backend = LocalBackend(sa2va, model or "tiny", tiny=name == str(zoo.TINY))
         with serving(backend, Path(folder), host=host, port=port or None, mcp=mcp) as url:
+            tools = f"{url}gradio_api/mcp/" if mcp else None
+            if screen.json:
+                screen.emit({"url": url, "mcp": tools})
             screen.note(f"open {url} (Ctrl-C to stop)")
-            if mcp:
-                screen.note(f"MCP clients connect to {url}gradio_api/mcp/")
+            if tools:
+                screen.note(f"MCP clients connect to {tools}")
             _wait_for_the_end()
 
 
