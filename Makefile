@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py demo-output
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

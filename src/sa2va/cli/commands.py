@@ -11,6 +11,7 @@ from sa2va.cli.caption import caption
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
 from sa2va.cli.data import data
+from sa2va.cli.demo import demo
 from sa2va.cli.describe import describe
 from sa2va.cli.doctor import doctor
 from sa2va.cli.eval import evaluation
@@ -82,6 +83,7 @@ _register(
     "describe street.jpg --box 100,50,260,300 -m Sa2VA-4B",
     "describe street.jpg --mask dog.png --mask car.png -m Sa2VA-4B",
 )
+_register(demo, "demo", "demo --model Sa2VA-4B --port 8080", "demo --server http://127.0.0.1:8000")
 _register(
     serve,
     "serve -m Sa2VA-4B",
