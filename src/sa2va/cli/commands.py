@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sa2va.cli.batch import batch
 from sa2va.cli.caption import caption
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
@@ -80,6 +81,12 @@ _register(
     describe,
     "describe street.jpg --box 100,50,260,300 -m Sa2VA-4B",
     "describe street.jpg --mask dog.png --mask car.png -m Sa2VA-4B",
+)
+_register(
+    batch,
+    'batch pictures/ "the red car" "the dog" -m Sa2VA-4B -o out --to coco',
+    'batch "shots/*.jpg" --question "What is wrong here?" -m Sa2VA-4B -o out --overlays',
+    "batch rows.parquet -m Sa2VA-4B -o out --to parquet --workers 8 --resume",
 )
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")
