@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +30,7 @@ _FETCHES, _AHEAD = 8, 32
 
 def answer_shards(
     sa2va: Sa2VA, shards: Iterable[Shard], ask: Ask | None, options: dict[str, Any]
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Answer shards as one stream, so that the model never waits between two; each comes when its last row is answered.
 
     Args:

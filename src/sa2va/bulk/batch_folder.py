@@ -85,14 +85,15 @@ class BatchFolder:
         """Write down what is asked, all of it before the folder counts as a batch.
 
         Raises:
-            ValueError: a row is malformed.
+            ValueError: a row is malformed, or there are none.
         """
-        remove_leftovers(path)
         count = 0
         with replacing(path / ROWS) as temporary, temporary.open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
                 count += 1
+            if not count:
+                raise ValueError(f"{settings.source} has no rows")
         cls._write(path, settings.record, count, rows_per_shard, "")
         return cls(path)
 
@@ -105,9 +106,9 @@ class BatchFolder:
     @staticmethod
     def holds_batch(path: Path) -> bool:
         """Whether a batch was started in a folder. ValueError where something else is in it."""
+        remove_leftovers(path)
         if (path / RUN_RECORD).is_file():
             return True
-        remove_leftovers(path)
         if path.is_dir() and any(entry.name != ROWS for entry in path.iterdir()):
             raise ValueError(f"{path} is not empty, and no batch was started in it; choose another folder")
         return False
@@ -145,7 +146,7 @@ class BatchFolder:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not answered, in order."""
-        there = {path.name for path in self._shards.glob("*.jsonl")}
+        there = {path.name for path in self._answered()}
         return [number for number in range(self.shard_count) if _name(number) not in there]
 
     def rows_in(self, shards: Iterable[int]) -> int:
@@ -178,12 +179,16 @@ class BatchFolder:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All answers there are, in the order of the source, read one after the other."""
-        for path in sorted(self._shards.glob("*.jsonl")):
+        for path in self._answered():
             with open(path, encoding="utf-8") as file:
                 for number, line in enumerate(file, 1):
                     with reading(f"{path}:{number}"):
                         record = parse_json(line)
                     yield record
+
+    def _answered(self) -> list[Path]:
+        """The shards that are there; what is being written has a hidden name."""
+        return sorted(self._shards.glob("[0-9]*.jsonl"))
 
 
 def _name(number: int) -> str:

@@ -50,11 +50,10 @@ def finish(
                 errors.write(json.dumps(_again(row, error), ensure_ascii=False) + "\n")
             on_row(row.index + 1)
     with tempfile.TemporaryDirectory(prefix="sa2va-") as scratch:
-        sheet.write(
-            folder.path / SHEET, f"{folder.settings['source']}, {folder.settings['model']}", summary, Path(scratch)
-        )
-    about = {"source": folder.settings["source"], "model": folder.settings["model"], "revision": folder.revision}
-    write_json(folder.path / SUMMARY, {**about, "settings": folder.settings, **summary.record, **run})
+        title = f"{folder.settings['source']}, {folder.settings['model']}"
+        sheet.write(folder.path / SHEET, title, summary, Path(scratch))
+    about = {"settings": folder.settings, "revision": folder.revision}
+    write_json(folder.path / SUMMARY, {**about, **summary.record, **run})
     return summary
 
 

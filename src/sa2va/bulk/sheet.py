@@ -88,7 +88,7 @@ def _score(record: dict[str, Any]) -> float:
 
 
 def _covered(record: dict[str, Any]) -> float:
-    """Share of the picture that masks cover; of a clip, some number that grows with the frames in which there are any."""
+    """Share of the picture that masks cover; of a clip, a number that grows with the masks there are."""
     if record["size"] is None:
         return 0.0
     height, width = record["size"]

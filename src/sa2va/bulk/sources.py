@@ -1,7 +1,7 @@
 """Where rows come from: a folder, a pattern, a list of files or a manifest, here or at any URL of fsspec.
 
-Rows are read one after the other, so that memory does not grow with their number; a folder's names are sorted directory by
-directory.
+Rows are read one after the other, so that memory does not grow with their number; names in folders are sorted directory
+by directory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The results of a batch in the form that is wanted, made from its shards when all rows are answered.
 
-A target is a context manager that gives a function to be called with every answered row. What it makes appears whole when
-its block ends; pictures (masks, overlays) appear one by one.
+A target is a context manager that gives a function to be called with every answered row. What it makes appears whole
+when its block ends; pictures (masks, overlays) appear one by one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class AnsweredRow:
         return copy
 
     def frames(self) -> Iterator[tuple[str, np.ndarray, list[Segment]]]:
-        """The picture, or every frame of a clip: the name of its file, pixels uint8 (H, W, 3), and what is seen there."""
+        """The picture, or every frame of a clip: the name of its file, uint8 (H, W, 3), and what is seen there."""
         with open_media(self.medium) as media:
             for frame in media:
                 name = self.name if isinstance(media, Picture) else f"{self.name}/{frame.index:05d}"
@@ -204,9 +204,12 @@ def open_targets(folder: BatchFolder, kinds: Sequence[str], *, overlays: bool) -
 
 def read_answered(folder: BatchFolder) -> Iterator[AnsweredRow]:
     """All rows with their answers, in order. Copies of remote media are removed when the next row is asked for."""
-    for record in folder.records():
-        with tempfile.TemporaryDirectory(prefix="sa2va-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="sa2va-") as scratch:
+        for record in folder.records():
             yield AnsweredRow(record, Path(scratch))
+            if is_remote(record["source"]):
+                for copy in Path(scratch).iterdir():
+                    copy.unlink()
 
 
 def run_fields(folder: BatchFolder) -> dict[str, Any]:

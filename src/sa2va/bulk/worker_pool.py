@@ -1,7 +1,7 @@
 """Several processes that answer shards, each with a model of its own.
 
-The parent reads rows and writes answers, as with one process; a worker gets the next shard when it is about to run out. A
-worker that dies gives its shards back to the others.
+The parent reads rows and writes answers, as with one process. A worker gets the next shard before it runs out; shards
+of a worker that dies go to the others.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -102,7 +102,7 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.join()
 
-    def answer(self, shards: Iterable[Shard]) -> Iterator[Finished]:
+    def answer(self, shards: Iterable[Shard]) -> Generator[Finished, None, None]:
         """Answer shards, each coming when it is done.
 
         Raises:

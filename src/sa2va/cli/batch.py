@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -71,7 +71,7 @@ def batch(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", rich_help_panel=_OUTPUT, help="Go on with a run that was stopped, or make other forms."
+            "--resume", rich_help_panel=_OUTPUT, help="Go on with a run that was stopped, or add a form of results."
         ),
     ] = False,
     max_errors: Annotated[
@@ -91,7 +91,7 @@ def batch(
     ] = False,
     workers: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=_SPEED, help="Processes on this machine, each with a model; a GPU each."),
+        typer.Option(min=1, rich_help_panel=_SPEED, help="Processes, each with a model: one for each GPU here."),
     ] = 1,
     masks: arguments.MaskOptions,
     model: arguments.Model = None,
@@ -204,7 +204,7 @@ class _Job:
         self,
         folder: BatchFolder,
         missing: list[int],
-        answering: Callable[[Iterable[Shard]], Iterator[Finished]],
+        answering: Callable[[Iterable[Shard]], Generator[Finished, None, None]],
         max_errors: int | None,
     ) -> None:
         errors = sum(record["error"] is not None for record in folder.records())
@@ -216,9 +216,12 @@ class _Job:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with progress_bar(self.screen, "batch", "rows", *columns, note="") as show:
+        with (
+            progress_bar(self.screen, "batch", "rows", *columns, note="") as show,
+            closing(answering(folder.shards(missing))) as finished,
+        ):
             show(0, total, note=_errors(errors))
-            for number, records in answering(folder.shards(missing)):
+            for number, records in finished:
                 folder.write(number, records)
                 done += len(records)
                 errors += sum(record["error"] is not None for record in records)
@@ -231,7 +234,7 @@ class _Job:
                     )
 
     @contextmanager
-    def _answering(self, folder: BatchFolder) -> Iterator[Callable[[Iterable[Shard]], Iterator[Finished]]]:
+    def _answering(self, folder: BatchFolder) -> Iterator[Callable[[Iterable[Shard]], Generator[Finished, None, None]]]:
         """What turns shards into answers: a model here, or workers."""
         from sa2va.bulk.answering import answer_shards
         from sa2va.bulk.worker_pool import WorkerPool
@@ -268,15 +271,10 @@ class _Job:
             summary = finish(folder, kinds, overlays=overlays, run=run, on_row=lambda count: show(count, folder.rows))
         if screen.json:
             screen.emit({"out": str(folder.path), **summary.record, **run})
-        if "run" in run:
-            screen.note(
-                f"{run['run']['rows']:,} rows in {run['run']['seconds']:.1f} s, {run['run']['per_second']} a second"
-            )
-        screen.result(
-            Text(
-                f"{summary.rows:,} rows, {summary.objects:,} objects, nothing found in {summary.empty:,}: {folder.path}"
-            )
-        )
+        for part in run.values():
+            screen.note(f"{part['rows']:,} rows in {part['seconds']:.1f} s, {part['per_second']} a second")
+        counts = f"{summary.rows:,} rows, {summary.objects:,} objects, nothing found in {summary.empty:,}"
+        screen.result(Text(f"{counts}: {folder.path}"))
         if summary.errors:
             screen.warn(f"{summary.errors:,} rows could not be answered; they are in {folder.path / ERRORS}")
         screen.note(f"look at {folder.path / SHEET}")

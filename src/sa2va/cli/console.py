@@ -210,8 +210,8 @@ def progress_bar(
     """A progress bar on a terminal, a line a minute in a log.
 
     Args:
-        columns: of the bar; none for rich's own. fields: what they show before the first step; ``note`` stands at the end
-            of a line in a log, too.
+        columns: of the bar; none for rich's own. fields: what they show before the first step; ``note`` is shown in
+            a log, too.
     """
     with Progress(*columns, console=screen.err, disable=not screen.lively, transient=True) as bar:
         task, log = bar.add_task(name, total=None, **fields), LogProgress(screen, name, unit)

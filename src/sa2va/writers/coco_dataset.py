@@ -52,9 +52,13 @@ class CocoWriter(DatasetWriter):
 
     def close(self) -> None:
         """Write the annotations."""
-        with self._images, self._annotations, replacing(self.path) as temporary:
-            with temporary.open("w", encoding="utf-8") as out:
-                out.writelines(self._pieces())
+        with (
+            self._images,
+            self._annotations,
+            replacing(self.path) as temporary,
+            temporary.open("w", encoding="utf-8") as out,
+        ):
+            out.writelines(self._pieces())
 
     def abort(self) -> None:
         """Discard the dataset: no annotations appear, and the images written for them are removed."""

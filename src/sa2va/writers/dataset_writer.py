@@ -29,8 +29,9 @@ Found = Answer | Frame | FramePairs | Sequence[Answer]
 
 
 class DatasetWriter(ABC):
-    """Collects results as ``FOLDER/images`` and labels. The labels appear complete when the block ends; after an error there
-    are none.
+    """Collects results as ``FOLDER/images`` and labels.
+
+    The labels appear complete when the block ends; after an error there are none.
 
     Args:
         folder: new, or without labels.

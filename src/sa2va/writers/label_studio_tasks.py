@@ -23,10 +23,10 @@ _LENGTHS, _VALUE = (3, 4, 8, 16), 8
 
 
 class LabelStudioWriter(DatasetWriter):
-    """Collects results as ``FOLDER/tasks.json``, ``FOLDER/images`` and ``FOLDER/config.xml``, the labels of the project.
+    """Collects results as ``FOLDER/tasks.json``, ``FOLDER/images`` and ``FOLDER/config.xml``, the labels of a project.
 
-    Import the tasks into a project with that configuration, whose local storage holds the folder: masks are predictions, which
-    the editor shows as brush strokes with their scores, and whose corrected copies it exports.
+    Import the tasks into a project with that configuration, whose local storage holds the folder: masks are
+    predictions, which the editor shows as brush strokes with their scores, and whose corrected copies it exports.
 
     Args:
         folder: new, or without tasks.

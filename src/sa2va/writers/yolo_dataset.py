@@ -20,9 +20,9 @@ _LABELS = "labels"
 class YoloWriter(DatasetWriter):
     """Collects results as ``FOLDER/data.yaml``, ``FOLDER/images`` and a text file of outlines per image in ``labels``.
 
-    There is one class per phrase (``"object"`` if there is none). An object is one line: the parts of its mask are joined by
-    lines without width, and its holes are filled, because the format has neither. An image in which nothing was found has an
-    empty file, which YOLO trains on as background.
+    There is one class per phrase (``"object"`` if there is none). An object is one line: the parts of its mask are
+    joined by lines without width, and its holes are filled, because the format has neither. An image in which nothing
+    was found has an empty file, which YOLO trains on as background.
 
     Images whose names differ in their suffix alone would share a label file and are refused.
 
