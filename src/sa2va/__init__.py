@@ -20,6 +20,8 @@ _HOMES = {
     "Mask": "sa2va.masks.mask",
     "Segment": "sa2va.masks.segment",
     "Track": "sa2va.inference.video_result",
+    "Reply": "sa2va.inference.replies",
+    "Request": "sa2va.inference.replies",
     "Sa2VAConfig": "sa2va.model.configuration",
     "Sa2VAModel": "sa2va.modeling_sa2va",
     "Sa2VAProcessor": "sa2va.processing.processor",
@@ -28,6 +30,8 @@ __all__ = [
     "Answer",
     "Frame",
     "Mask",
+    "Reply",
+    "Request",
     "Sa2VA",
     "Sa2VAConfig",
     "Sa2VAModel",
@@ -38,6 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sa2va.inference.replies import Reply, Request
     from sa2va.inference.tracker import VideoTracker
     from sa2va.inference.video_result import Track
     from sa2va.masks.mask import Mask

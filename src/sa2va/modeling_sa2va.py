@@ -22,8 +22,8 @@ from sa2va.checkpoint.build import build_from_parts
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
 from sa2va.hub import HUB_OPTIONS
+from sa2va.inference.engine import Engine
 from sa2va.inference.predict_forward import predict_forward
-from sa2va.inference.vlm import VLMRunner
 from sa2va.media.open import ImageSource, MediaSource
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.network import Sa2VANetwork
@@ -190,7 +190,7 @@ class Sa2VAModel(Sa2VANetwork):
             max_new_tokens: limit on the length of the answer.
         """
         return predict_forward(
-            VLMRunner(self, self._processor_for(tokenizer, processor)),
+            Engine(self, self._processor_for(tokenizer, processor)),
             image=image,
             video=video,
             text=text,

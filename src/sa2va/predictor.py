@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from sa2va import zoo
 from sa2va.checkpoint.adapter import adapter_base, attach, is_adapter, open_adapter
+from sa2va.inference.engine import Engine
 from sa2va.inference.options import InferenceOptions, Options
 from sa2va.inference.predict_forward import predict_forward
+from sa2va.inference.replies import Reply, Request, replies
 from sa2va.inference.sasasa2va import Selection
 from sa2va.inference.scene import Scene, checked_phrases
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import VLMRunner
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import ImageSource, MediaSource, Picture, load_image, open_media
 from sa2va.model.quantization import Quantization
@@ -40,11 +41,12 @@ class Sa2VA:
       probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
     * ``key_frames``, ``num_key_frames``, ``mode``: for videos, see [`track`].
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
-      [`sa2va.model.generation.GenerationOptions`].
+      [`sa2va.model.sampling.GenerationOptions`].
 
     Attributes:
         model: the [`Sa2VAModel`].
         processor: its [`Sa2VAProcessor`].
+        engine: what answers the requests of all threads together, see [`sa2va.inference.engine.Engine`].
 
     Examples:
         >>> from sa2va import Sa2VA
@@ -64,7 +66,7 @@ class Sa2VA:
     def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor):
         self.model = model.eval()
         self.processor = processor
-        self._runner = VLMRunner(model, processor)
+        self.engine = Engine(model, processor)
 
     @classmethod
     def from_pretrained(
@@ -136,12 +138,44 @@ class Sa2VA:
             ValueError: the file is neither an image nor a video, or is damaged.
         """
         if media is None:
-            return Scene(self._runner, None)
+            return Scene(self.engine, None)
         source = open_media(media, stride=stride, fps=fps, start=start, end=end, max_frames=max_frames)
-        return Scene(self._runner, source)
+        return Scene(self.engine, source)
+
+    def answers(self, requests: Iterable[Request], *, ahead: int = 16) -> Iterator[Reply]:
+        """Answer requests about any number of media, in order and lazily.
+
+        Media are opened ahead, and what is asked about several of them is computed together: their pictures are encoded
+        as batches, and their answers written at once. A request that fails yields a reply with its error, and the
+        others are answered.
+
+        Args:
+            requests: any iterable; it is read only so far ahead.
+            ahead: how many requests are worked on at once. More fill a GPU better and take more memory.
+
+        Raises:
+            ValueError: ``ahead`` is not a whole number of at least 1.
+
+        Examples:
+            >>> from pathlib import Path
+            >>> from sa2va import Request, Sa2VA
+            >>> model = Sa2VA.from_pretrained("tiny")
+            >>> paths = sorted(Path().glob("*.png"))
+            >>> for reply in model.answers(Request(path, phrases="the yellow cloud") for path in paths):
+            ...     print(reply.request.media, reply.error or reply.answers[0].text)
+            shapes.png Sure, [SEG].
+        """
+        if not isinstance(ahead, int) or ahead < 1:
+            raise ValueError(f"ahead is a whole number of at least 1; got {ahead!r}")
+        return replies(self.engine, self.open, requests, ahead)
 
     def segment(
-        self, media: MediaSource, phrases: str | Sequence[str], **options: Unpack[Options]
+        self,
+        media: MediaSource,
+        phrases: str | Sequence[str],
+        *,
+        on_text: Callable[[str], None] | None = None,
+        **options: Unpack[Options],
     ) -> Answer | list[Answer]:
         """Segment what phrases or questions describe.
 
@@ -150,6 +184,7 @@ class Sa2VA:
                 RGB (H, W, 3); OpenCV reads BGR: pass ``frame[..., ::-1]``.
             phrases: one phrase, or several that are answered as a batch. A phrase with a question mark is asked as a
                 question.
+            on_text: as in [`chat`]; for a single phrase.
             options: see [`Sa2VA`].
 
         Returns:
@@ -161,10 +196,16 @@ class Sa2VA:
         """
         checked_phrases(phrases)  # before anything is decoded
         with self.open(media) as scene:
-            return scene.segment(phrases, **options)
+            return scene.segment(phrases, on_text=on_text, **options)
 
     def chat(
-        self, media: MediaSource | None, question: str, *, history: History = (), **options: Unpack[Options]
+        self,
+        media: MediaSource | None,
+        question: str,
+        *,
+        history: History = (),
+        on_text: Callable[[str], None] | None = None,
+        **options: Unpack[Options],
     ) -> Answer:
         """Ask anything about an image or a short video, or talk without one (``media=None``).
 
@@ -173,13 +214,15 @@ class Sa2VA:
             question: the user's words.
             history: ``history`` of an earlier answer about the same medium, to continue the conversation; or pairs
                 (question, answer), or messages ``{"role": "user" | "assistant", "content": text}``.
+            on_text: called with each new piece of the answer's text as it is written, special tokens included. What it
+                raises cancels the request and is raised here. It cannot ask the same model.
             options: see [`Sa2VA`].
 
         Raises:
             ValueError: the question or history is malformed, the medium cannot be read, or an option is out of range.
         """
         with self.open(media) as scene:
-            return scene.chat(question, history=history, **options)
+            return scene.chat(question, history=history, on_text=on_text, **options)
 
     def ask(
         self,
@@ -220,15 +263,18 @@ class Sa2VA:
                 **options,
             )
 
-    def caption(self, media: MediaSource, **options: Unpack[Options]) -> Answer:
+    def caption(
+        self, media: MediaSource, *, on_text: Callable[[str], None] | None = None, **options: Unpack[Options]
+    ) -> Answer:
         """Write a grounded caption: each segment has its phrase and the characters it spans in the text.
 
         Args:
             media: an image or a short video.
+            on_text: as in [`chat`].
             options: see [`Sa2VA`].
         """
         with self.open(media) as scene:
-            return scene.caption(**options)
+            return scene.caption(on_text=on_text, **options)
 
     def describe(
         self,
@@ -245,7 +291,7 @@ class Sa2VA:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels; a single one needs no list.
             requests: what to ask about each region; they are called region1, region2, ... None means the wording of the
                 released models.
-            generation: fields of [`sa2va.model.generation.GenerationOptions`], such as ``max_new_tokens``.
+            generation: fields of [`sa2va.model.sampling.GenerationOptions`], such as ``max_new_tokens``.
 
         Raises:
             ValueError: the family has no region prompts, or a region is empty or outside the image.
@@ -305,7 +351,7 @@ class Sa2VA:
         chosen = InferenceOptions.of(**options)
 
         def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
-            with Scene(self._runner, open_media(pixels)) as scene:
+            with Scene(self.engine, open_media(pixels)) as scene:
                 return scene.mask_prompts(wanted, chosen.generation)
 
         tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, ask=ask)
@@ -347,7 +393,7 @@ class Sa2VA:
             ValueError: there is no ``text``, the video has no frames, or the masks are malformed.
         """
         return predict_forward(
-            self._runner,
+            self.engine,
             image=image,
             video=video,
             text=text,

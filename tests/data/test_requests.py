@@ -1,4 +1,4 @@
-"""Request wordings: drawn as ever from ours, replaced by a file, and checked before anything is trained."""
+"""MaskRequest wordings: drawn as ever from ours, replaced by a file, and checked before anything is trained."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA, Sa2VAModel
-from sa2va.inference.vlm import VLMRunner
-from sa2va.model.generation import GenerationOptions
+from sa2va.inference.engine import Engine
+from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated
 from sa2va.processing.processor import VisionInputs
 from sa2va.processing.regions import region_cells
@@ -118,7 +118,7 @@ def write(sa2va: Sa2VA, ids: list[int], vision: VisionInputs | None, regions=Non
             visual = sa2va.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout)
     options = GenerationOptions(max_new_tokens=new_tokens)
     (answer,) = sa2va.model.generate(
-        [ids], visual, options=options, is_finished=VLMRunner(sa2va.model, sa2va.processor).is_finished
+        [ids], visual, options=options, is_finished=Engine(sa2va.model, sa2va.processor).is_finished
     )
     return answer
 

@@ -9,7 +9,7 @@ from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import KeyFrames
 from sa2va.inference.tracker import Mode
 from sa2va.masks.mask_ops import Cleanup
-from sa2va.model.generation import GenerationOptions
+from sa2va.model.sampling import GenerationOptions
 
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5

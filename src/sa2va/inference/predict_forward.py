@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va.inference.engine import Engine
 from sa2va.inference.tracker import VideoTracker
-from sa2va.inference.vlm import EncodedMedia, VLMRunner
+from sa2va.inference.work import EncodedMedia, Pause, Write
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
-from sa2va.model.generation import GenerationOptions
+from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import sampled_cells
 from sa2va.processing.requests import IMAGE_MARK
@@ -23,9 +24,13 @@ from sa2va.runtime import logger
 FIRST_FRAMES = 5
 
 
-@torch.inference_mode()
-def predict_forward(
-    runner: VLMRunner,
+def predict_forward(engine: Engine, **arguments: Any) -> dict[str, Any]:
+    """See [`Sa2VA.predict_forward`]."""
+    return engine.run(_steps(engine, **arguments))
+
+
+async def _steps(
+    engine: Engine,
     *,
     image: ImageSource | None,
     video: MediaSource | None,
@@ -34,8 +39,7 @@ def predict_forward(
     mask_prompts: Any,
     max_new_tokens: int,
 ) -> dict[str, Any]:
-    """See [`Sa2VA.predict_forward`]."""
-    processor, model = runner.processor, runner.model
+    processor, model = engine.processor, engine.model
     check_text(text, "text=")
     past_text = past_text or ""
     if image is None and video is None and IMAGE_MARK in text:
@@ -44,13 +48,15 @@ def predict_forward(
     regions = None
     if first and mask_prompts is not None and processor.family.visual_prompts and processor.cells:
         regions = [sampled_cells(mask, processor.cells) for mask in _masks(mask_prompts)]
-    media = runner.encode(first, video=video is not None) if first else EncodedMedia()
+    media = engine.look(first, video=video is not None) if first else EncodedMedia()
+    if media.look is not None:
+        await media.look
     if regions:
         media = media.with_regions(regions)
     prompt = processor.released_prompt(text, vision=media.vision, past_text=past_text, regions=regions)
     ids = processor.released_prompt_ids(text, vision=media.vision, past_text=past_text, regions=regions)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    (written,) = model.generate([ids], media.visual, options=options, is_finished=runner.is_finished)
+    (written,) = await Write([ids], media, options)
     states = written.seg_states
     if processor.family.prompt_seg_counts:
         states = torch.cat([written.prompt_seg_states, states])
@@ -61,7 +67,10 @@ def predict_forward(
         # Empty masks are masks too, here.
         size = (first[0].height, first[0].width)
         frames = (tracker.encode([np.asarray(picture)]) for picture in _pictures(image, video))
-        steps = [tracker.step_encoded(frame, size) for frame in frames]
+        steps = []
+        for frame in frames:
+            steps.append(tracker.step_encoded(frame, size))
+            await Pause()
         predicted = [np.stack([step.segments[row].mask.array for step in steps]) for row in range(len(states))]
     prediction = processor.decode(written.token_ids)
     return {

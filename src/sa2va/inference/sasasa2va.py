@@ -21,15 +21,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sa2va.inference.engine import Engine
 from sa2va.inference.postprocess import MaskPostprocessing, finite_rows
 from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import VLMRunner, segmentation_request, unfound
+from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.model.finite import not_finite
-from sa2va.model.generation import GenerationOptions
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -40,6 +40,7 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.network import Sa2VANetwork
+from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.results.answer import Frame
 
@@ -122,7 +123,7 @@ class _View:
 
 
 def track(
-    runner: VLMRunner,
+    engine: Engine,
     source: FrameSource,
     phrases: Sequence[str],
     selections: Sequence[Selection],
@@ -138,16 +139,15 @@ def track(
     outputs, plans, reasons = [], [], {}
     for selection in selections:
         shown = select_frames(selection, count)
-        media = runner.encode(clip_pictures(source.read(shown)), video=True)
-        outputs.append(runner.generate(media, requests, options))
+        outputs.append(engine.run(_ask(engine, clip_pictures(source.read(shown)), requests, options)))
         plans.append(clips_of_frames(selection, count, shown))
-        reasons |= unfound(runner, phrases, outputs[-1])
+        reasons |= unfound(engine.processor, phrases, outputs[-1])
     rows = [row for row, phrase in enumerate(phrases) if phrase not in reasons]
     frames: Iterator[tuple[Frame, np.ndarray]]
     if rows:
         prompts = [torch.stack([ten_prompts(view[row].prompts_KC) for row in rows]) for view in outputs]
         named = [phrases[row] for row in rows]
-        frames = follow_clips(runner.model, source, named, prompts, plans, output=output)
+        frames = follow_clips(engine.model, source, named, prompts, plans, output=output)
     else:
         frames = ((Frame(decoded.index, decoded.time, source.size), decoded.pixels) for decoded in source)
     return Track(
@@ -159,6 +159,15 @@ def track(
         reasons=reasons,
         pixels=lambda: (decoded.pixels for decoded in source),
     )
+
+
+async def _ask(
+    engine: Engine, pictures: Sequence[Image.Image], requests: Sequence[str], options: GenerationOptions
+) -> list[VLMOutput]:
+    media = engine.look(pictures, video=True)
+    if media.look is not None:
+        await media.look
+    return await engine.write(media, requests, options)
 
 
 def follow_clips(

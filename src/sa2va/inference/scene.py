@@ -6,8 +6,7 @@ key-value cache of the last prompt, and SAM 2's features of an image.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -17,20 +16,21 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.inference import sasasa2va
+from sa2va.inference.engine import Engine
 from sa2va.inference.options import InferenceOptions, Options
 from sa2va.inference.postprocess import clip_segments, frame_segments
 from sa2va.inference.propagation import frame_count, key_frame_indices, propagate_video
 from sa2va.inference.sasasa2va import Selection
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import EncodedMedia, VLMOutput, VLMRunner, segmentation_request, unfound, why_nothing
+from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound, why_nothing
+from sa2va.inference.work import Decode, EncodedMedia, EncodeFrame, Pause
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
-from sa2va.model.generation import GenerationOptions
-from sa2va.model.mask_decoder import FrameFeatures, decode_masks, grounding_side, language_tokens
+from sa2va.model.mask_decoder import grounding_side
+from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
-from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.regions import Region, as_regions, region_cells
 from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST
 from sa2va.results.answer import Answer
@@ -46,7 +46,7 @@ class Scene:
 
     A second request about an image, or the next turn of a conversation, runs neither the vision tower nor SAM 2's image
     encoder, and only those tokens of its prompt that differ from the last one's beginning. The answers are the same as
-    those of a newly opened scene. Threads may share a scene; they take turns.
+    those of a newly opened scene. Threads may share a scene, and what they ask at once is answered together.
 
     Attributes:
         media: the open [`Picture`], or another [`FrameSource`] for a video; None without either.
@@ -62,12 +62,11 @@ class Scene:
         'blue'
     """
 
-    def __init__(self, runner: VLMRunner, media: FrameSource | None):
+    def __init__(self, engine: Engine, media: FrameSource | None):
         self.media = media
-        self._runner = runner
+        self._engine = engine
         self._encoded: dict[tuple[int, ...], EncodedMedia] = {}  # by the frames that the language model sees
-        self._features: FrameFeatures | None = None
-        self._lock = threading.RLock()
+        self._frame: EncodeFrame | None = None  # of a picture
         self._closed = False
 
     @property
@@ -83,15 +82,14 @@ class Scene:
     @property
     def nbytes(self) -> int:
         """Memory that the scene occupies on the model's devices, in bytes."""
-        features = [] if self._features is None else [self._features.fine, self._features.middle, self._features.top]
-        return sum(one.nbytes for one in self._encoded.values()) + sum(tensor.nbytes for tensor in features)
+        features = self._frame.result.nbytes if self._frame is not None and self._frame.is_done else 0
+        return sum(one.nbytes for one in list(self._encoded.values())) + features
 
     def close(self) -> None:
         """Free the encoding. A [`Track`] that was started may still be read."""
-        with self._lock:
-            self._closed = True
-            self._encoded.clear()
-            self._features = None
+        self._closed = True
+        self._encoded.clear()
+        self._frame = None
 
     def __enter__(self) -> Scene:
         return self
@@ -104,18 +102,24 @@ class Scene:
         size = "" if self.size is None else f" {self.size[1]}x{self.size[0]}"
         return f"Scene({what}{size}, {'closed' if self._closed else f'{self.nbytes / 2**20:.1f} MiB'})"
 
-    def segment(self, phrases: str | Sequence[str], **options: Unpack[Options]) -> Answer | list[Answer]:
+    def segment(
+        self, phrases: str | Sequence[str], *, on_text: Callable[[str], None] | None = None, **options: Unpack[Options]
+    ) -> Answer | list[Answer]:
         """Segment what phrases or questions describe; see [`Sa2VA.segment`]."""
-        wanted = checked_phrases(phrases)
-        if self.media is None:
-            raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
-        requests = [segmentation_request(phrase, video=self.is_video) for phrase in wanted]
-        answers = self._answer(requests, InferenceOptions.of(**options), names=wanted, kind=_SEGMENT)
+        answers = self._engine.run(self.segment_steps(phrases, InferenceOptions.of(**options), on_text=on_text))
         return answers[0] if isinstance(phrases, str) else answers
 
-    def chat(self, question: str, *, history: History = (), **options: Unpack[Options]) -> Answer:
+    def chat(
+        self,
+        question: str,
+        *,
+        history: History = (),
+        on_text: Callable[[str], None] | None = None,
+        **options: Unpack[Options],
+    ) -> Answer:
         """Ask anything; see [`Sa2VA.chat`]."""
-        (answer,) = self._answer([question], InferenceOptions.of(**options), histories=[history])
+        chosen = InferenceOptions.of(**options)
+        (answer,) = self._engine.run(self.ask_steps([question], chosen, histories=[history], on_text=on_text))
         return answer
 
     def ask(
@@ -129,13 +133,8 @@ class Scene:
         **options: Unpack[Options],
     ) -> list[Answer]:
         """Ask many independent questions; see [`Sa2VA.ask`]."""
-        if isinstance(questions, str):
-            raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
-        for name, given in (("history", histories), ("region", regions)):
-            if given is not None and len(given) != len(questions):
-                raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
-        return self._answer(
-            list(questions),
+        steps = self.ask_steps(
+            questions,
             InferenceOptions.of(**options),
             histories=histories,
             regions=regions,
@@ -143,26 +142,18 @@ class Scene:
             keep_empty=empty_masks,
             kind="ask",
         )
+        return self._engine.run(steps)
 
-    def caption(self, **options: Unpack[Options]) -> Answer:
+    def caption(self, *, on_text: Callable[[str], None] | None = None, **options: Unpack[Options]) -> Answer:
         """Write a grounded caption; see [`Sa2VA.caption`]."""
-        return self.chat(GCG_REQUEST, **options)
+        return self.chat(GCG_REQUEST, on_text=on_text, **options)
 
     def describe(
         self, regions: Region | Sequence[Region], *, requests: Sequence[str] | None = None, **generation: Any
     ) -> list[str]:
         """Describe regions of an image, one text each; see [`Sa2VA.describe`]."""
-        wanted = as_regions(regions)
-        if not wanted:
-            raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
-        if requests is not None and len(requests) != len(wanted):
-            raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(wanted)}")
-        with self._lock:
-            grids = self._region_grids(wanted)
-            questions = requests or [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
-            shown = self._look(()).with_regions(grids)
-            outputs = self._runner.generate(shown, questions, GenerationOptions(**generation), regions=grids)
-        return [self._runner.processor.clean(output.raw)[0] for output in outputs]
+        chosen = InferenceOptions(generation=GenerationOptions(**generation))
+        return [answer.text for answer in self._engine.run(self.describe_steps(regions, chosen, requests=requests))]
 
     def track(
         self,
@@ -176,10 +167,10 @@ class Scene:
         source = self._source("track needs a video or a picture; got None")
         chosen = InferenceOptions.of(**options)
         if isinstance(chosen.key_frames, str) and chosen.key_frames == "compressed":
-            return sasasa2va.track(self._runner, source, wanted, selections, chosen.generation, chosen.masks)
-        tracker = VideoTracker(self._runner.model, mode=chosen.mode, output=chosen.masks)
+            return sasasa2va.track(self._engine, source, wanted, selections, chosen.generation, chosen.masks)
+        tracker = VideoTracker(self._engine.model, mode=chosen.mode, output=chosen.masks)
         keys = self._key_frames(chosen)
-        outputs = self._find(wanted, keys, chosen.generation, video=True)
+        outputs = self._engine.run(self._find(wanted, keys, chosen.generation, video=True))
         for phrase, output in zip(wanted, outputs, strict=True):
             tracker.add_prompts(output.prompts_KC, [phrase] * len(output.prompts_KC))
         return Track(
@@ -188,22 +179,27 @@ class Scene:
             fps=source.fps,
             size=source.size,
             total=source.frame_count,
-            reasons=unfound(self._runner, wanted, outputs),
+            reasons=unfound(self._engine.processor, wanted, outputs),
             pixels=lambda: (decoded.pixels for decoded in source),
         )
 
     def mask_prompts(self, phrases: Sequence[str], generation: GenerationOptions) -> list[Tensor]:
         """The mask prompts (K, C) of each phrase in an image, for [`VideoTracker.add_prompts`]."""
-        return [output.prompts_KC for output in self._find(phrases, (), generation, video=False)]
+        return [output.prompts_KC for output in self._engine.run(self._find(phrases, (), generation, video=False))]
 
-    def _find(
-        self, phrases: Sequence[str], keys: tuple[int, ...], generation: GenerationOptions, *, video: bool
-    ) -> list[VLMOutput]:
-        requests = [segmentation_request(phrase, video=video) for phrase in phrases]
-        with self._lock:
-            return self._runner.generate(self._look(keys, video=video), requests, generation, kind=_SEGMENT)
+    # -- the steps of requests, for the engine -------------------------------------------------------------------------
 
-    def _answer(
+    async def segment_steps(
+        self, phrases: str | Sequence[str], options: InferenceOptions, *, on_text: Callable[[str], None] | None = None
+    ) -> list[Answer]:
+        """[`segment`], always a list."""
+        wanted = checked_phrases(phrases)
+        if self.media is None:
+            raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
+        requests = [segmentation_request(phrase, video=self.is_video) for phrase in wanted]
+        return await self.ask_steps(requests, options, names=wanted, kind=_SEGMENT, on_text=on_text)
+
+    async def ask_steps(
         self,
         questions: Sequence[str],
         options: InferenceOptions,
@@ -214,29 +210,41 @@ class Scene:
         at_once: int | None = None,
         keep_empty: bool = False,
         kind: str | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
-        """Answer questions with text and masks.
+        """[`ask`].
 
         Args:
-            names: what each asks for, when it asks for a mask. kind: see [`VLMRunner.generate`].
+            names: what each asks for, when it asks for a mask. kind, on_text: see [`Engine.write`].
         """
+        if isinstance(questions, str):
+            raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
+        for name, given in (("history", histories), ("region", regions)):
+            if given is not None and len(given) != len(questions):
+                raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
+        if on_text is not None and len(questions) != 1:
+            raise ValueError(f"on_text is told one answer; got {len(questions)} questions: ask them one by one")
         for question in questions:
             if not isinstance(question, str) or not question.strip():
                 raise ValueError(f"a question is a non-empty text; got {question!r}")
             check_text(question, "the question")
         turns = [turns_of(history) for history in ([()] * len(questions) if histories is None else histories)]
-        with self._lock:
-            keys = self._key_frames(options) if self.is_video else ()
-            if regions is None:
-                media = self._look(keys)
-                outputs = self._runner.generate(
-                    media, questions, options.generation, histories=turns, at_once=at_once, kind=kind
+        keys = self._key_frames(options) if self.is_video else ()
+        outputs: list[VLMOutput] = []
+        if regions is None:
+            media = await self._look(keys)
+            outputs = await self._engine.write(
+                media, questions, options.generation, histories=turns, at_once=at_once, kind=kind, on_text=on_text
+            )
+        else:  # each question sees a region of its own, which is its region1
+            for question, grid, history in zip(questions, self._region_grids(regions), turns, strict=True):
+                shown = (await self._look(())).with_regions([grid])
+                outputs += await self._engine.write(
+                    shown, [question], options.generation, histories=[history], regions=[grid], on_text=on_text
                 )
-            else:
-                outputs = self._generate_by_region(questions, regions, options.generation, turns)
-            named = zip(outputs, names or [None] * len(outputs), strict=True)
-            parsed = [_Parsed(self._runner, output, name) for output, name in named]
-            segments = self._segments(parsed, keys, options)
+        named = zip(outputs, names or [None] * len(outputs), strict=True)
+        parsed = [_Parsed(self._engine, output, name) for output, name in named]
+        segments = await self._segments(parsed, keys, options)
         answers = []
         for one, history in zip(parsed, turns, strict=True):
             count = len(one.output.prompts_KC)
@@ -244,24 +252,30 @@ class Scene:
             answers.append(one.answer(own, self.size, history, keep_empty=keep_empty))
         return answers
 
-    def _generate_by_region(
-        self,
-        questions: Sequence[str],
-        regions: Sequence[Region],
-        generation: GenerationOptions,
-        turns: Sequence[Sequence[Turn]],
+    async def describe_steps(
+        self, regions: Region | Sequence[Region], options: InferenceOptions, *, requests: Sequence[str] | None = None
+    ) -> list[Answer]:
+        """[`describe`], whose texts come as answers."""
+        wanted = as_regions(regions)
+        if not wanted:
+            raise ValueError("describe needs at least one region: a bool mask (H, W) or a box (x0, y0, x1, y1)")
+        if requests is not None and len(requests) != len(wanted):
+            raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(wanted)}")
+        grids = self._region_grids(wanted)
+        questions = requests or [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
+        shown = (await self._look(())).with_regions(grids)
+        outputs = await self._engine.write(shown, questions, options.generation, regions=grids)
+        return [_Parsed(self._engine, output, None).answer((), self.size, (), keep_empty=False) for output in outputs]
+
+    async def _find(
+        self, phrases: Sequence[str], keys: tuple[int, ...], generation: GenerationOptions, *, video: bool
     ) -> list[VLMOutput]:
-        """Each question sees a region of its own, which is its region1."""
-        grids = self._region_grids(regions)
-        media, outputs = self._look(()), []
-        for question, grid, history in zip(questions, grids, turns, strict=True):
-            shown = media.with_regions([grid])
-            outputs += self._runner.generate(shown, [question], generation, histories=[history], regions=[grid])
-        return outputs
+        requests = [segmentation_request(phrase, video=video) for phrase in phrases]
+        return await self._engine.write(await self._look(keys, video=video), requests, generation, kind=_SEGMENT)
 
     def _region_grids(self, regions: Sequence[Region]) -> list[np.ndarray]:
         """The cells of each region, bool (cells, cells)."""
-        processor = self._runner.processor
+        processor = self._engine.processor
         if not isinstance(self.media, Picture):
             raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
         if not processor.family.visual_prompts or processor.cells is None:
@@ -281,44 +295,49 @@ class Scene:
             raise ValueError(otherwise)
         return self.media
 
-    def _look(self, keys: tuple[int, ...], *, video: bool | None = None) -> EncodedMedia:
+    async def _look(self, keys: tuple[int, ...], *, video: bool | None = None) -> EncodedMedia:
         """The medium as the language model sees it: a picture, the key frames of a video, or nothing."""
         if self._closed:
             raise ValueError("this scene is closed; open the medium again")
         if keys not in self._encoded:
-            if self.media is None:
-                self._encoded[keys] = EncodedMedia()
-            else:
-                video = self.is_video if video is None else video
-                if isinstance(self.media, Picture):
-                    images = [self.media.image]
-                else:
-                    images = [Image.fromarray(frame) for frame in self.media.read(keys)]
-                self._encoded[keys] = self._runner.encode(images, video=video)
-        return self._encoded[keys]
+            self._encoded[keys] = self._shown(keys, self.is_video if video is None else video)
+        media = self._encoded[keys]
+        if media.look is not None:
+            try:
+                await media.look
+            except BaseException:
+                self._encoded.pop(keys, None)
+                raise
+        return media
 
-    @torch.inference_mode()
-    def _segments(self, parsed: Sequence[_Parsed], keys: tuple[int, ...], options: InferenceOptions) -> list[Segment]:
+    def _shown(self, keys: tuple[int, ...], video: bool) -> EncodedMedia:
+        if self.media is None:
+            return EncodedMedia()
+        if isinstance(self.media, Picture):
+            return self._engine.look([self.media.image], video=video)
+        return self._engine.look([Image.fromarray(frame) for frame in self.media.read(keys)], video=video)
+
+    async def _segments(
+        self, parsed: Sequence[_Parsed], keys: tuple[int, ...], options: InferenceOptions
+    ) -> list[Segment]:
         """The objects of all answers, decoded together."""
         prompts = torch.cat([one.output.prompts_KC for one in parsed])
         phrases = [phrase for one in parsed for phrase in one.phrases]
         if not len(prompts) or self.media is None:
             return []
+        model = self._engine.model
         if not isinstance(self.media, Picture):
-            tracker = VideoTracker(self._runner.model, mode=options.mode, output=options.masks)
+            tracker = VideoTracker(model, mode=options.mode, output=options.masks)
             tracker.add_prompts(prompts, phrases)
-            colors = ObjectColors()
-            return clip_segments(
-                replace(frame, segments=colors.apply(pixels, frame.segments))
-                for frame, pixels in propagate_video(tracker, self.media, keys)
-            )
-        model = self._runner.model
-        side = grounding_side(model.sam2)
-        if self._features is None:
-            self._features = model.encode_frames(squashed_frames([self.media.image], side))
-        tokens = language_tokens(model.sam2, prompts)
-        prediction = decode_masks(model.sam2, model.sam2.mask_decoder, self._features, tokens)
-        ids, size = range(1, len(prompts) + 1), self.media.size
+            colors, frames = ObjectColors(), []
+            for frame, pixels in propagate_video(tracker, self.media, keys):
+                frames.append(replace(frame, segments=colors.apply(pixels, frame.segments)))
+                await Pause()
+            return clip_segments(frames)
+        if self._frame is None:
+            self._frame = EncodeFrame(self.media.image)
+        prediction = await Decode(await self._frame, prompts)
+        ids, size, side = range(1, len(prompts) + 1), self.media.size, grounding_side(model.sam2)
         segments = frame_segments(prediction, ids, phrases, side=side, size=size, output=options.masks)
         return [*ObjectColors().apply(np.asarray(self.media.image), segments)]
 
@@ -326,9 +345,9 @@ class Scene:
 class _Parsed:
     """What was written to one question, and the words that name each of its masks."""
 
-    def __init__(self, runner: VLMRunner, output: VLMOutput, name: str | None):
+    def __init__(self, engine: Engine, output: VLMOutput, name: str | None):
         self.output, self.name = output, name
-        self.text, found = runner.processor.clean(output.raw)
+        self.text, found = engine.processor.clean(output.raw)
         named = [one or (name or "", None) for one in found[: len(output.prompts_KC)]]
         self.phrases = [name or phrase for phrase, _ in named]
         self.spans = [span for _, span in named]

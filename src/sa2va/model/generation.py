@@ -1,161 +1,36 @@
-"""Writing an answer token by token, keeping only the states at ``[SEG]``.
+"""Reading prompts, and writing their answers token by token.
 
 Prompts about the same pictures share them: the longest common prefix of their tokens, pictures included, runs once,
-its key-value cache is repeated, and the rest decodes as one batch. What was read may be kept in a [`PromptCache`], from
+its key-value cache is repeated, and the rest is read as one batch. What was read may be kept in a [`PromptCache`], from
 which a later prompt that begins alike goes on. What the answer will probably be may be given as a draft: it is read in
 one pass and kept as far as the model would have written it itself (speculative decoding, arXiv 2211.17192, with an
-earlier answer in place of a smaller model).
+earlier answer in place of a smaller model). Rows that are read are written together, see [`sa2va.model.row_batch`].
 
 Shape legend: B prompts, P shared prefix tokens, L tokens, D hidden width.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import takewhile
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PreTrainedModel
 
 from sa2va.model import language
 from sa2va.model.families import Family
-from sa2va.model.finite import not_finite
+from sa2va.model.prompt_cache import PromptCache, holds_whole_text
+from sa2va.model.row_batch import Row, RowBatch, choose, layers_of, read_back, write_rows
+from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated, VisualTokens
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """How answers are written.
-
-    Attributes:
-        max_new_tokens: upper limit on the answer's tokens.
-        temperature: 0 chooses the likeliest token (the released behaviour); above 0 samples.
-        top_p, top_k: sample from the likeliest tokens only; 1.0 and 0 switch them off.
-        repetition_penalty: above 1.0 makes tokens that already occurred less likely.
-        seed: of the sampling; None takes torch's global generator.
-    """
-
-    max_new_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        checks = {
-            "max_new_tokens": (_is_whole(self.max_new_tokens) and self.max_new_tokens >= 1, "an integer of at least 1"),
-            "temperature": (_is_finite(self.temperature) and self.temperature >= 0, "a finite number of at least 0"),
-            "top_p": (_is_finite(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1"),
-            "top_k": (_is_whole(self.top_k) and self.top_k >= 0, "an integer of at least 0"),
-            "repetition_penalty": (
-                _is_finite(self.repetition_penalty) and self.repetition_penalty > 0,
-                "a finite number above 0",
-            ),
-            "seed": (
-                self.seed is None or (_is_whole(self.seed) and -(2**63) <= self.seed < 2**64),
-                "None or an integer of 64 bits",
-            ),
-        }
-        for name, (holds, expected) in checks.items():
-            if not holds:
-                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}")
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the likeliest token is always taken, whatever was said before."""
-        return self.temperature == 0 and self.repetition_penalty == 1.0
-
-    def processors(self, device: torch.device) -> LogitsProcessorList:
-        """transformers' own logits processors for these settings."""
-        chosen = LogitsProcessorList()
-        if self.repetition_penalty != 1.0:
-            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
-        if self.temperature > 0:
-            chosen.append(TemperatureLogitsWarper(self.temperature))
-            if self.top_k:
-                chosen.append(TopKLogitsWarper(self.top_k))
-            if self.top_p < 1.0:
-                chosen.append(TopPLogitsWarper(self.top_p))
-        return chosen
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-class PromptCache:
-    """The keys and values of the tokens that were read last, for later prompts that begin with the same ones.
-
-    It belongs to one set of pictures and is used by one request at a time. Tokens of a conversation stay, the answer
-    included, so that its next turn reads only what is new; a request about something else reads from where it differs.
-    """
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self._layers: list[Any] = []  # of DynamicLayer, filled
-        self._seg_states: dict[int, Tensor] = {}  # of the [SEG] tokens, by position
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the keys and values, bytes."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers)
-
-    def matching(self, ids: Sequence[int]) -> int:
-        """How many of these tokens, from the first on, are there."""
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
-
-    def restore(self, cache: DynamicCache, length: int) -> list[Tensor]:
-        """Fill an empty cache of one row with the first ``length`` tokens, without copying.
-
-        Returns:
-            the states at the ``[SEG]`` tokens among them.
-        """
-        cache.layers[:] = [_cut(layer, length) for layer in self._layers]
-        return [state for position, state in self._seg_states.items() if position < length]
-
-    def keep(self, cache: DynamicCache, ids: Sequence[int], seg_states: dict[int, Tensor]) -> None:
-        """Remember the tokens of a cache of one row.
-
-        Nothing changes where they are all there already, so that questions in between do not end a conversation's
-        advantage, nor where a layer keeps a window only.
-        """
-        if self.matching(ids) == len(ids) or not all(type(layer) is DynamicLayer for layer in cache.layers):
-            return
-        self.ids, self._seg_states = list(ids), dict(seg_states)
-        self._layers = [_cut(layer, len(ids)) for layer in cache.layers]
-
-
-def _cut(layer: Any, length: int) -> Any:
-    """A layer with its first ``length`` tokens. Growing replaces a layer's tensors, so that views of them are safe."""
-    view = copy.copy(layer)
-    view.keys, view.values = layer.keys[..., :length, :], layer.values[..., :length, :]
-    return view
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """What one batch of prompts has come to after its prefill."""
+class _Prompted:
+    """What one batch of prompts has come to when it is read."""
 
     cache: DynamicCache
     attention_mask: Tensor  # (B, tokens so far) bool
@@ -180,6 +55,48 @@ def generate(
     """Answer prompts that all look at the same pictures.
 
     Args:
+        as in [`read_prompts`].
+
+    Raises:
+        FloatingPointError: the logits are NaN or infinite.
+    """
+    rows = read_prompts(
+        vlm,
+        family,
+        seg_token_id,
+        prompts,
+        visual,
+        options=options,
+        is_finished=is_finished,
+        on_token=on_token,
+        kept=kept,
+        drafts=drafts,
+    )
+    batch = RowBatch(vlm, family)
+    for row in rows:
+        if not row.finished and row.error is None:
+            batch.join(row)
+    while batch.rows:
+        batch.step()
+    return [row.generated() for row in rows]
+
+
+def read_prompts(
+    vlm: PreTrainedModel,
+    family: Family,
+    seg_token_id: int,
+    prompts: Sequence[Sequence[int]],
+    visual: VisualTokens | None,
+    *,
+    options: GenerationOptions,
+    is_finished: Callable[[list[int]], bool],
+    on_token: Callable[[int, int], None] | None = None,
+    kept: PromptCache | None = None,
+    drafts: Sequence[Sequence[int]] = (),
+) -> list[Row]:
+    """Read prompts that all look at the same pictures, and what comes true of a draft.
+
+    Args:
         prompts: token ids of each prompt, image tokens expanded.
         visual: the features of the pictures, shared by all prompts.
         is_finished: told the new tokens of a row, says whether they end the answer.
@@ -188,50 +105,58 @@ def generate(
         drafts: token ids of whole answers, any of which may be the one to come, the likeliest first. Greedy writing
             gives the same tokens with and without; sampling ignores them.
 
-    Raises:
-        FloatingPointError: the logits are NaN or infinite.
+    Returns:
+        a row per prompt with its first tokens. Those that are not finished join a [`RowBatch`].
     """
-    shared = shared_prefix(prompts)
-    if len(prompts) > 1 and not _can_share(vlm, prompts, shared, options.max_new_tokens):
-        answers = []
-        for row, prompt in enumerate(prompts):
-            tell = None if on_token is None else partial(_tell, on_token, row)
-            answers += generate(
-                vlm,
-                family,
-                seg_token_id,
-                [prompt],
-                visual,
-                options=options,
-                is_finished=is_finished,
-                on_token=tell,
-                kept=kept,
-                drafts=drafts,
-            )
-        return answers
-    if not _fits_window(vlm, prompts, options.max_new_tokens):
-        kept, drafts = None, ()
-    with language.whole_text(vlm):
-        state = _prefill(vlm, family, seg_token_id, prompts, visual, shared, kept)
-        answers = _decode(vlm, family, seg_token_id, prompts, state, options, is_finished, on_token, drafts)
-    if kept is not None and len(prompts) == 1:
-        _keep_conversation(kept, state.cache, prompts[0], answers[0], seg_token_id)
-    return answers
+    together = len(prompts) > 1 and _can_share(vlm, prompts, shared_prefix(prompts), options.max_new_tokens)
+    numbers = range(len(prompts))
+    rows: list[Row] = []
+    for group in [numbers] if together else [numbers[number : number + 1] for number in numbers]:
+        own = [prompts[number] for number in group]
+        splits = _fits_window(vlm, own, options.max_new_tokens)
+        cache = kept if splits else None
+        with language.whole_text(vlm):
+            state = _prefill(vlm, family, seg_token_id, own, visual, shared_prefix(own), cache)
+            accepted: Sequence[tuple[Sequence[int], Tensor]] = [((), state.logits)] * len(own)
+            if splits and options.is_plain and (draft := _fitting_draft(state.logits, drafts, options.max_new_tokens)):
+                state, accepted = _read_draft(vlm, family, state, draft)
+            read = [
+                Row(
+                    prompts[number],
+                    options,
+                    seg_token_id=seg_token_id,
+                    prompt_seg_states=state.prompt_seg_states[place],
+                    position=int(state.next_position[place]),
+                    is_finished=is_finished,
+                    on_token=None if on_token is None else _of_row(on_token, number),
+                    kept=cache if len(own) == 1 else None,
+                )
+                for place, number in enumerate(group)
+            ]
+            for row, (tokens, states_LD) in zip(read, accepted, strict=True):
+                row.accept(tokens, states_LD)
+            choose(vlm, read, state.logits)
+            if not splits or not holds_whole_text(state.cache):
+                _write_alone(vlm, family, read[0], state)
+        for place, row in enumerate(read):
+            row.layers = layers_of(state.cache, place, state.attention_mask[place] if len(own) > 1 else None)
+            if row.is_over:
+                row.leave(lambda row=row: row.layers)
+        rows += read
+    return rows
 
 
-def _keep_conversation(
-    kept: PromptCache, cache: DynamicCache, prompt: Sequence[int], answer: Generated, seg_token_id: int
-) -> None:
-    """Remember a prompt with its answer, as far as that was read back."""
-    said = [*prompt, *answer.token_ids][: cache.get_seq_length()]
-    places = [position for position, token in enumerate(said) if token == seg_token_id]
-    states = torch.cat([answer.prompt_seg_states, answer.seg_states])
-    kept.keep(cache, said, dict(zip(places, states, strict=True)))
+def _of_row(on_token: Callable[[int, int], None], row: int) -> Callable[[int], None]:
+    return lambda token: on_token(row, token)
 
 
-def _tell(on_token: Callable[[int, int], None], row: int, _: int, token: int) -> None:
-    """Pass on a token of a prompt that ran alone as one of its own row."""
-    on_token(row, token)
+def _write_alone(vlm: PreTrainedModel, family: Family, row: Row, state: _Prompted) -> None:
+    """Write to the end what cannot share a pass with other texts: dynamic RoPE beyond its window would turn those by
+    other angles, and a layer that keeps only a window of its tokens has no place for a longer row's."""
+    mask = state.attention_mask
+    while not row.is_over:
+        mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
+        write_rows(vlm, family, [row], mask, state.cache)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -242,7 +167,8 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 def _can_share(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], shared: int, new_tokens: int) -> bool:
     """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them."""
-    return shared >= 1 and _holds_pictures(vlm, prompts, shared) and _fits_window(vlm, prompts, new_tokens)
+    whole = holds_whole_text(DynamicCache(config=vlm.config.get_text_config()))
+    return shared >= 1 and whole and _holds_pictures(vlm, prompts, shared) and _fits_window(vlm, prompts, new_tokens)
 
 
 def _holds_pictures(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], length: int) -> bool:
@@ -270,7 +196,7 @@ def _prefill(
     visual: VisualTokens | None,
     shared: int,
     kept: PromptCache | None,
-) -> _Decoding:
+) -> _Prompted:
     """Read the prompts: what no earlier prompt has left of the prefix they share once, then the rest of each,
     left-padded to one length."""
     device: Any = vlm.get_input_embeddings().weight.device
@@ -294,7 +220,7 @@ def _prefill(
     if len(prompts) > 1:
         if kept is not None:
             found = [position for position, token in enumerate(prompts[0][:read]) if token == seg_token_id]
-            kept.keep(cache, prompts[0][:read], dict(zip(found, prefix_states, strict=True)))
+            kept.keep(layers_of(cache), prompts[0][:read], dict(zip(found, prefix_states, strict=True)))
         cache.batch_repeat_interleave(len(prompts))
 
     longest = max(row.shape[1] for row in rows) - read
@@ -308,70 +234,13 @@ def _prefill(
     own = (ids == seg_token_id) & mask[:, read:]
     empty = states.seg.new_zeros(0, states.seg.shape[-1])
     before = torch.stack(prefix_states) if prefix_states else empty
-    return _Decoding(
+    return _Prompted(
         cache=cache,
         attention_mask=mask,
         next_position=torch.stack([place.max() + 1 for place in places]),
         logits=vlm.lm_head(states.normed[:, -1]),
         prompt_seg_states=[torch.cat([before, states.seg[row, own[row]]]) for row in range(len(prompts))],
     )
-
-
-def _decode(
-    vlm: PreTrainedModel,
-    family: Family,
-    seg_token_id: int,
-    prompts: Sequence[Sequence[int]],
-    state: _Decoding,
-    options: GenerationOptions,
-    is_finished: Callable[[list[int]], bool],
-    on_token: Callable[[int, int], None] | None,
-    drafts: Sequence[Sequence[int]],
-) -> list[Generated]:
-    """Choose, read back, repeat, until every row is finished."""
-    device = state.logits.device
-    processors = options.processors(device)
-    sampler = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
-    answers: list[list[int]] = [[] for _ in prompts]
-    seg_states: list[list[Tensor]] = [[] for _ in prompts]
-    if options.is_plain and (draft := _fitting_draft(state.logits, drafts, options.max_new_tokens)):
-        state, answers, seg_states = _read_draft(vlm, family, seg_token_id, state, draft)
-        if on_token is not None:
-            for row, answer in enumerate(answers):
-                for token in answer:
-                    on_token(row, token)
-    running = set(range(len(prompts)))
-    logits, mask, position = state.logits, state.attention_mask, state.next_position
-
-    while True:
-        finite_B = logits.isfinite().all(dim=-1)
-        # Sampling from NaN is an error of its own, which takes a CUDA device down with it.
-        safe = torch.where(finite_B[:, None], logits.float(), 0.0)
-        tokens = _choose(safe, prompts, answers, processors, options, sampler)
-        chosen = torch.where(finite_B, tokens, -1).tolist()
-        for row in sorted(running):
-            token = chosen[row]
-            if token < 0:
-                raise not_finite("the vision-language model", logits.dtype, vlm)
-            answers[row].append(token)
-            if on_token is not None:
-                on_token(row, token)
-            if is_finished(answers[row]) or len(answers[row]) == options.max_new_tokens:
-                running.discard(row)
-        if not running:
-            break
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-        states = _read_back(vlm, family, tokens[:, None], position, mask, state.cache)
-        for row in running:
-            if answers[row][-1] == seg_token_id:
-                seg_states[row].append(states.seg[row, 0])
-        logits, position = vlm.lm_head(states.normed[:, -1]), position + 1
-
-    empty = state.logits.new_zeros(0, vlm.config.get_text_config().hidden_size)
-    return [
-        Generated(answer, torch.stack(kept) if kept else empty, before)
-        for answer, kept, before in zip(answers, seg_states, state.prompt_seg_states, strict=True)
-    ]
 
 
 def _fitting_draft(logits_BV: Tensor, drafts: Sequence[Sequence[int]], longest: int) -> list[int] | None:
@@ -381,18 +250,18 @@ def _fitting_draft(logits_BV: Tensor, drafts: Sequence[Sequence[int]], longest: 
 
 
 def _read_draft(
-    vlm: PreTrainedModel, family: Family, seg_token_id: int, state: _Decoding, draft: list[int]
-) -> tuple[_Decoding, list[list[int]], list[list[Tensor]]]:
+    vlm: PreTrainedModel, family: Family, state: _Prompted, draft: list[int]
+) -> tuple[_Prompted, list[tuple[Sequence[int], Tensor]]]:
     """Read all of a draft but its last token in one pass; each row keeps what it would have written itself.
 
     Returns:
-        where every row goes on, the tokens it has kept, and the states at the ``[SEG]`` tokens among them.
+        where every row goes on; and for each the tokens it has kept, and the states at them, (tokens, D).
     """
     batch, device = len(state.logits), state.logits.device
     ids = torch.tensor(draft, device=device)
     length = len(draft) - 1
     mask = torch.cat([state.attention_mask, state.attention_mask.new_ones(batch, length)], dim=1)
-    states = _read_back(vlm, family, ids[:-1].expand(batch, -1), state.next_position, mask, state.cache)
+    states = read_back(vlm, family, ids[:-1].expand(batch, -1), state.next_position, mask, state.cache)
     logits_BLV = torch.cat([state.logits[:, None], vlm.lm_head(states.normed)], dim=1)
     agrees_BL = logits_BLV[:, :-1].argmax(dim=-1) == ids[:-1]
     accepted = agrees_BL.long().cumprod(dim=1).sum(dim=1)
@@ -409,26 +278,7 @@ def _read_draft(
         next_position=state.next_position + accepted,
         logits=logits_BLV[rows, accepted],
     )
-    kept = [draft[:count] for count in counts]
-    seg_states = [
-        [states.seg[row, place] for place, token in enumerate(answer) if token == seg_token_id]
-        for row, answer in enumerate(kept)
-    ]
-    return following, kept, seg_states
-
-
-def _read_back(
-    vlm: PreTrainedModel, family: Family, ids_BL: Tensor, first_position_B: Tensor, mask: Tensor, cache: DynamicCache
-) -> language.LanguageStates:
-    """Read what was written, from the position after what was read before.
-
-    Embedded directly: an image token that the model itself writes is a word, not the place of a picture.
-    """
-    position_BL = first_position_B[:, None] + torch.arange(ids_BL.shape[1], device=ids_BL.device)
-    multimodal = hasattr(vlm.model, "get_rope_index")
-    position_ids = position_BL.expand(3, -1, -1) if multimodal else position_BL
-    embedded = vlm.get_input_embeddings()(ids_BL)
-    return language.run_language_model(vlm, family, embedded, position_ids, mask, cache=cache)
+    return following, [(draft[:count], states.seg[row, :count]) for row, count in enumerate(counts)]
 
 
 def _read(
@@ -450,29 +300,6 @@ def _read(
         visual=visual,
         is_image_BL=language.image_tokens(vlm, input_ids),
     )
-
-
-def _choose(
-    logits_BV: Tensor,
-    prompts: Sequence[Sequence[int]],
-    answers: list[list[int]],
-    processors: LogitsProcessorList,
-    options: GenerationOptions,
-    sampler: torch.Generator | None,
-) -> Tensor:
-    """(B,) next tokens; rows are processed one by one only where a processor reads what was said before."""
-    process: Any = processors  # typed for LongTensor, a class that no tensor has
-    if options.repetition_penalty != 1.0:
-        said = [
-            torch.tensor([[*prompt, *answer]], device=logits_BV.device)
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        logits_BV = torch.cat([process(ids, row[None]) for ids, row in zip(said, logits_BV, strict=True)])
-    else:
-        logits_BV = process(torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BV.device), logits_BV)
-    if options.temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=sampler)[:, 0]
 
 
 def _left_pad(tensor: Tensor, count: int) -> Tensor:

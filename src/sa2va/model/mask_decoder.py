@@ -13,7 +13,9 @@ Source: SAM 2 (arXiv 2408.00714, section 4); Sa2VA (arXiv 2501.04001, section 3.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +42,20 @@ class FrameFeatures:
     def __len__(self) -> int:
         return self.top.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory, bytes."""
+        return self.fine.nbytes + self.middle.nbytes + self.top.nbytes
+
     def __getitem__(self, index: int | slice | Tensor) -> FrameFeatures:
         """The features of some frames; an integer keeps the frame axis."""
         rows = slice(index, index + 1 or None) if isinstance(index, int) else index
         return FrameFeatures(self.fine[rows], self.middle[rows], self.top[rows])
+
+    @classmethod
+    def cat(cls, parts: Sequence[FrameFeatures]) -> FrameFeatures:
+        """The frames of several."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("fine", "middle", "top")))
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,11 @@ class MaskPrediction:
         return MaskPrediction(
             self.candidates[rows], self.ious[rows], self.best[rows], self.presence[rows], self.pointer[rows]
         )
+
+    def split(self, counts: Sequence[int]) -> list[MaskPrediction]:
+        """The first ``counts[0]`` prompts, the next ``counts[1]``, and so on."""
+        ends = [*accumulate(counts)]
+        return [self[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
 def grounding_side(sam2: Sam2VideoModel) -> int:

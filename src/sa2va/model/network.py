@@ -20,7 +20,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 from sa2va.model import language
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import IGNORED_LABEL
-from sa2va.model.generation import GenerationOptions, PromptCache, generate
+from sa2va.model.generation import generate
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -31,6 +31,8 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import propagate
 from sa2va.model.normalization import normalized_frames
+from sa2va.model.prompt_cache import PromptCache
+from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import (
     Batch,
     Generated,

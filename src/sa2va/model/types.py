@@ -6,7 +6,7 @@ grounding side, R regions of one sample, N object-frame pairs of all samples tog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -116,6 +116,19 @@ class VisualTokens:
     embeddings: Tensor
     deepstack: tuple[Tensor, ...] = ()
     image_grid_thw: Tensor | None = None
+
+    def split(self, tokens: Sequence[int], images: Sequence[int]) -> list[VisualTokens]:
+        """The features of several media that were encoded together.
+
+        Args:
+            tokens: image tokens of each. images: pictures of each, read where there are grids.
+        """
+        levels = [level.split(list(tokens)) for level in self.deepstack]
+        grids = [None] * len(tokens) if self.image_grid_thw is None else self.image_grid_thw.split(list(images))
+        return [
+            VisualTokens(part, tuple(level[number] for level in levels), grids[number])
+            for number, part in enumerate(self.embeddings.split(list(tokens)))
+        ]
 
 
 @dataclass(frozen=True)

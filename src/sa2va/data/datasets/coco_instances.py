@@ -19,7 +19,7 @@ from sa2va.data.annotations.layout import (
     require_files,
 )
 from sa2va.data.annotations.unpickle import load_plain
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, phrase_of, requests_sample
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, MaskRequest, phrase_of, requests_sample
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
@@ -109,9 +109,9 @@ class Coco:
         image, wording = self.instances.images[number], self.draws.wording(index)
         picture = upright_picture(path, image.size, self.orientation, self.doubts, claimed=True)
         asked = [
-            Request(text, partial(self._union, picture, targets))
+            MaskRequest(text, partial(self._union, picture, targets))
             if targets
-            else Request(text, None, question=wording.draw(self.draws.requests.caption), answer=text)
+            else MaskRequest(text, None, question=wording.draw(self.draws.requests.caption), answer=text)
             for text, targets in self.draws.choose(said, view)
         ]
         name = f"coco/{image.file_name}{view.suffix}"

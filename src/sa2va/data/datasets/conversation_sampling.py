@@ -54,7 +54,7 @@ def phrase_of(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Request:
+class MaskRequest:
     """Something to ask for.
 
     Attributes:
@@ -121,7 +121,7 @@ class Draws:
 
 
 def requests_sample(
-    requests: Sequence[Request], wording: Wording, *, name: str, frame: LazyFrame, source: str
+    requests: Sequence[MaskRequest], wording: Wording, *, name: str, frame: LazyFrame, source: str
 ) -> Sample:
     """A turn for each request, tagged with its phrase; what has a question of its own asks for no mask and has no tag.
 
@@ -145,7 +145,7 @@ def united(said: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
     return dict(found.values())
 
 
-def _shown(request: Request, name: str) -> np.ndarray:
+def _shown(request: MaskRequest, name: str) -> np.ndarray:
     """bool (1, H, W)."""
     assert request.mask is not None
     mask = request.mask()

@@ -14,7 +14,7 @@ from sa2va.data.annotations.labelled_images import Drawing, LabelledPicture
 from sa2va.data.annotations.labelme import read_labelme
 from sa2va.data.annotations.layout import Doubts, MissingData, Problems
 from sa2va.data.annotations.yolo import read_yolo
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, phrase_of, requests_sample
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, MaskRequest, phrase_of, requests_sample
 from sa2va.data.datasets.frame_sampling import Draw
 from sa2va.data.datasets.rvos import ReferredVideos
 from sa2va.data.sample import Sample
@@ -89,7 +89,7 @@ class LabelledPictures:
             said.setdefault(phrase_of(label), []).append(drawing)
         drawn = self.draws.choose(list(said.items()), view)
         return requests_sample(
-            [Request(phrase, partial(_mask, picture, drawings, image)) for phrase, drawings in drawn],
+            [MaskRequest(phrase, partial(_mask, picture, drawings, image)) for phrase, drawings in drawn],
             self.draws.wording(index),
             name=f"{self.name}/{picture.name}{view.suffix}",
             frame=image.frame,

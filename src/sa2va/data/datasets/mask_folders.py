@@ -12,7 +12,7 @@ import numpy as np
 from sa2va.data.annotations.annotated_images import Orientation, PictureHeader, checked_orientation, upright_picture
 from sa2va.data.annotations.layout import Doubts, Problems, read_json, require_files, tails
 from sa2va.data.annotations.mask_files import numbered_areas, object_area
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample, united
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, MaskRequest, requests_sample, united
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
@@ -122,7 +122,7 @@ class MaskFolder:
         said = united((phrase, masks[name]) for name in seen or masks for phrase in entry.phrases[name])
         drawn = self.draws.choose(list(said.items()), view)
         return requests_sample(
-            [Request(phrase, _made(areas)) for phrase, areas in (drawn if seen else drawn[:1])],
+            [MaskRequest(phrase, _made(areas)) for phrase, areas in (drawn if seen else drawn[:1])],
             self.draws.wording(index),
             name=f"masks/{entry.image.stem}{view.suffix}",
             frame=picture.frame,

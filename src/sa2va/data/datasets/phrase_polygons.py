@@ -14,7 +14,7 @@ from typing import Any
 from sa2va.data.annotations.annotated_images import Orientation, UprightPicture, checked_orientation, upright_picture
 from sa2va.data.annotations.coco import decode_segmentation, is_segmentation, size_of, unite
 from sa2va.data.annotations.layout import Doubts, PictureFolders, Problems, read_json, require_files
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample, united
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, MaskRequest, requests_sample, united
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
@@ -80,7 +80,7 @@ class Annotations:
         size = next(filter(None, (size_of(mask) for _, masks in said for mask in masks)), None)
         picture = upright_picture(image, size, self.orientation, self.doubts)
         return requests_sample(
-            [Request(text, partial(_mask, masks, picture, name)) for text, masks in self.draws.choose(said, view)],
+            [MaskRequest(text, partial(_mask, masks, picture, name)) for text, masks in self.draws.choose(said, view)],
             self.draws.wording(index),
             name=f"annotations/{name}{view.suffix}",
             frame=picture.frame,

@@ -15,7 +15,7 @@ from sa2va.data.annotations.annotated_images import lazy_picture, read_picture, 
 from sa2va.data.annotations.coco import refuse_normalised
 from sa2va.data.annotations.layout import MissingData, Problems, text_encoding
 from sa2va.data.annotations.polygons import paint_polygon
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, MaskRequest, requests_sample
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
@@ -65,7 +65,7 @@ class ReasonSeg:
         target = Mask.from_array(picture.masks()[0])
         templates = self.draws.requests.question if picture.is_sentence else self.draws.requests.reasoning
         requests = [
-            Request(text, lambda: target, question=wording.draw(templates, phrase=text.strip()))
+            MaskRequest(text, lambda: target, question=wording.draw(templates, phrase=text.strip()))
             for text in self.draws.choose(picture.texts, view)
         ]
         return requests_sample(

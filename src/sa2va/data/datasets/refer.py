@@ -15,7 +15,7 @@ from sa2va.data.annotations.annotated_images import lazy_picture, read_picture
 from sa2va.data.annotations.coco import CocoInstances, is_segmentation, unite
 from sa2va.data.annotations.layout import Problems, first_existing, require_files
 from sa2va.data.annotations.unpickle import load_plain
-from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, Request, requests_sample
+from sa2va.data.datasets.conversation_sampling import MOST_PHRASES, Draws, MaskRequest, requests_sample
 from sa2va.data.sample import Sample
 from sa2va.masks.mask import Mask, Size
 from sa2va.processing.requests import TRAINING_REQUESTS, TrainingRequests
@@ -81,7 +81,7 @@ class Refer:
         view = self.draws.view(index, len(self.pictures))
         picture = self.pictures[view.place]
         requests = [
-            Request(expression.raw, partial(picture.mask, expression) if expression.targets else None)
+            MaskRequest(expression.raw, partial(picture.mask, expression) if expression.targets else None)
             for expression in self.draws.choose(picture.expressions, view)
         ]
         return requests_sample(

@@ -1,0 +1,402 @@
+"""One model, any number of requests at once.
+
+A request is a coroutine that waits for the model's work: a picture to be encoded, an answer to be written, masks to be
+decoded. Whatever several requests wait for is computed together. Nothing runs in the background: the thread that has
+asked first drives the engine for all who wait, and hands over to another when its own answer is there. One thread with
+many requests gets the same results in the same order every time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from PIL import Image
+
+from sa2va.inference.text_stream import TextStream
+from sa2va.inference.vlm import VLMOutput
+from sa2va.inference.work import Decode, Encode, EncodedMedia, EncodeFrame, Pause, Work, Write
+from sa2va.model.generation import read_prompts
+from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, decode_masks, grounding_side, language_tokens
+from sa2va.model.network import Sa2VANetwork
+from sa2va.model.row_batch import RowBatch
+from sa2va.model.sampling import GenerationOptions
+from sa2va.model.types import Generated, VisualTokens
+from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.results.history import Turn
+
+T = TypeVar("T")
+
+#: Most rows that are written together, and most pictures that pass an encoder together.
+MAX_ROWS, MAX_PICTURES = 32, 8
+#: Most tokens of all rows, at their longest.
+CACHE_TOKENS = 131_072
+#: A stop word is looked for in the text of this many last tokens.
+_TAIL_TOKENS = 32
+
+
+class _Request(Generic[T]):
+    """A coroutine on its way."""
+
+    def __init__(self, steps: Coroutine[Work[Any], None, T]):
+        self.steps = steps
+        self.turn = threading.Event()  # it is over, or its thread is to drive
+        self.is_over = False
+        self.is_cancelled = False
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def advance(self) -> Work[Any] | None:
+        """Run up to the next work that is not done, or to the end."""
+        try:
+            while (work := self.steps.send(None)).is_done:
+                pass
+            return work
+        except StopIteration as stop:
+            self.end(stop.value)
+        except Exception as error:
+            self.end(None, error)
+        return None
+
+    def end(self, result: T | None, error: BaseException | None = None) -> None:
+        self.steps.close()
+        self.result, self.error, self.is_over = result, error, True
+        self.turn.set()
+
+    def outcome(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.result  # pyright: ignore[reportReturnType]
+
+
+class Engine:
+    """A model and its processor, and the requests that they work on.
+
+    Attributes:
+        max_rows: most answers that are written together. cache_tokens: most tokens in the key-value cache of all of
+            them, each counted with its longest answer; who does not fit waits.
+    """
+
+    def __init__(
+        self,
+        model: Sa2VANetwork,
+        processor: Sa2VAProcessor,
+        *,
+        max_rows: int = MAX_ROWS,
+        cache_tokens: int = CACHE_TOKENS,
+    ):
+        self.model, self.processor = model, processor
+        self.max_rows, self.cache_tokens = max_rows, cache_tokens
+        self._mutex = threading.Lock()  # over the next three
+        self._driver: int | None = None  # the thread that computes
+        self._arrived: deque[_Request[Any]] = deque()
+        self._waiting: deque[_Request[Any]] = deque()  # those whose threads may drive next
+        self._reset()
+
+    def _reset(self) -> None:
+        self._open: list[_Request[Any]] = []
+        self._work: dict[type, list[Any]] = {kind: [] for kind in (Pause, Decode, EncodeFrame, Encode, Write)}
+        self._written: list[Write] = []
+        self._rows = RowBatch(self.model.vlm, self.model.config.family)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def run(self, steps: Coroutine[Any, Any, T]) -> T:
+        """Answer a request, together with those of other threads."""
+        request = self._submit(steps)
+        self._drive(request)
+        return request.outcome()
+
+    def map(self, requests: Iterable[Coroutine[Any, Any, T]], ahead: int) -> Iterator[T | Exception]:
+        """Answer requests in order, lazily; an error takes the place of its answer.
+
+        Args:
+            ahead: how many are worked on at once.
+        """
+        submitted: deque[_Request[T]] = deque()
+        try:
+            for steps in requests:
+                submitted.append(self._submit(steps))
+                if len(submitted) >= ahead:
+                    yield self._next(submitted)
+            while submitted:
+                yield self._next(submitted)
+        finally:
+            for request in submitted:
+                request.is_cancelled = True
+
+    def _next(self, submitted: deque[_Request[T]]) -> T | Exception:
+        request = submitted[0]
+        self._drive(request)
+        submitted.popleft()
+        if isinstance(request.error, Exception):
+            return request.error
+        return request.outcome()
+
+    def _submit(self, steps: Coroutine[Any, Any, T]) -> _Request[T]:
+        request = _Request(steps)
+        with self._mutex:
+            self._arrived.append(request)
+        return request
+
+    # -- driving -------------------------------------------------------------------------------------------------------
+
+    def _drive(self, request: _Request[Any]) -> None:
+        """Return when a request is over: let another thread work for it, or work for all until it is."""
+        here = threading.get_ident()
+        with self._mutex:
+            if self._driver == here:
+                raise RuntimeError("a callback of a request cannot ask the same model; ask after the answer has come")
+            drives = self._driver is None
+            if drives:
+                self._driver = here
+            else:
+                self._waiting.append(request)
+        if not drives:
+            request.turn.wait()  # set when it is over, or when this thread is to drive
+            with self._mutex:
+                if self._driver != here and request in self._waiting:
+                    self._waiting.remove(request)
+                drives = not request.is_over
+                if drives:
+                    self._driver = here
+        if not drives:
+            return
+        try:
+            with torch.inference_mode():
+                while not request.is_over:
+                    self._turn()
+        except BaseException as interrupt:  # such as Ctrl-C: what was half done is of no use
+            self._abandon(interrupt)
+            raise
+        finally:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._mutex:
+            self._driver = None
+            while self._waiting:
+                other = self._waiting.popleft()
+                if not other.is_over:
+                    other.turn.set()
+                    self._driver = -1  # that thread, as soon as it wakes
+                    return
+
+    def _abandon(self, interrupt: BaseException) -> None:
+        with self._mutex:
+            left = [*self._open, *self._arrived]
+            self._arrived.clear()
+        for request in left:
+            if not request.is_over:
+                error = RuntimeError(f"the thread that was computing was interrupted ({interrupt!r}); ask again")
+                request.end(None, error)
+        self._reset()
+
+    def _turn(self) -> None:
+        """One batch of the work that is waiting: first what ends requests, then what lets others join those that are
+        being written, last a step of these."""
+        with self._mutex:
+            arrived = list(self._arrived)
+            self._arrived.clear()
+        self._open += arrived
+        for request in arrived:
+            self._advance(request)
+        self._drop_cancelled()
+        paused, self._work[Pause] = self._work[Pause], []
+        for pause in paused:
+            pause.finish(None)
+            self._done(pause)
+        if self._work[Decode]:
+            self._compute(Decode, self._decode, len(self._work[Decode]))
+        elif self._work[EncodeFrame]:
+            self._compute(EncodeFrame, self._encode_frames, MAX_PICTURES)
+        elif self._work[Encode]:
+            self._compute(Encode, self._encode, MAX_PICTURES)
+        elif self._work[Write] and self._fits(self._work[Write][0]):
+            self._read(self._work[Write].pop(0))
+        elif self._rows.rows:
+            self._rows.step()
+            self._collect()
+
+    def _advance(self, request: _Request[Any]) -> None:
+        work = request.advance()
+        if work is None:
+            self._open.remove(request)
+            return
+        work.waiting.append(request)
+        if work not in self._work[type(work)] and work not in self._written:
+            self._work[type(work)].append(work)
+
+    def _done(self, work: Work[Any]) -> None:
+        for request in work.waiting:
+            self._advance(request)
+
+    def _drop_cancelled(self) -> None:
+        cancelled = [request for request in self._open if request.is_cancelled]
+        for request in cancelled:
+            request.end(None)
+            self._open.remove(request)
+        if cancelled:
+            for works in (*self._work.values(), self._written):
+                works[:] = [work for work in works if not all(request.is_over for request in work.waiting)]
+            wanted = {id(row) for work in self._written for row in work.rows}
+            for row in [row for row in self._rows.rows if id(row) not in wanted]:
+                self._rows.drop(row)
+
+    def _compute(self, kind: type[Work[Any]], compute: Callable[[list[Any]], list[Any]], most: int) -> None:
+        """Compute a batch; if it fails, each part of it alone, so that only the one at fault does."""
+        works, self._work[kind] = self._work[kind][:most], self._work[kind][most:]
+        try:
+            for work, result in zip(works, compute(works), strict=True):
+                work.finish(result)
+        except Exception as error:
+            for work in works:
+                try:
+                    if len(works) == 1:
+                        raise error
+                    work.finish(compute([work])[0])
+                except Exception as own:
+                    work.fail(own)
+        for work in works:
+            self._done(work)
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def _encode(self, works: list[Encode]) -> list[VisualTokens]:
+        visions = [work.vision for work in works]
+        grids = [vision.image_grid_thw for vision in visions if vision.image_grid_thw is not None]
+        visual = self.model.encode_images(
+            torch.cat([vision.pixel_values for vision in visions]), torch.cat(grids) if grids else None
+        )
+        return visual.split([sum(vision.tokens_per_image) for vision in visions], [len(grid) for grid in grids])
+
+    def _encode_frames(self, works: list[EncodeFrame]) -> list[FrameFeatures]:
+        side = grounding_side(self.model.sam2)
+        features = self.model.encode_frames(squashed_frames([work.image for work in works], side))
+        return [features[row] for row in range(len(works))]
+
+    def _decode(self, works: list[Decode]) -> list[MaskPrediction]:
+        sam2 = self.model.sam2
+        counts = [len(work.prompts_KC) for work in works]
+        tokens = language_tokens(sam2, torch.cat([work.prompts_KC for work in works]))
+        frames = torch.arange(len(works), device=tokens.device)
+        features = works[0].features if len(works) == 1 else FrameFeatures.cat([work.features for work in works])
+        prediction = decode_masks(
+            sam2,
+            sam2.mask_decoder,
+            features,
+            tokens,
+            frame_of_prompt_N=frames.repeat_interleave(torch.tensor(counts, device=tokens.device)),
+        )
+        return prediction.split(counts)
+
+    def _fits(self, work: Write) -> bool:
+        rows = len(self._rows.rows) + len(work.prompts)
+        longest = max([work.longest, *(row.longest for row in self._rows.rows)])
+        return not self._rows.rows or (rows <= self.max_rows and rows * longest <= self.cache_tokens)
+
+    def _read(self, work: Write) -> None:
+        """Read the prompts of a request and let their rows join those that are being written."""
+        try:
+            work.rows = read_prompts(
+                self.model.vlm,
+                self.model.config.family,
+                self.model.config.seg_token_id,
+                work.prompts,
+                work.media.visual,
+                options=work.options,
+                is_finished=self.is_finished,
+                on_token=work.on_token,
+                kept=work.media.cache,
+                drafts=work.media.drafts.get(work.kind or "", ()),
+            )
+        except Exception as error:
+            work.fail(error)
+            self._done(work)
+            return
+        self._written.append(work)
+        for row in work.rows:
+            if not row.is_over:
+                self._rows.join(row)
+        self._collect()
+
+    def _collect(self) -> None:
+        """End the work whose rows are all over, or one of whose rows has failed."""
+        for work in list(self._written):
+            failed = next((row for row in work.rows if row.error is not None), None)
+            if failed is None and not all(row.is_over for row in work.rows):
+                continue
+            self._written.remove(work)
+            if failed is None:
+                work.finish([row.generated() for row in work.rows])
+                work.media.remember_drafts(work.kind, [row.tokens for row in work.rows])
+            else:
+                assert failed.error is not None
+                for row in [row for row in self._rows.rows if row in work.rows]:
+                    self._rows.drop(row)
+                work.fail(failed.error)
+            self._done(work)
+
+    # -- what requests wait for ----------------------------------------------------------------------------------------
+
+    def look(self, images: Sequence[Image.Image], *, video: bool) -> EncodedMedia:
+        """A picture, or frames of a video, to be encoded: await its ``look``."""
+        return EncodedMedia.of(self.processor.vision(images, video=video))
+
+    async def write(
+        self,
+        media: EncodedMedia,
+        questions: Sequence[str],
+        options: GenerationOptions,
+        *,
+        histories: Sequence[Sequence[Turn]] | None = None,
+        regions: Sequence[Any] | None = None,
+        at_once: int | None = None,
+        kind: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[VLMOutput]:
+        """Answers to questions about the same media, at most ``at_once`` of them at once.
+
+        Args:
+            histories: the turns before each question; None for none. regions: what every question is shown, bool
+                (cells, cells) each.
+            kind: of requests whose answers are much alike: the latest are tried as drafts.
+            on_text: told each new piece of the answer's text, special tokens included; for one question.
+
+        Raises:
+            ValueError: a question is too long for the cache, even alone.
+        """
+        prompts = [
+            self.processor.prompt_ids(question, vision=media.vision, history=history, regions=regions)
+            for question, history in zip(questions, histories or [()] * len(questions), strict=True)
+        ]
+        longest = max(map(len, prompts)) + options.max_new_tokens
+        if longest > self.cache_tokens:
+            raise ValueError(
+                f"a prompt of {longest - options.max_new_tokens} tokens and an answer of max_new_tokens="
+                f"{options.max_new_tokens} take {longest} tokens of the engine's cache, which holds "
+                f"{self.cache_tokens}; ask with a lower max_new_tokens, or raise model.engine.cache_tokens"
+            )
+        step = min(at_once or self.max_rows, self.max_rows, self.cache_tokens // longest)
+        stream = None if on_text is None else TextStream(self.processor.tokenizer, on_text)
+        written: list[Generated] = []
+        for first in range(0, len(prompts), step):
+            tell = None if stream is None else stream.add
+            written += await Write(prompts[first : first + step], media, options, kind=kind, on_token=tell)
+        return [
+            VLMOutput(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
+            for question, one in zip(questions, written, strict=True)
+        ]
+
+    def is_finished(self, ids: list[int]) -> bool:
+        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
+        if ids[-1] in self.processor.eos_ids:
+            return True
+        if not self.processor.stop_words:
+            return False
+        tail = str(self.processor.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
+        return tail.replace("\r", "").replace("\n", "").endswith(tuple(self.processor.stop_words))

@@ -1,0 +1,61 @@
+"""What was read of a prompt, kept for the next one that begins alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+#: Keys and values (1, heads, tokens, width) of each layer.
+KeyValues = Sequence[tuple[Tensor, Tensor]]
+
+
+class PromptCache:
+    """The keys and values of the tokens that were read last, for later prompts that begin with the same ones.
+
+    It belongs to one set of pictures. Tokens of a conversation stay, the answer included, so that its next turn reads
+    only what is new; a request about something else reads from where it differs.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._layers: KeyValues = ()
+        self._seg_states: dict[int, Tensor] = {}  # of the [SEG] tokens, by position
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the keys and values, bytes."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
+
+    def matching(self, ids: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, are there."""
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
+
+    def restore(self, cache: DynamicCache, length: int) -> list[Tensor]:
+        """Fill an empty cache of one row with the first ``length`` tokens, without copying.
+
+        Returns:
+            the states at the ``[SEG]`` tokens among them.
+        """
+        for layer, (keys, values) in zip(cache.layers, self._layers, strict=True):
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
+        return [state for position, state in self._seg_states.items() if position < length]
+
+    def keep(self, layers: KeyValues, ids: Sequence[int], seg_states: Mapping[int, Tensor]) -> None:
+        """Remember tokens by their keys and values, which nobody changes afterwards; there may be more of these.
+
+        Nothing changes where they are all there already, so that questions in between do not end a conversation's
+        advantage.
+        """
+        if self.matching(ids) < len(ids):
+            self.ids, self._seg_states = list(ids), dict(seg_states)
+            self._layers = [(keys[..., : len(ids), :], values[..., : len(ids), :]) for keys, values in layers]
+
+
+def holds_whole_text(cache: DynamicCache) -> bool:
+    """Whether every layer of a cache keeps all tokens, rather than a window of the last ones."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
