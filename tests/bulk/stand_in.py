@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sa2va import Answer, Mask, Segment
-from sa2va.bulk.engine import Reply, Request
+from sa2va.inference.replies import Reply, Request
 from sa2va.media.open import Picture, open_media
 
 

@@ -27,9 +27,9 @@ from pycocotools.coco import COCO
 from stand_in import StandIn, found_left
 
 from sa2va import Mask
-from sa2va.bulk.engine import Reply
 from sa2va.cli import main
 from sa2va.data.annotations.label_studio import decode_brush
+from sa2va.inference.replies import Reply
 
 SIZE = (24, 32)
 LEFT = np.zeros(SIZE, bool)

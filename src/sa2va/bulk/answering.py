@@ -10,17 +10,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sa2va.bulk.batch_folder import Shard
-from sa2va.bulk.batch_rows import Ask, Row, answered, failed
-from sa2va.bulk.engine import Request, answers
+from sa2va.bulk.batch_folder import RowShard
+from sa2va.bulk.batch_rows import Ask, BatchRow, answered, failed
 from sa2va.bulk.remote_files import fetched
+from sa2va.inference.replies import Request
 from sa2va.media.frames import prefetch
 from sa2va.media.open import MediaSource
 from sa2va.predictor import Sa2VA
 
 T = TypeVar("T")
 #: A row with its medium as the model opens it, or why there is none.
-Loaded = tuple[Row, "MediaSource | Exception"]
+Loaded = tuple[BatchRow, "MediaSource | Exception"]
 #: Answers of one shard: its number, and a record for each of its rows.
 Finished = tuple[int, list[dict[str, Any]]]
 
@@ -29,16 +29,16 @@ _FETCHES, _AHEAD = 8, 32
 
 
 def answer_shards(
-    sa2va: Sa2VA, shards: Iterable[Shard], ask: Ask | None, options: dict[str, Any]
+    sa2va: Sa2VA, shards: Iterable[RowShard], ask: Ask | None, options: dict[str, Any]
 ) -> Generator[Finished, None, None]:
     """Answer shards as one stream, so that the model never waits between two; each comes when its last row is answered.
 
     Args:
         ask: of rows that do not say it themselves. options: keywords of [`Sa2VA`]'s methods.
     """
-    begun: deque[Shard] = deque()
+    begun: deque[RowShard] = deque()
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[BatchRow]:
         for shard in shards:
             begun.append(shard)
             yield from shard.rows
@@ -52,14 +52,14 @@ def answer_shards(
                 done = []
 
 
-def fetch_ahead(rows: Iterable[Row], folder: Path) -> Iterator[Loaded]:
+def fetch_ahead(rows: Iterable[BatchRow], folder: Path) -> Iterator[Loaded]:
     """Rows with their media; those of other machines are fetched several at a time.
 
     Args:
         folder: for clips, which are removed when the row after them is asked for.
     """
 
-    def fetch(row: Row) -> MediaSource | Exception:
+    def fetch(row: BatchRow) -> MediaSource | Exception:
         try:
             return fetched(row.source, folder)
         except Exception as error:  # of any library behind fsspec; it becomes the row's
@@ -69,8 +69,10 @@ def fetch_ahead(rows: Iterable[Row], folder: Path) -> Iterator[Loaded]:
         yield from _ahead(pool, fetch, rows)
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[Row], T], rows: Iterable[Row]) -> Iterator[tuple[Row, T]]:
-    waiting: deque[tuple[Row, Future[T]]] = deque()
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[BatchRow], T], rows: Iterable[BatchRow]
+) -> Iterator[tuple[BatchRow, T]]:
+    waiting: deque[tuple[BatchRow, Future[T]]] = deque()
     for row in rows:
         waiting.append((row, pool.submit(function, row)))
         if len(waiting) == _AHEAD:
@@ -109,7 +111,7 @@ def answer_rows(
             row, _ = waiting.popleft()
             yield failed(row, _asked(row, ask), error)
 
-    with closing(prefetch(answers(sa2va, requests()), depth=_AHEAD)) as replies:
+    with closing(prefetch(sa2va.answers(requests()), depth=_AHEAD)) as replies:
         for reply in replies:
             yield from failures()
             row, medium = waiting.popleft()
@@ -120,7 +122,7 @@ def answer_rows(
         yield from failures()
 
 
-def _asked(row: Row, ask: Ask | None) -> Ask:
+def _asked(row: BatchRow, ask: Ask | None) -> Ask:
     wanted = row.ask or ask
     assert wanted is not None, "rows without anything asked are refused when they are read"
     return wanted

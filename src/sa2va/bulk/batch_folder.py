@@ -21,7 +21,7 @@ from typing import Any
 
 from sa2va import __version__
 from sa2va.atomic import RUN_RECORD, remove_leftovers, replacing
-from sa2va.bulk.batch_rows import Ask, Row
+from sa2va.bulk.batch_rows import Ask, BatchRow
 from sa2va.untrusted import parse_json, read_json_object, reading
 
 ROWS, SHARDS = "rows.jsonl", "shards"
@@ -54,11 +54,11 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
-class Shard:
+class RowShard:
     """Rows that are answered in one file."""
 
     number: int
-    rows: Sequence[Row]
+    rows: Sequence[BatchRow]
 
 
 class BatchFolder:
@@ -80,7 +80,7 @@ class BatchFolder:
 
     @classmethod
     def start(
-        cls, path: Path, settings: BatchSettings, rows: Iterable[Row], *, rows_per_shard: int = ROWS_PER_SHARD
+        cls, path: Path, settings: BatchSettings, rows: Iterable[BatchRow], *, rows_per_shard: int = ROWS_PER_SHARD
     ) -> BatchFolder:
         """Write down what is asked, all of it before the folder counts as a batch.
 
@@ -154,22 +154,22 @@ class BatchFolder:
         last = self.shard_count - 1
         return sum(self.rows - last * self._per_shard if number == last else self._per_shard for number in shards)
 
-    def read_rows(self) -> Iterator[Row]:
+    def read_rows(self) -> Iterator[BatchRow]:
         """All rows, in order."""
         path = self.path / ROWS
         with open(path, encoding="utf-8") as file:
             for index, line in enumerate(file):
                 with reading(f"{path}:{index + 1}"):
-                    row = Row.of(index, parse_json(line))
+                    row = BatchRow.of(index, parse_json(line))
                 yield row
 
-    def shards(self, numbers: Sequence[int]) -> Iterator[Shard]:
+    def shards(self, numbers: Sequence[int]) -> Iterator[RowShard]:
         """Some shards with their rows, one after the other."""
         wanted, rows = set(numbers), self.read_rows()
         for number in range(self.shard_count):
             own = list(islice(rows, self._per_shard))
             if number in wanted:
-                yield Shard(number, own)
+                yield RowShard(number, own)
 
     def write(self, number: int, records: Sequence[dict[str, Any]]) -> None:
         """Write the answers of a shard, whole or not at all."""

@@ -67,7 +67,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """One medium of the source.
 
     Attributes:
@@ -91,12 +91,12 @@ class Row:
         return {"id": self.id, "source": self.source, **asked, **({"extra": self.extra} if self.extra else {})}
 
     @classmethod
-    def of(cls, index: int, record: Mapping[str, Any]) -> Row:
+    def of(cls, index: int, record: Mapping[str, Any]) -> BatchRow:
         """The inverse of ``record``."""
         return cls(index, record["id"], record["source"], Ask.of(record), record.get("extra", {}))
 
 
-def answered(row: Row, ask: Ask, answers: Sequence[Answer]) -> dict[str, Any]:
+def answered(row: BatchRow, ask: Ask, answers: Sequence[Answer]) -> dict[str, Any]:
     """The record of an answered row; ``docs/bulk.md`` tells its fields.
 
     Texts of several phrases become one, a line each, and the segments' spans count in it.
@@ -118,7 +118,7 @@ def answered(row: Row, ask: Ask, answers: Sequence[Answer]) -> dict[str, Any]:
     )
 
 
-def failed(row: Row, ask: Ask, error: Exception) -> dict[str, Any]:
+def failed(row: BatchRow, ask: Ask, error: Exception) -> dict[str, Any]:
     """The record of a row that could not be answered."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
@@ -128,7 +128,7 @@ def failed(row: Row, ask: Ask, error: Exception) -> dict[str, Any]:
 
 
 def _record(
-    row: Row,
+    row: BatchRow,
     ask: Ask,
     *,
     size: list[int] | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 
 from sa2va.atomic import replacing
 from sa2va.bulk.batch_folder import BatchFolder
-from sa2va.bulk.batch_rows import Row
+from sa2va.bulk.batch_rows import BatchRow
 from sa2va.bulk.batch_summary import Summary
 from sa2va.bulk.remote_files import is_remote
 from sa2va.bulk.sheet import Sheet
@@ -57,7 +57,7 @@ def finish(
     return summary
 
 
-def _again(row: Row, error: str) -> dict[str, Any]:
+def _again(row: BatchRow, error: str) -> dict[str, Any]:
     """A row that failed as a row of a manifest, which may be given to another run when what was wrong is mended."""
     asked = {} if row.ask is None else row.ask.record
     media = row.source if is_remote(row.source) else os.path.abspath(row.source)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sa2va.bulk.batch_rows import FIELDS, RUN_FIELDS, Ask, Row
+from sa2va.bulk.batch_rows import FIELDS, RUN_FIELDS, Ask, BatchRow
 from sa2va.bulk.remote_files import CLIP_SUFFIXES, file_system, is_http, is_remote, opened, suffix_of
 from sa2va.media.open import PICTURE_SUFFIXES
 from sa2va.runtime import require_extra
@@ -30,7 +30,7 @@ _MEDIA = frozenset(PICTURE_SUFFIXES) | CLIP_SUFFIXES
 _SEPARATOR = "|"
 
 
-def read_rows(source: str, ask: Ask | None, leave_out: Path | None = None) -> Iterator[Row]:
+def read_rows(source: str, ask: Ask | None, leave_out: Path | None = None) -> Iterator[BatchRow]:
     """The rows of a source, in a fixed order.
 
     Args:
@@ -45,14 +45,14 @@ def read_rows(source: str, ask: Ask | None, leave_out: Path | None = None) -> It
     """
     for index, (place, record) in enumerate(_records(source, leave_out)):
         with reading(place):
-            row = Row.of(index, record)
+            row = BatchRow.of(index, record)
         if row.ask is None and ask is None:
             raise ValueError(f"{place}: nothing is asked; give phrases, --question or --caption, or a column of them")
         yield row
 
 
 def _records(source: str, leave_out: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows as ``Row.record`` has them, each with the place to name in an error."""
+    """Rows as ``BatchRow.record`` has them, each with the place to name in an error."""
     remote, suffix = is_remote(source), suffix_of(source)
     if suffix in MANIFESTS:
         return _manifest(source, suffix)
@@ -163,7 +163,7 @@ def _parquet(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _row_record(source: str, columns: dict[str, Any]) -> dict[str, Any]:
-    """A manifest's row as ``Row.record`` has it."""
+    """A manifest's row as ``BatchRow.record`` has it."""
     column = next((name for name in MEDIA_COLUMNS if columns.get(name)), None)
     if column is None:
         raise ValueError(f"no column names a picture or clip; expected one of {', '.join(MEDIA_COLUMNS)}")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from sa2va.bulk.answering import Finished, answer_shards
-from sa2va.bulk.batch_folder import Shard
+from sa2va.bulk.batch_folder import RowShard
 from sa2va.bulk.batch_rows import Ask
 from sa2va.eval.run_metadata import fingerprint
 from sa2va.predictor import Sa2VA
@@ -56,7 +56,7 @@ class ModelSource:
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    at_hand: list[Shard] = field(default_factory=list)
+    at_hand: list[RowShard] = field(default_factory=list)
     ended: bool = False
 
 
@@ -102,14 +102,14 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.join()
 
-    def answer(self, shards: Iterable[Shard]) -> Generator[Finished, None, None]:
+    def answer(self, shards: Iterable[RowShard]) -> Generator[Finished, None, None]:
         """Answer shards, each coming when it is done.
 
         Raises:
             RuntimeError: every worker died.
         """
         waiting = iter(shards)
-        returned: list[Shard] = []
+        returned: list[RowShard] = []
         for worker in self._workers:
             self._supply(worker, waiting, returned)
         while busy := {worker.connection: worker for worker in self._workers if worker.at_hand}:
@@ -130,7 +130,7 @@ class WorkerPool:
             raise RuntimeError(f"every worker died, the last ones on shards {numbers}; what is answered is kept")
 
     @staticmethod
-    def _supply(worker: _Worker, waiting: Iterator[Shard], returned: list[Shard]) -> None:
+    def _supply(worker: _Worker, waiting: Iterator[RowShard], returned: list[RowShard]) -> None:
         """Send shards until a worker has enough at hand, or the word that there are no more for now."""
         try:
             while sum(len(shard.rows) for shard in worker.at_hand[1:]) < _AT_HAND:
@@ -146,7 +146,7 @@ class WorkerPool:
         except OSError:  # it died; reading from it will say so
             pass
 
-    def _bury(self, worker: _Worker) -> list[Shard]:
+    def _bury(self, worker: _Worker) -> list[RowShard]:
         worker.process.join()
         code, left = worker.process.exitcode, len(worker.at_hand)
         logger.warning("a worker died (exit code %s) and left %d shards to the others", code, left)
@@ -172,7 +172,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     torch.set_num_threads(threads)
 
-    def shards() -> Iterator[Shard]:
+    def shards() -> Iterator[RowShard]:
         """Shards until there are no more for now: what is read ahead must be answered then."""
         try:
             yield from iter(connection.recv, None)

@@ -21,7 +21,7 @@ from sa2va.cli.console import Interrupts, Screen, command, progress_bar
 
 if TYPE_CHECKING:
     from sa2va.bulk.answering import Finished
-    from sa2va.bulk.batch_folder import BatchFolder, BatchSettings, Shard
+    from sa2va.bulk.batch_folder import BatchFolder, BatchSettings, RowShard
     from sa2va.bulk.batch_rows import Ask
     from sa2va.bulk.worker_pool import ModelSource
 
@@ -204,7 +204,7 @@ class _Job:
         self,
         folder: BatchFolder,
         missing: list[int],
-        answering: Callable[[Iterable[Shard]], Generator[Finished, None, None]],
+        answering: Callable[[Iterable[RowShard]], Generator[Finished, None, None]],
         max_errors: int | None,
     ) -> None:
         errors = sum(record["error"] is not None for record in folder.records())
@@ -234,7 +234,9 @@ class _Job:
                     )
 
     @contextmanager
-    def _answering(self, folder: BatchFolder) -> Iterator[Callable[[Iterable[Shard]], Generator[Finished, None, None]]]:
+    def _answering(
+        self, folder: BatchFolder
+    ) -> Iterator[Callable[[Iterable[RowShard]], Generator[Finished, None, None]]]:
         """What turns shards into answers: a model here, or workers."""
         from sa2va.bulk.answering import answer_shards
         from sa2va.bulk.worker_pool import WorkerPool
