@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import ray
 import torch
 
 from sa2va import Answer, Mask, Segment
+from sa2va.bulk.worker_pool import ModelSource
 from sa2va.inference.replies import Reply, Request
 from sa2va.media.open import Picture, open_media
 
@@ -50,3 +55,22 @@ def found_left(text: str, size: tuple[int, int], frames: int = 1) -> Answer:
         () if text == "nothing" else (Segment(1, text, (Mask.from_array(left),) * frames, 0.75, 1.0, color=(9, 8, 7)),)
     )
     return Answer(f"It is {text}.", "", found, None if found else "there is none", size)
+
+
+class StandInSource(ModelSource):
+    """Loads a slow stand-in, which writes a line to the file that is its name for every row: process and node."""
+
+    def load(self, worker: int = 0) -> Any:
+        stand_in = StandIn()
+        answers = stand_in.answers
+
+        def noted(requests: Iterable[Request], *, ahead: int = 16) -> Iterator[Reply]:
+            for reply in answers(requests):
+                node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+                with open(self.name, "a") as file:
+                    file.write(f"{reply.request.id} {os.getpid()} {node}\n")
+                time.sleep(0.02)
+                yield reply
+
+        stand_in.answers = noted  # type: ignore[method-assign]
+        return stand_in

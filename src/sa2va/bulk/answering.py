@@ -8,24 +8,30 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sa2va.bulk.batch_folder import RowShard
 from sa2va.bulk.batch_rows import Ask, BatchRow, answered, failed
-from sa2va.bulk.remote_files import fetched
+from sa2va.bulk.remote_files import Loaded, medium_of
+from sa2va.eval.run_metadata import fingerprint, hub_revision
 from sa2va.inference.replies import Request
 from sa2va.media.frames import prefetch
 from sa2va.media.open import MediaSource
 from sa2va.predictor import Sa2VA
 
-T = TypeVar("T")
-#: A row with its medium as the model opens it, or why there is none.
-Loaded = tuple[BatchRow, "MediaSource | Exception"]
 #: Answers of one shard: its number, and a record for each of its rows.
 Finished = tuple[int, list[dict[str, Any]]]
 
+#: What answers shards: a model of this process, several processes, or a cluster.
+Answering = Callable[[Iterable[RowShard]], Generator[Finished, None, None]]
+
 #: Media on their way from other machines, and rows that are read before they are asked.
 _FETCHES, _AHEAD = 8, 32
+
+
+def revision_of(sa2va: Sa2VA, name: str) -> str:
+    """What tells the weights of a model from others of its name: the hub's commit, or their fingerprint."""
+    return hub_revision(name) or fingerprint(sa2va.model)
 
 
 def answer_shards(
@@ -59,27 +65,15 @@ def fetch_ahead(rows: Iterable[BatchRow], folder: Path) -> Iterator[Loaded]:
         folder: for clips, which are removed when the row after them is asked for.
     """
 
-    def fetch(row: BatchRow) -> MediaSource | Exception:
-        try:
-            return fetched(row.source, folder)
-        except Exception as error:  # of any library behind fsspec; it becomes the row's
-            return error
-
     with ThreadPoolExecutor(_FETCHES, "sa2va-fetch") as pool:
-        yield from _ahead(pool, fetch, rows)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[BatchRow], T], rows: Iterable[BatchRow]
-) -> Iterator[tuple[BatchRow, T]]:
-    waiting: deque[tuple[BatchRow, Future[T]]] = deque()
-    for row in rows:
-        waiting.append((row, pool.submit(function, row)))
-        if len(waiting) == _AHEAD:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for row, future in waiting:
-        yield row, future.result()
+        waiting: deque[tuple[BatchRow, Future[MediaSource | Exception]]] = deque()
+        for row in rows:
+            waiting.append((row, pool.submit(medium_of, row.source, folder)))
+            if len(waiting) == _AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for row, future in waiting:
+            yield row, future.result()
 
 
 def answer_rows(

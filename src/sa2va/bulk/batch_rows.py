@@ -120,11 +120,15 @@ def answered(row: BatchRow, ask: Ask, answers: Sequence[Answer]) -> dict[str, An
 
 def failed(row: BatchRow, ask: Ask, error: Exception) -> dict[str, Any]:
     """The record of a row that could not be answered."""
+    return _record(row, ask, error=told(error))
+
+
+def told(error: Exception) -> str:
+    """An error on one line."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.strerror.lower()}: {error.filename}"
-    known = isinstance(error, ValueError | OSError) and text
-    return _record(row, ask, error=text if known else f"{type(error).__name__}: {text}")
+        return f"{error.strerror.lower()}: {error.filename}"
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
 
 
 def _record(

@@ -10,13 +10,17 @@ from typing import IO, Any
 
 import fsspec
 
+from sa2va.bulk.batch_rows import BatchRow
 from sa2va.media.download import download
 from sa2va.media.image import is_url
+from sa2va.media.open import MediaSource
 
 #: Of a picture, as for downloads: far more than any, and little enough to hold in memory.
 _MAX_BYTES = 64 << 20
 #: What is read as a clip, by its name, where the content is not at hand yet.
 CLIP_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv"))
+#: A row with its medium as the model opens it, or why there is none.
+Loaded = tuple[BatchRow, "MediaSource | Exception"]
 
 
 def is_remote(source: str) -> bool:
@@ -83,6 +87,18 @@ def fetched(source: str, folder: Path) -> str | bytes | Path:
             files, path = file_system(source)
             files.get_file(path, target.name)
     return Path(target.name)
+
+
+def medium_of(source: str, folder: Path) -> MediaSource | Exception:
+    """A medium as the model opens it, or why there is none.
+
+    Args:
+        folder: for clips of other machines.
+    """
+    try:
+        return fetched(source, folder)
+    except Exception as error:  # of any library behind fsspec; it becomes the row's
+        return error
 
 
 def _bytes(url: str) -> bytes:

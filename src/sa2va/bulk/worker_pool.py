@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 
-from sa2va.bulk.answering import Finished, answer_shards
+from sa2va.bulk.answering import Finished, answer_shards, revision_of
 from sa2va.bulk.batch_folder import RowShard
 from sa2va.bulk.batch_rows import Ask
-from sa2va.eval.run_metadata import fingerprint
 from sa2va.predictor import Sa2VA
 from sa2va.runtime import logger
 
@@ -68,7 +67,7 @@ class WorkerPool:
         ask: of rows that do not say it themselves. options: keywords of [`Sa2VA`]'s methods.
 
     Attributes:
-        revision: fingerprint of the weights they loaded.
+        revision: of the weights they loaded.
     """
 
     def __init__(self, model: ModelSource, count: int, ask: Ask | None, options: dict[str, Any]):
@@ -181,7 +180,7 @@ def _work(
 
     try:
         sa2va = model.load(number)
-        connection.send(fingerprint(sa2va.model))
+        connection.send(revision_of(sa2va, model.name))
         while True:
             for finished in answer_shards(sa2va, shards(), ask, options):
                 connection.send(finished)

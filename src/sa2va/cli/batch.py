@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,12 +20,13 @@ from sa2va.cli import arguments
 from sa2va.cli.console import Interrupts, Screen, command, progress_bar
 
 if TYPE_CHECKING:
-    from sa2va.bulk.answering import Finished
-    from sa2va.bulk.batch_folder import BatchFolder, BatchSettings, RowShard
+    from sa2va.bulk.answering import Answering
+    from sa2va.bulk.batch_folder import BatchFolder, BatchSettings
     from sa2va.bulk.batch_rows import Ask
+    from sa2va.bulk.ray_pipeline import ClusterOptions
     from sa2va.bulk.worker_pool import ModelSource
 
-_ASK, _OUTPUT, _SPEED = "What is asked", "Output", "Speed"
+_ASK, _OUTPUT, _SPEED, _CLUSTER = "What is asked", "Output", "Speed", "Cluster"
 #: Rows that a dry run answers to measure how fast it goes, and rows that it shows.
 _MEASURED, _LISTED = 16, 5
 
@@ -93,6 +94,33 @@ def batch(
         int,
         typer.Option(min=1, rich_help_panel=_SPEED, help="Processes, each with a model: one for each GPU here."),
     ] = 1,
+    ray: Annotated[
+        bool, typer.Option("--ray", rich_help_panel=_CLUSTER, help="Run as a Ray Data pipeline, on this machine.")
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            show_default=False,
+            rich_help_panel=_CLUSTER,
+            help="On a running cluster: auto on one of its nodes, or ray://HOST:10001.",
+        ),
+    ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=False,
+            rich_help_panel=_CLUSTER,
+            help="Models at most; by default one per GPU, or per node without GPUs.",
+        ),
+    ] = None,
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(
+            min=0, show_default=False, rich_help_panel=_CLUSTER, help="GPUs of each model, or a share of one."
+        ),
+    ] = None,
     masks: arguments.MaskOptions,
     model: arguments.Model = None,
     loading: arguments.Loading,
@@ -114,7 +142,9 @@ def batch(
     told = {"max_new_tokens": max_new_tokens, "threshold": masks.threshold, "cleanup": masks.cleanup or ""}
     quantize = "" if loading.quantize is None else loading.quantize.value
     settings = BatchSettings(source, model or "", ask, told, loading.dtype.value, quantize)
-    job = _Job(screen, name, loading, ask, {"max_new_tokens": max_new_tokens, **masks.keywords}, workers)
+    cluster = _cluster(ray, ray_address, replicas, gpus_per_replica, workers)
+    options = {"max_new_tokens": max_new_tokens, **masks.keywords}
+    job = _Job(screen, name, loading, ask, options, workers, cluster)
     if dry_run:
         job.rehearse(settings, out)
         return
@@ -133,6 +163,20 @@ def _ask(phrases: list[str], question: str | None, caption: bool) -> Ask | None:
     if bool(phrases) + (question is not None) + caption > 1:
         raise ValueError("give phrases, --question or --caption, only one of them; a manifest may say it row by row")
     return Ask(tuple(phrases), question, caption)
+
+
+def _cluster(
+    ray: bool, address: str | None, replicas: int | None, gpus_per_replica: float | None, workers: int
+) -> ClusterOptions | None:
+    if not ray and address is None:
+        if replicas is not None or gpus_per_replica is not None:
+            raise ValueError("--replicas and --gpus-per-replica are for --ray; without it there are --workers")
+        return None
+    from sa2va.bulk.ray_pipeline import ClusterOptions
+
+    if workers > 1:
+        raise ValueError("--workers are processes without Ray; with --ray there are --replicas")
+    return ClusterOptions(address, replicas, gpus_per_replica)
 
 
 def _open_folder(screen: Screen, stack: ExitStack, out: Path, settings: BatchSettings, *, resume: bool) -> BatchFolder:
@@ -177,6 +221,7 @@ class _Job:
     ask: Ask | None
     options: dict[str, Any]
     workers: int
+    cluster: ClusterOptions | None
 
     def answer(self, folder: BatchFolder, max_errors: int | None) -> dict[str, Any]:
         """Answer what is missing. Returns how that went, for the summary.
@@ -204,7 +249,7 @@ class _Job:
         self,
         folder: BatchFolder,
         missing: list[int],
-        answering: Callable[[Iterable[RowShard]], Generator[Finished, None, None]],
+        answering: Answering,
         max_errors: int | None,
     ) -> None:
         errors = sum(record["error"] is not None for record in folder.records())
@@ -234,22 +279,25 @@ class _Job:
                     )
 
     @contextmanager
-    def _answering(
-        self, folder: BatchFolder
-    ) -> Iterator[Callable[[Iterable[RowShard]], Generator[Finished, None, None]]]:
+    def _answering(self, folder: BatchFolder) -> Iterator[Answering]:
         """What turns shards into answers: a model here, or workers."""
-        from sa2va.bulk.answering import answer_shards
+        from sa2va.bulk.answering import answer_shards, revision_of
         from sa2va.bulk.worker_pool import WorkerPool
-        from sa2va.eval.run_metadata import fingerprint, hub_revision
 
+        if self.cluster is not None:
+            from sa2va.bulk.ray_pipeline import answer_on_ray
+
+            where = (self._source(), self.ask, self.options, self.cluster)
+            yield lambda shards: answer_on_ray(shards, *where, folder.settle_revision)
+            return
         if self.workers == 1:
             sa2va = arguments.load_model(self.screen, self.model, self.loading)
-            folder.settle_revision(hub_revision(self.model) or fingerprint(sa2va.model))
+            folder.settle_revision(revision_of(sa2va, self.model))
             yield lambda shards: answer_shards(sa2va, shards, self.ask, self.options)
             return
         self.screen.note(f"loading {self.model} in {self.workers} processes")
         with WorkerPool(self._source(), self.workers, self.ask, self.options) as pool:
-            folder.settle_revision(hub_revision(self.model) or pool.revision)
+            folder.settle_revision(pool.revision)
             yield pool.answer
 
     def _source(self) -> ModelSource:
