@@ -142,8 +142,11 @@ def _gathered(
             on_revision(row["revision"])
             shard = found.setdefault(row["shard"], {})
             shard[row["index"]] = json.loads(row["record"])
-            if len(shard) == left[row["shard"]]:
+            if len(shard) == left.get(row["shard"]):
+                left.pop(row["shard"])
                 yield row["shard"], [record for _, record in sorted(found.pop(row["shard"]).items())]
+    if left:
+        raise RuntimeError(f"Ray gave no answers for rows of {len(left)} shards; what is answered is kept")
 
 
 class _Replica:
