@@ -163,7 +163,7 @@ class Sa2VA:
             >>> paths = sorted(Path().glob("*.png"))
             >>> for reply in model.answers(Request(path, phrases="the yellow cloud") for path in paths):
             ...     print(reply.request.media, reply.error or reply.answers[0].text)
-            shapes.png Sure, [SEG].
+            shapes.png Sure.
         """
         if not isinstance(ahead, int) or ahead < 1:
             raise ValueError(f"ahead is a whole number of at least 1; got {ahead!r}")

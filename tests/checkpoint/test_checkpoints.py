@@ -663,6 +663,7 @@ def test_the_four_sizes_of_meta_are_what_they_are_called():
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from /proc")
 def test_loading_holds_the_weights_once(tmp_path: Path):
     """Peak memory against weights: within 1.2, and a constant that only shows in a model this small."""

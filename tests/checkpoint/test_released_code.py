@@ -118,7 +118,11 @@ def test_other_folders_go_their_usual_way(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "order", ["import sa2va, transformers", "import transformers; transformers.AutoTokenizer; import sa2va"]
+    "order",
+    [
+        "import sa2va, transformers",
+        pytest.param("import transformers; transformers.AutoTokenizer; import sa2va", marks=pytest.mark.slow),
+    ],
 )
 def test_either_may_be_imported_first(checkpoint: Callable[[str], Path], order: str):
     script = f"{order}\nfrom transformers import AutoTokenizer, AutoProcessor\n" + (

@@ -113,15 +113,15 @@ def test_questions_about_one_file_share_its_encoding(
 ):
     path = tmp_path / "picture.png"
     Image.fromarray(picture(60, 40)).save(path)
-    asked: list[int] = []
-    plain = model.sa2va.ask
-    monkeypatch.setattr(
-        model.sa2va,
-        "ask",
-        lambda media, questions, **options: asked.append(len(questions)) or plain(media, questions, **options),
-    )
+    asked: list[object] = []
+    plain = model.sa2va.answers
+
+    def noting(requests, *, ahead):
+        return plain((asked.append(request.question) or request for request in requests), ahead=ahead)
+
+    monkeypatch.setattr(model.sa2va, "answers", noting)
     run(*(ask(words, {"type": "image", "url": str(path)}) for words in ("One?", "Two?", "Three?", "Four?", "Five?")))
-    assert asked == [2, 2]  # and the fifth alone
+    assert asked == [["One?", "Two?"], ["Three?", "Four?"], "Five?"]
 
 
 def test_earlier_turns_are_part_of_the_request(run: Callable[..., list[str]], sa2va: Sa2VA):

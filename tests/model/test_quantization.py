@@ -75,7 +75,14 @@ def test_masks_keep_their_areas(tiny: Callable[[str | None], Sa2VA], quantizatio
         assert areas(tiny(quantization), picture, phrases) == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("case", ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "iv25_internlm2",
+        "q3",
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("iv25_qwen2", "iv35_qwen3", "q25")),
+    ],
+)
 def test_only_the_linear_layers_of_the_language_model_are_quantised(checkpoint: Callable[[str], Path], case: str):
     plain = Sa2VAModel.from_pretrained(checkpoint(case))
     expected = {

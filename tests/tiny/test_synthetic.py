@@ -102,7 +102,9 @@ def test_wrong_arguments_are_named(wrong: dict) -> None:
 # --- every sample is valid --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    "split", ["val", pytest.param("train", marks=pytest.mark.slow), pytest.param("test", marks=pytest.mark.slow)]
+)
 def test_masks_pair_with_seg_over_many_pictures(split: Split) -> None:
     world = SyntheticWorld(split, size=64)
     seen = 0

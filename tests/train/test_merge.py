@@ -188,7 +188,15 @@ def test_released_dtypes(run: Path, tmp_path: Path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float32"
 
 
-@pytest.mark.parametrize("case", ["iv25_qwen2", "iv25_internlm2", "q25", "q3"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "iv25_qwen2",
+        pytest.param("iv25_internlm2", marks=pytest.mark.slow),
+        pytest.param("q25", marks=pytest.mark.slow),
+        pytest.param("q3", marks=pytest.mark.slow),
+    ],
+)
 def test_a_trained_model_in_the_released_layout(checkpoint, case: str, tmp_path: Path):
     """Names, shapes and config fields of what it started from, and the files that the reference's loaders ask for."""
     start = checkpoint(case)
@@ -214,6 +222,7 @@ def test_a_trained_model_in_the_released_layout(checkpoint, case: str, tmp_path:
     assert all(torch.equal(again[name], own[name]) for name in own)
 
 
+@pytest.mark.slow
 def test_a_base_in_four_bits_trains_and_leaves_an_adapter_for_the_whole_one(checkpoint, tmp_path: Path):
     base = checkpoint("iv25_qwen2")
     config = TrainConfig(

@@ -80,8 +80,12 @@ LORA = TrainableOptions(lora=LoraOptions(rank=16, alpha=32))
     ("name", "changes"),
     [
         ("LoRA", {"trainable": LORA}),
-        ("LoRA, activations kept", {"trainable": LORA, "checkpoint_activations": False}),
-        ("everything", {"trainable": FULL}),
+        pytest.param(
+            "LoRA, activations kept",
+            {"trainable": LORA, "checkpoint_activations": False},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("everything", {"trainable": FULL}, marks=pytest.mark.slow),
     ],
 )
 def test_the_estimate_is_near_the_measured_peak(

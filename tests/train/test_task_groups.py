@@ -83,7 +83,13 @@ def evaluate(sa2va: Sa2VA, run: TrainingRun) -> Scored:
     return Scored(tuple(texts), float(np.mean(overlaps)) if overlaps else None)
 
 
-@pytest.mark.parametrize("group", GROUPS)
+#: Masks of pictures, and words about clips; the others are slow.
+_ALWAYS = ("referring", "video chat")
+
+
+@pytest.mark.parametrize(
+    "group", [*_ALWAYS, *(pytest.param(group, marks=pytest.mark.slow) for group in GROUPS if group not in _ALWAYS)]
+)
 def test_from_files_to_answers(group: str, checkpoint, tmp_path: Path, record_property, capfd):
     """Train, save, convert, load again, evaluate: the loss falls, and what comes back answers as what was trained."""
     kind, write = GROUPS[group]

@@ -519,6 +519,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tune: Callable[..., TrainConfig], tmp_path: Path):
     """Bit for bit, with dropout, random points and a data loader worker."""
     dropout = TrainableOptions(lora=replace(SMALL_LORA, dropout=0.2))
@@ -711,7 +712,9 @@ def test_the_finetune_recipe():
         preset("tuna", [])
 
 
-@pytest.mark.parametrize("case", ["q25", "q3", "iv25_internlm2"])
+@pytest.mark.parametrize(
+    "case", ["q3", pytest.param("q25", marks=pytest.mark.slow), pytest.param("iv25_internlm2", marks=pytest.mark.slow)]
+)
 def test_every_family_trains(checkpoint: Callable[[str], Path], case: str, tmp_path: Path, quiet: None):
     settings = config(checkpoint(case), tmp_path / "run", steps=None, epochs=0.25)  # six samples, three micro-batches
     output = train(prepare(settings))

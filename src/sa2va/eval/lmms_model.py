@@ -13,6 +13,7 @@ from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
 from sa2va.eval.lmms_messages import ChatRequest, MediaSampling, read_messages
+from sa2va.inference.replies import Request
 from sa2va.model.quantization import Quantization
 from sa2va.predictor import Sa2VA
 from sa2va.runtime import logger
@@ -47,8 +48,8 @@ class Sa2VALmms(lmms):
         pretrained: local folder, hub id, or a name that ``sa2va models`` lists.
         device, dtype, device_map, quantization, revision: as in [`Sa2VA.from_pretrained`]; with several processes each
             takes its own device.
-        batch_size: most questions about one video or picture file that are answered together; other requests are
-            answered one by one, whatever it is.
+        batch_size: most questions about one video or picture file that are answered as one request, and most requests
+            that are worked on at once.
         max_batch_size: accepted because lmms-eval passes it.
         key_frames: which frames of a video are shown: ``"uniform"`` or ``"first"`` (the released code).
         num_frames: how many. num_pictures: most pictures of one question, which are shown as frames.
@@ -97,10 +98,18 @@ class Sa2VALmms(lmms):
         Raises:
             ValueError: a document cannot be shown to the model; the message names it.
         """
+        if self.sa2va is None:
+            raise ValueError("the model was given back by clean(); make a new one")
         answers = [""] * len(requests)
         with tqdm(total=len(requests), disable=self.rank != 0, desc="sa2va") as progress:
-            for batch in self._batches(requests):
-                for request, text in zip(batch, self._answer(batch), strict=True):
+            for reply in self.sa2va.answers(map(self._request, self._batches(requests)), ahead=self.batch_size):
+                batch: list[_Request] = reply.request.id
+                if isinstance(reply.error, ValueError | OSError):
+                    raise ValueError(f"{batch[0].where}: {reply.error}") from reply.error
+                if reply.error is not None:
+                    raise reply.error
+                for request, answer in zip(batch, reply.answers, strict=True):
+                    text = _until(answer.text, request.arguments.get("until"))
                     answers[request.number] = text
                     self.cache_hook.add_partial("generate_until", (request.context, request.arguments), text)
                 progress.update(len(batch))
@@ -136,25 +145,20 @@ class Sa2VALmms(lmms):
             self._warn("system prompts are left out: the model was trained without one")
         return _Request(number, where, context, arguments, conversation, tuple(self._options(arguments).items()))
 
-    def _answer(self, batch: Sequence[_Request]) -> list[str]:
-        """Answers to requests about one picture or clip, which is read once."""
-        if self.sa2va is None:
-            raise ValueError("the model was given back by clean(); make a new one")
+    def _request(self, batch: list[_Request]) -> Request:
+        """Requests about one picture or clip, which is read once, as one."""
         first, options = batch[0], dict(batch[0].options)
         try:
             media = first.conversation.media() if first.conversation.media else None
-            if isinstance(media, list):
-                options["key_frames"] = range(len(media))
-            questions = [request.conversation.question for request in batch]
-            if len(batch) > 1:
-                answers = self.sa2va.ask(media, questions, **options)
-            else:
-                answers = [self.sa2va.chat(media, questions[0], history=first.conversation.history, **options)]
         except (ValueError, OSError) as error:
             raise ValueError(f"{first.where}: {error}") from error
-        return [
-            _until(answer.text, request.arguments.get("until")) for request, answer in zip(batch, answers, strict=True)
-        ]
+        if isinstance(media, list):
+            options["key_frames"] = range(len(media))
+        questions = [request.conversation.question for request in batch]
+        history = first.conversation.history
+        if len(batch) > 1:
+            return Request(media, question=questions, options=options, id=batch)
+        return Request(media, question=questions[0], history=history, options=options, id=batch)
 
     def _options(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A task's generation arguments in the words of this package."""

@@ -1,6 +1,6 @@
 """Predictions for a benchmark, by one or many processes; resumable, and deterministic.
 
-An image or a clip is encoded once for all its queries. Items are dealt out by
+An image or a clip is encoded once for all its queries, and several are worked on at once. Items are dealt out by
 turns (process i of n takes i, i + n, ...), each process appends to a file of its own, and what any file answers is not
 asked again. No process waits for another; whoever finds everything answered may score.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,7 @@ import numpy as np
 from sa2va.atomic import replacing
 from sa2va.eval.benchmark import Benchmark, Item, Kind, Prediction, Query, Scores
 from sa2va.eval.prediction_files import ShardWriter, read_ids, shard_path
+from sa2va.inference.replies import Request
 from sa2va.untrusted import STUMBLES, parse_json
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from sa2va.results.answer import Answer
 
 RECORD = "benchmark.json"
+#: Pictures or clips that are worked on at once.
+ITEMS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Settings:
             made for.
         threshold: probability above which a pixel belongs to an object.
         max_new_tokens: longest answer.
-        at_once: queries that are answered together; fewer need less memory.
+        at_once: queries of one item that are answered together; fewer need less memory.
     """
 
     key_frames: Literal["uniform", "first"] | tuple[int, ...] = "uniform"
@@ -73,22 +76,50 @@ def answer_item(sa2va: Sa2VA, kind: Kind, item: Item, settings: Settings = Setti
     Raises:
         ValueError: the media cannot be read, has another size than the item says, or a region query has no region.
     """
+    (predictions,) = _answer_items(sa2va, kind, [item], settings)
+    return predictions
+
+
+def _answer_items(
+    sa2va: Sa2VA, kind: Kind, items: Iterable[Item], settings: Settings, *, benchmark: str | None = None
+) -> Iterator[list[Prediction]]:
+    """[`answer_item`] for each of many, several of which are answered at once."""
+
+    def failed(item: Item, error: Exception) -> Exception:
+        if not isinstance(error, ValueError | OSError):
+            return error
+        return ValueError(f"{f'{benchmark}, ' if benchmark else ''}item {item.id!r}: {error}")
+
+    def requests() -> Iterator[Request]:
+        for item in items:
+            try:
+                media: Any = item.media() if callable(item.media) else item.media
+                regions = _regions(item) if kind == "region" else None
+            except (ValueError, OSError) as error:
+                raise failed(item, error) from error
+            yield Request(
+                list(media) if isinstance(media, tuple) else media,
+                question=[query.text for query in item.queries],
+                history=[query.history for query in item.queries],
+                regions=regions,
+                at_once=settings.at_once,
+                empty_masks=True,
+                options=settings.options,
+                id=item,
+            )
+
     started = perf_counter()
-    media: Any = item.media() if callable(item.media) else item.media
-    if isinstance(media, tuple):
-        media = list(media)
-    answers = sa2va.ask(
-        media,
-        [query.text for query in item.queries],
-        histories=[query.history for query in item.queries],
-        regions=_regions(item) if kind == "region" else None,
-        at_once=settings.at_once,
-        empty_masks=True,
-        **settings.options,
-    )
-    seconds = (perf_counter() - started) / max(len(item.queries), 1)
-    found = zip(item.queries, answers, strict=True)
-    return [_prediction(item, query, answer, seconds) for query, answer in found]
+    for reply in sa2va.answers(requests(), ahead=ITEMS_AT_ONCE):
+        item, now = reply.request.id, perf_counter()
+        if reply.error is not None:
+            raise failed(item, reply.error) from reply.error
+        seconds, started = (now - started) / max(len(item.queries), 1), now
+        try:
+            found = zip(item.queries, reply.answers, strict=True)
+            predictions = [_prediction(item, query, answer, seconds) for query, answer in found]
+        except ValueError as error:
+            raise failed(item, error) from error
+        yield predictions
 
 
 def _regions(item: Item) -> list[np.ndarray]:
@@ -229,19 +260,13 @@ def predict(
     skipped = len(own) - len(waiting)
     on_item(PredictionProgress(skipped, len(own), skipped))
     with ShardWriter(shard_path(folder, shard.index, shard.count)) as writer:
-        for done, place in enumerate(waiting, 1):
-            # All of an item's queries are asked, also where some are answered: their number must not change answers.
-            found = _answer(sa2va, benchmark, items[place], settings)
+        # All of an item's queries are asked, also where some are answered: their number must not change answers.
+        asked = (items[place] for place in waiting)
+        answers = _answer_items(sa2va, benchmark.kind, asked, settings, benchmark=benchmark.name)
+        for done, found in enumerate(answers, 1):
             writer.write(one for one in found if one.id not in answered)
             on_item(PredictionProgress(skipped + done, len(own), skipped))
     return len({one for own in ids for one in own} - read_ids(folder))
-
-
-def _answer(sa2va: Sa2VA, benchmark: Benchmark, item: Item, settings: Settings) -> list[Prediction]:
-    try:
-        return answer_item(sa2va, benchmark.kind, item, settings)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{benchmark.name}, item {item.id!r}: {error}") from error
 
 
 def evaluate(
@@ -260,8 +285,8 @@ def evaluate(
     chosen = limited(benchmark, limit)
     items = chosen.items()
     predictions: dict[str, Prediction] = {}
-    for done, item in enumerate(items, 1):
-        predictions.update((one.id, one) for one in answer_item(sa2va, chosen.kind, item, settings))
+    for done, found in enumerate(_answer_items(sa2va, chosen.kind, items, settings, benchmark=chosen.name), 1):
+        predictions.update((one.id, one) for one in found)
         if on_item is not None:
             on_item(done, len(items))
     return chosen.score(predictions)
@@ -277,5 +302,5 @@ def rehearse(sa2va: Sa2VA, benchmark: Benchmark, settings: Settings, *, items: i
     query_ids(chosen)
     if not chosen:
         raise ValueError(f"{benchmark.name} has no items")
-    places = range(min(items, len(chosen)))
-    return [one for place in places for one in _answer(sa2va, benchmark, chosen[place], settings)]
+    answers = _answer_items(sa2va, benchmark.kind, chosen[:items], settings, benchmark=benchmark.name)
+    return [one for found in answers for one in found]

@@ -79,6 +79,15 @@ class Reply:
     Attributes:
         answers: one for each phrase, question or region; none if it failed.
         error: why it failed.
+
+    Examples:
+        >>> from sa2va import Request, Sa2VA
+        >>> model = Sa2VA.from_pretrained("tiny")
+        >>> good, bad = model.answers(Request(name, phrases="the yellow cloud") for name in ("shapes.png", "none.png"))
+        >>> good.answers[0].segments[0].phrase
+        'the yellow cloud'
+        >>> type(bad.error).__name__
+        'FileNotFoundError'
     """
 
     request: Request
