@@ -10,12 +10,14 @@ long it waited for media and for nothing at all, and what reading and writing to
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,12 +25,12 @@ from unittest.mock import patch
 import torch
 from PIL import Image
 
-from sa2va import Sa2VA
-from sa2va.bulk.answering import answer_shards
+from sa2va import Sa2VA, zoo
+from sa2va.bulk.answering import Answering, answer_shards
 from sa2va.bulk.batch_folder import BatchFolder, BatchSettings
-from sa2va.bulk.batch_rows import Ask
-from sa2va.bulk.finishing import finish
+from sa2va.bulk.batch_rows import BatchRow
 from sa2va.bulk.sources import read_rows
+from sa2va.bulk.worker_pool import ModelSource, WorkerPool
 from sa2va.inference.engine import Engine
 from sa2va.media.open import open_media
 from sa2va.model.row_batch import RowBatch
@@ -49,25 +51,42 @@ def main() -> int:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--phrase", default="the red car")
+    parser.add_argument("--workers", type=int, default=1, help="also measure so many processes, without their start")
+    parser.add_argument("--rounds", type=int, default=2, help="of both, in turn: other work on the machine hits both")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     sa2va = Sa2VA.from_pretrained(options.model, device=options.device)
+    alone = together = shared = 0.0
+    spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as scratch:
-        pictures = drawn(Path(scratch) / "pictures", options.pictures)
-        sa2va.segment(pictures[0], options.phrase)  # what comes only once
-        alone, found_alone = looped(sa2va, pictures, options.phrase)
-        with measured() as spent:
-            together, found = batched(sa2va, Path(scratch), options.phrase)
+        manifest = drawn(Path(scratch), options.pictures)
+        rows = list(read_rows(str(manifest), None))
+        looped(sa2va, rows[:2])  # what comes only once
+        for number in range(options.rounds):
+            seconds, found_alone = looped(sa2va, rows)
+            alone += seconds
+            with measured() as parts:
+                answering = partial(answer_shards, sa2va, ask=None, options={})
+                seconds, found = batched(answering, manifest, Path(scratch) / f"out-{number}")
+            together += seconds
+            spent += parts
+            if options.workers > 1:
+                source = ModelSource(str(zoo.resolve(options.model)), options.device)
+                with WorkerPool(source, options.workers, None, {}) as pool:
+                    shared += batched(pool.answer, manifest, Path(scratch) / f"shared-{number}")[0]
         started = time.perf_counter()
-        for path in pictures:
-            open_media(path).close()
-        decoding = time.perf_counter() - started
-    count = len(pictures)
-    print(f"{count} pictures, {options.model}, {options.device}, {options.threads} threads\n")
+        for row in rows:
+            open_media(row.source).close()
+        decoding = options.rounds * (time.perf_counter() - started)
+    count = options.rounds * len(rows)
+    about = f"{options.model}, {options.device}, {options.threads} threads"
+    print(f"{options.rounds} times {len(rows)} pictures, {about}\n")
     print("| | pictures a second | ratio |\n|---|---|---|")
     print(f"| a loop over `segment` | {count / alone:.2f} | 1.0 |")
-    print(f"| `sa2va batch` | {count / together:.2f} | {alone / together:.2f} |\n")
+    print(f"| `sa2va batch` | {count / together:.2f} | {alone / together:.2f} |")
+    if options.workers > 1:
+        print(f"| `--workers {options.workers}` | {count / shared:.2f} | {alone / shared:.2f} |")
+    print()
     print("| part of the batch | ms per picture | share of its time |\n|---|---|---|")
     for name, seconds in spent.most_common():
         print(f"| {name} | {1000 * seconds / count:.2f} | {seconds / together:.1%} |")
@@ -75,42 +94,46 @@ def main() -> int:
     print(f"| the model waits | {1000 * idle / count:.2f} | {idle / together:.1%} |\n")
     print(f"beside it, in other threads: decoding {1000 * decoding / count:.2f} ms per picture on one core")
     differences = sum(one != other for one, other in zip(found_alone, found, strict=True))
-    if differences > count // 50:  # a pixel on the threshold may fall on either side
+    if differences > len(rows) // 50:  # a pixel on the threshold may fall on either side
         print(f"{differences} masks differ", file=sys.stderr)
         return 1
     return 0
 
 
-def drawn(folder: Path, count: int) -> list[Path]:
-    """Pictures of the drawn world as JPEG files of 640 x 480 pixels."""
-    folder.mkdir()
+def drawn(folder: Path, count: int) -> Path:
+    """A manifest of pictures of the drawn world, JPEG files of 640 x 480 pixels, each asked for one thing in it."""
     world = SyntheticWorld("test", size=256, tasks={"refer": 1})
-    paths = [folder / f"{number:05d}.jpg" for number in range(count)]
-    for number, path in enumerate(paths):
-        Image.fromarray(world[number % 64].picture(0)).resize((640, 480)).save(path, quality=90)
-    return paths
+    lines = []
+    for number in range(count):
+        scene = world.scene(number)
+        picture = Image.fromarray(scene.frames[0]).resize((640, 480))
+        picture.save(folder / f"{number:05d}.jpg", quality=90)
+        look = scene.things[0].look
+        lines.append({"image": f"{number:05d}.jpg", "phrase": f"the {look.color} {look.kind}"})
+    manifest = folder / "pictures.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return manifest
 
 
-def looped(sa2va: Sa2VA, pictures: list[Path], phrase: str) -> tuple[float, list[list[Any]]]:
+def looped(sa2va: Sa2VA, rows: list[BatchRow]) -> tuple[float, list[list[Any]]]:
     """Seconds, and the masks found in each picture."""
     started = time.perf_counter()
     found = []
-    for path in pictures:
-        (answer,) = sa2va.segment(path, [phrase])  # type: ignore[misc]
+    for row in rows:
+        assert row.ask is not None
+        (answer,) = sa2va.segment(row.source, row.ask.phrases)  # type: ignore[misc]
         found.append([segment.mask.rle for segment in answer.segments])
     return time.perf_counter() - started, found
 
 
-def batched(sa2va: Sa2VA, scratch: Path, phrase: str) -> tuple[float, list[list[Any]]]:
-    """The same of the whole batch, from listing the folder to ``answers.jsonl``."""
+def batched(answering: Answering, manifest: Path, out: Path) -> tuple[float, list[list[Any]]]:
+    """The same of the whole batch, from reading the manifest to the last shard on disk."""
     started = time.perf_counter()
-    ask, source = Ask((phrase,)), str(scratch / "pictures")
-    folder = BatchFolder.start(scratch / "out", BatchSettings(source, "model", ask, {}), read_rows(source, ask))
-    for number, records in answer_shards(sa2va, folder.shards(folder.missing()), ask, {}):
+    folder = BatchFolder.start(out, BatchSettings(str(manifest), "model", None, {}), read_rows(str(manifest), None))
+    for number, records in answering(folder.shards(folder.missing())):
         folder.write(number, records)
-    answering = time.perf_counter() - started
-    finish(folder, ["jsonl"], overlays=False, run={})
-    return answering, [[one["masks"][0] for one in record["segments"]] for record in folder.records()]
+    seconds = time.perf_counter() - started
+    return seconds, [[one["masks"][0] for one in record["segments"]] for record in folder.records()]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Answerer:
         >>> answerer = Answerer("tiny", phrases=["the yellow cloud"])
         >>> table = answerer({"image": np.array(["shapes.png", "gone.png"]), "shelf": np.array([4, 7])})
         >>> table.column_names
-        ['shelf', 'asked', 'size', 'text', 'reasons', 'segments', 'error']
+        ['image', 'shelf', 'asked', 'size', 'text', 'reasons', 'segments', 'error']
         >>> [len(segments) for segments in table["segments"].to_pylist()]
         [1, 0]
         >>> table["error"].to_pylist()
