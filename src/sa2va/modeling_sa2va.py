@@ -20,6 +20,7 @@ from transformers import (
 from sa2va.atomic import naming, new_file_mode
 from sa2va.checkpoint.build import build_from_parts
 from sa2va.checkpoint.loading import open_checkpoint
+from sa2va.checkpoint.original_decoder import with_original_decoder
 from sa2va.checkpoint.released_config import config_from_released
 from sa2va.hub import HUB_OPTIONS
 from sa2va.inference.engine import Engine
@@ -67,6 +68,7 @@ class Sa2VAModel(Sa2VANetwork):
         config: Sa2VAConfig | None = None,
         dtype: torch.dtype | str | None = None,
         quantization: Quantization | None = None,
+        sam2: str | Path | None = None,
         **kwargs: Any,
     ) -> Sa2VAModel:
         """Load a released checkpoint or one of ours, strictly, without remote code.
@@ -79,6 +81,9 @@ class Sa2VAModel(Sa2VANetwork):
                 ``torch_dtype`` is its older name.
             quantization: ``"int8"`` or ``"nf4"`` quantises the linear layers of the language model, on CUDA or CPU.
                 Everything else keeps its dtype.
+            sam2: SAM 2's own weights (Meta's ``.pt`` file, or a folder or hub id in transformers' layout), whose mask
+                decoder and memory carry masks through videos in mode ``"consistent"``. The released checkpoints need
+                ``"facebook/sam2-hiera-large"`` for it; those of Sa2VA-i have both decoders.
             kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config`` (which is given
                 the list of layers to skip), ``max_memory``, and for a hub id ``revision``, ``cache_dir``, ``token``,
                 ``local_files_only``. ``trust_remote_code`` and ``use_flash_attn`` are accepted for code written for the
@@ -102,6 +107,8 @@ class Sa2VAModel(Sa2VANetwork):
         older = kwargs.pop("torch_dtype", None)
         dtype = older if dtype is None else dtype
         checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
+        if sam2 is not None:
+            checkpoint = with_original_decoder(checkpoint, sam2, **hub)
         chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
         check_widths(settings, checkpoint.config.get_text_config())
         if quantization == "nf4":

@@ -92,7 +92,8 @@ class Sa2VA:
                 CUDA or CPU). Everything else stays in ``dtype``.
             adapter: folder or hub id of a LoRA adapter for this model (needs peft). It stays separate from the weights;
                 ``sa2va merge`` merges it.
-            kwargs: as in [`Sa2VAModel.from_pretrained`].
+            kwargs: as in [`Sa2VAModel.from_pretrained`]; among them ``sam2=``, SAM 2's own weights, whose decoder
+                carries masks through videos better than that of the released checkpoints.
 
         Raises:
             ValueError: the source is no checkpoint, the download failed, or a tensor is missing, unexpected or
@@ -172,31 +173,38 @@ class Sa2VA:
     def segment(
         self,
         media: MediaSource,
-        phrases: str | Sequence[str],
+        phrases: str | Sequence[str] | None = None,
         *,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
         on_text: Callable[[str], None] | None = None,
         **options: Unpack[Options],
     ) -> Answer | list[Answer]:
-        """Segment what phrases or questions describe.
+        """Segment what phrases or questions describe, or what a box or clicks mark in a picture.
 
         Args:
             media: an image, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
                 RGB (H, W, 3); OpenCV reads BGR: pass ``frame[..., ::-1]``.
             phrases: one phrase, or several that are answered as a batch. A phrase with a question mark is asked as a
                 question.
+            box: x0, y0, x1, y1 in pixels around one object, instead of phrases. The language model is not asked: SAM 2
+                is prompted as in its own paper (with the original decoder, where the model has it).
+            points: the same with clicks (x, y) in pixels. labels: for each, 1 inside (the default) or 0 outside.
             on_text: as in [`chat`]; for a single phrase.
             options: see [`Sa2VA`].
 
         Returns:
-            an [`Answer`] for a single phrase, a list of them for a list. If nothing was found, it has no segments and
-            its ``reason`` says why.
+            an [`Answer`] for a single phrase, a box or points; a list of them for a list. If nothing was found, it has
+            no segments and its ``reason`` says why.
 
         Raises:
             ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
-        checked_phrases(phrases)  # before anything is decoded
+        if box is None and points is None:
+            checked_phrases(phrases)  # before anything is decoded
         with self.open(media) as scene:
-            return scene.segment(phrases, on_text=on_text, **options)
+            return scene.segment(phrases, box=box, points=points, labels=labels, on_text=on_text, **options)
 
     def chat(
         self,

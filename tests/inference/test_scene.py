@@ -285,3 +285,41 @@ def test_an_animation_is_described_by_its_first_frame(sa2va, tmp_path):
     with Image.open(tmp_path / "moving.gif") as still:
         expected = sa2va.describe(still.convert("RGB"), (5, 5, 40, 40), **TOKENS)
     assert sa2va.describe(tmp_path / "moving.gif", (5, 5, 40, 40), **TOKENS) == expected
+
+
+def test_a_box_or_clicks_mark_an_object_without_words(sa2va):
+    """As SAM 2's own prompts in the first frame of a stream; the picture is encoded once for all of them."""
+    with sa2va.open(PICTURE) as scene, counting(sa2va) as counts:
+        found = [
+            scene.segment(box=(20, 10, 90, 80)),
+            scene.segment(points=[(40, 40)]),
+            scene.segment(points=[(40, 40), (140, 90)], labels=[1, 0]),
+        ]
+    assert counts == {"vision tower": 0, "image encoder": 1, "prompt tokens": 0}
+    for answer, prompt in zip(
+        found,
+        [{"box": (20, 10, 90, 80)}, {"points": [(40, 40)]}, {"points": [(40, 40), (140, 90)], "labels": [1, 0]}],
+        strict=True,
+    ):
+        tracker = sa2va.stream()
+        tracker.add(**prompt)
+        (expected,) = tracker.step(PICTURE).segments
+        assert isinstance(answer, Answer) and not answer.text and answer.size == (97, 150)
+        assert [one.masks for one in answer] == ([expected.masks] if expected.mask.area else [])
+        assert bool(answer.reason) == (not expected.mask.area)
+
+
+def test_marks_are_checked(sa2va):
+    for wrong, message in (
+        ({"box": (20, 10, 10, 80)}, "box"),
+        ({"points": [(400, 40)]}, "points"),
+        ({"points": [(40, 40)], "labels": [2]}, "labels are 1"),
+        ({"box": (0, 0, 9, 9), "points": [(4, 4)]}, "one of mask, box, points"),
+        ({"phrases": "the dog", "box": (0, 0, 9, 9)}, "got both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sa2va.segment(PICTURE, **wrong)
+    with pytest.raises(ValueError, match="mark an object of a picture"):
+        sa2va.segment(CLIP, box=(0, 0, 9, 9))
+    with pytest.raises(ValueError, match="phrases must be a non-empty text"):
+        sa2va.segment(PICTURE)

@@ -358,13 +358,12 @@ def test_the_checkpoint_chooses_the_mode(model: Sa2VAModel, two_decoder_model: S
         VideoTracker(model, mode="other")
 
 
-def test_without_an_original_decoder_consistent_warns(model: Sa2VAModel, caplog: pytest.LogCaptureFixture):
+def test_without_an_original_decoder_consistent_is_refused(model: Sa2VAModel, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, logger="sa2va"):
         VideoTracker(model)
         assert caplog.records == []
+    with pytest.raises(ValueError, match="this checkpoint lacks; load it with sam2='facebook/sam2-hiera-large'"):
         VideoTracker(model, mode="consistent")
-    (record,) = caplog.records
-    assert "no original SAM 2 decoder" in record.getMessage()
 
 
 def test_in_consistent_mode_each_decoder_does_what_it_was_trained_for(two_decoder_model: Sa2VAModel):

@@ -102,16 +102,28 @@ def load_sam2(source: str | Path) -> Sam2VideoModel:
     Raises:
         ValueError: the file is not one of Meta's four SAM 2 sizes, or tensors are missing or left over.
     """
+    config, tensors = open_sam2(source)
+    return _fill(Sam2VideoModel, config, tensors, where=str(source))
+
+
+def open_sam2(source: str | Path, **hub: Any) -> tuple[Sam2VideoConfig, dict[str, LazyTensor]]:
+    """SAM 2's config and tensors, unread, from what [`load_sam2`] takes.
+
+    Raises:
+        ValueError: as there.
+    """
     if Path(source).suffix == ".pt":
-        return _load_meta(Path(source))
-    folder = resolve_folder(source)
-    content, tensors = read_config(folder), open_tensors(folder)
-    check_counts(content, layers_in(tensors), "")
-    config = build_config(Sam2VideoConfig, content, "config.json")
-    return _fill(Sam2VideoModel, config, tensors, where=str(folder))
+        config, tensors = _open_meta(Path(source))
+    else:
+        folder = resolve_folder(source, **hub)
+        content, tensors = read_config(folder), dict(open_tensors(folder))
+        check_counts(content, layers_in(tensors), "")
+        config = build_config(Sam2VideoConfig, content, "config.json")
+    check_tensors(tensors, shapes_of(Sam2VideoModel, config), where=str(source))
+    return config, tensors
 
 
-def _load_meta(path: Path) -> Sam2VideoModel:
+def _open_meta(path: Path) -> tuple[Sam2VideoConfig, dict[str, LazyTensor]]:
     weights = _read_meta(path)
     # Sa2VA's exports say g_weight where Meta says gamma.
     renamed = {name.replace(".gamma", ".g_weight"): tensor for name, tensor in weights.items()}
@@ -119,8 +131,7 @@ def _load_meta(path: Path) -> Sam2VideoModel:
         name: LazyTensor(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)
         for name, tensor in renamed.items()
     }
-    tensors = to_native(lazy, weight_map.sam2_rules(released="", native=""))
-    return _fill(Sam2VideoModel, _meta_config(renamed, path), tensors, where=str(path))
+    return _meta_config(renamed, path), to_native(lazy, weight_map.sam2_rules(released="", native=""))
 
 
 def _read_meta(path: Path) -> Mapping[str, Tensor]:

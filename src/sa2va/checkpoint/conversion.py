@@ -15,6 +15,7 @@ from sa2va.atomic import check_target, naming
 from sa2va.checkpoint.adapter import adapter_base, is_adapter, merged, open_adapter
 from sa2va.checkpoint.files import INDEX_FILE, SINGLE_FILE, LazyTensor, write_tensors_file
 from sa2va.checkpoint.loading import Checkpoint, open_checkpoint, released_rules, to_released
+from sa2va.checkpoint.original_decoder import with_original_decoder
 from sa2va.checkpoint.released_config import config_to_released
 from sa2va.checkpoint.tokenizer_files import copy_companions
 from sa2va.hub import HUB_OPTIONS
@@ -39,6 +40,7 @@ def convert(
     *,
     dtypes: Dtypes = "kept",
     base: str | Path | None = None,
+    sam2: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     note: Callable[[str], None] = lambda _: None,
     **hub: Any,
@@ -51,6 +53,8 @@ def convert(
         to: ``"native"``, ``"released"``, or None for the one the source is not in (``"native"`` for an adapter).
         dtypes: ``"kept"``: tensors keep theirs; ``"released"``: those of the released files (see [`released_dtype`]).
         base: of an adapter, instead of the one it names.
+        sam2: SAM 2's own weights, whose decoder and memory the result keeps beside the fine-tuned decoder, see
+            [`sa2va.checkpoint.original_decoder`].
         max_shard_bytes: upper limit on the size of one file, unless one tensor alone is larger.
         note: takes lines for the user: what the reference will do otherwise than this model, and what a conversion
             that was killed has left beside the destination.
@@ -70,7 +74,10 @@ def convert(
     check_target(destination, source, base)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"{destination} exists and is not an empty folder; choose another destination")
-    checkpoint, default = _open(source, base, {key: hub[key] for key in HUB_OPTIONS if key in hub})
+    options = {key: hub[key] for key in HUB_OPTIONS if key in hub}
+    checkpoint, default = _open(source, base, options)
+    if sam2 is not None:
+        checkpoint = with_original_decoder(checkpoint, sam2, **options)
     layout: Layout = to or default
     tensors, config = checkpoint.tensors, checkpoint.config
     if dtypes == "released":

@@ -163,6 +163,18 @@ class Loading:
         ),
     ] = None
 
+    sam2: Annotated[
+        str | None,
+        typer.Option(
+            "--sam2",
+            metavar="SAM2",
+            show_default=False,
+            rich_help_panel=_MODEL,
+            help="SAM 2's own weights (hub id, folder, or Meta's .pt), whose decoder carries masks through videos "
+            "better: facebook/sam2-hiera-large for the released checkpoints.",
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         if self.device_map is not None and self.device != "auto":
             raise ValueError(f"--device {self.device} is one device and --device-map spreads the model; give one")
@@ -284,6 +296,7 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
                 dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
                 device_map=None if loading.device_map is None else loading.device_map.value,
                 quantization=None if loading.quantize is None else loading.quantize.value,
+                sam2=loading.sam2,
             )
     weights = sa2va.model
     places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())

@@ -42,6 +42,16 @@ def convert(
     dtypes: Annotated[
         Dtypes, typer.Option(help="Number formats: as in SRC, or those of the released files.")
     ] = Dtypes.KEPT,
+    sam2: Annotated[
+        str | None,
+        typer.Option(
+            "--sam2",
+            metavar="SAM2",
+            show_default=False,
+            help="Keep the decoder and memory of SAM 2's own weights (hub id, folder, or Meta's .pt) beside the tuned "
+            "decoder: masks are carried through videos better.",
+        ),
+    ] = None,
 ) -> None:
     """Rewrite a checkpoint: released layout to this package's own, or back.
 
@@ -53,7 +63,9 @@ def convert(
     from sa2va.checkpoint.conversion import convert as rewrite
 
     with quiet_libraries(screen):
-        layout = rewrite(name, destination, None if to is None else to.value, dtypes=dtypes.value, note=screen.note)
+        layout = rewrite(
+            name, destination, None if to is None else to.value, dtypes=dtypes.value, sam2=sam2, note=screen.note
+        )
     files = sorted(path.name for path in destination.iterdir())
     if screen.json:
         screen.emit({"source": name, "destination": str(destination), "layout": layout, "files": files})

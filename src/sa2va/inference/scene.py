@@ -28,7 +28,7 @@ from sa2va.inference.work import Decode, EncodedMedia, EncodeFrame, Pause
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
-from sa2va.model.mask_decoder import grounding_side
+from sa2va.model.mask_decoder import FrameFeatures, grounding_side
 from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import Region, as_regions, region_cells
@@ -103,10 +103,22 @@ class Scene:
         return f"Scene({what}{size}, {'closed' if self._closed else f'{self.nbytes / 2**20:.1f} MiB'})"
 
     def segment(
-        self, phrases: str | Sequence[str], *, on_text: Callable[[str], None] | None = None, **options: Unpack[Options]
+        self,
+        phrases: str | Sequence[str] | None = None,
+        *,
+        box: Sequence[float] | None = None,
+        points: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[int] | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **options: Unpack[Options],
     ) -> Answer | list[Answer]:
-        """Segment what phrases or questions describe; see [`Sa2VA.segment`]."""
-        answers = self._engine.run(self.segment_steps(phrases, InferenceOptions.of(**options), on_text=on_text))
+        """Segment what phrases or questions describe, or what a box or clicks mark; see [`Sa2VA.segment`]."""
+        chosen = InferenceOptions.of(**options)
+        if box is not None or points is not None:
+            if phrases is not None:
+                raise ValueError("segment takes phrases, or a box or points without words; got both")
+            return self._engine.run(self._marked(box, points, labels, chosen))
+        answers = self._engine.run(self.segment_steps(phrases or "", chosen, on_text=on_text))
         return answers[0] if isinstance(phrases, str) else answers
 
     def chat(
@@ -267,6 +279,24 @@ class Scene:
         outputs = await self._engine.write(shown, questions, options.generation, regions=grids)
         return [_Parsed(self._engine, output, None).answer((), self.size, (), keep_empty=False) for output in outputs]
 
+    async def _marked(
+        self,
+        box: Sequence[float] | None,
+        points: Sequence[Sequence[float]] | None,
+        labels: Sequence[int] | None,
+        options: InferenceOptions,
+    ) -> Answer:
+        """The object that a box or clicks mark in a picture: SAM 2's own prompts, without the language model."""
+        if not isinstance(self.media, Picture):
+            raise ValueError("a box or points mark an object of a picture; in a video: model.stream() and tracker.add")
+        tracker = VideoTracker(self._engine.model, mode=options.mode, output=options.masks)
+        tracker.add("", box=box, points=points, labels=labels)
+        frame = tracker.step_encoded(await self._features(self.media), self.media.size)
+        segments = ObjectColors().apply(np.asarray(self.media.image), frame.segments)
+        shown = tuple(segment for segment in segments if segment.mask.area)
+        reason = None if shown else "SAM 2 found no object there: its mask is empty"
+        return Answer(text="", raw_text="", segments=shown, reason=reason, size=self.media.size, history=())
+
     async def _find(
         self, phrases: Sequence[str], keys: tuple[int, ...], generation: GenerationOptions, *, video: bool
     ) -> list[VLMOutput]:
@@ -310,6 +340,14 @@ class Scene:
                 raise
         return media
 
+    async def _features(self, picture: Picture) -> FrameFeatures:
+        """A picture as SAM 2 sees it."""
+        if self._closed:
+            raise ValueError("this scene is closed; open the medium again")
+        if self._frame is None:
+            self._frame = EncodeFrame(picture.image)
+        return await self._frame
+
     def _shown(self, keys: tuple[int, ...], video: bool) -> EncodedMedia:
         if self.media is None:
             return EncodedMedia()
@@ -334,9 +372,7 @@ class Scene:
                 frames.append(replace(frame, segments=colors.apply(pixels, frame.segments)))
                 await Pause()
             return clip_segments(frames)
-        if self._frame is None:
-            self._frame = EncodeFrame(self.media.image)
-        prediction = await Decode(await self._frame, prompts)
+        prediction = await Decode(await self._features(self.media), prompts)
         ids, size, side = range(1, len(prompts) + 1), self.media.size, grounding_side(model.sam2)
         segments = frame_segments(prediction, ids, phrases, side=side, size=size, output=options.masks)
         return [*ObjectColors().apply(np.asarray(self.media.image), segments)]

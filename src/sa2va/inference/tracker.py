@@ -45,7 +45,6 @@ from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.regions import box_inside, checked_box
 from sa2va.results.answer import Frame
-from sa2va.runtime import logger
 from sa2va.visualization.colors import ObjectColors
 
 Mode = Literal["released", "consistent"]
@@ -72,7 +71,7 @@ class VideoTracker:
 
     Args:
         model: a loaded [`Sa2VAModel`].
-        mode: ``"released"`` or ``"consistent"``; None means the latter if the checkpoint has SAM 2's original decoder.
+        mode: ``"released"`` or ``"consistent"``; None means the latter if the model has SAM 2's original decoder.
         output: how logits become masks.
         ask: makes mask prompts from phrases and a frame; [`Sa2VA.stream`] provides it.
 
@@ -105,8 +104,9 @@ class VideoTracker:
             raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
         self.mode: Mode = mode or ("consistent" if original is not None else "released")
         if self.mode == "consistent" and original is None:
-            logger.warning(
-                "this checkpoint has no original SAM 2 decoder; mode='consistent' carries masks with the fine-tuned one"
+            raise ValueError(
+                "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
+                "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
             )
         self._model = model
         self._sam2 = model.sam2
