@@ -18,6 +18,7 @@ from sa2va.cli.eval import evaluation
 from sa2va.cli.merge import merge
 from sa2va.cli.models import models
 from sa2va.cli.segment import segment
+from sa2va.cli.serve import serve
 from sa2va.cli.track import track
 from sa2va.cli.train import train
 
@@ -83,10 +84,16 @@ _register(
     "describe street.jpg --mask dog.png --mask car.png -m Sa2VA-4B",
 )
 _register(
+<<<<<<< HEAD
     batch,
     'batch pictures/ "the red car" "the dog" -m Sa2VA-4B -o out --to coco',
     'batch "shots/*.jpg" --question "What is wrong here?" -m Sa2VA-4B -o out --overlays',
     "batch rows.parquet -m Sa2VA-4B -o out --to parquet --workers 8 --resume",
+=======
+    serve,
+    "serve -m Sa2VA-4B",
+    "SA2VA_API_KEY=... sa2va serve -m Sa2VA-4B --host 0.0.0.0 --allow-url 'https://images.example.com/*'",
+>>>>>>> main
 )
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")
