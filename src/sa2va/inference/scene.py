@@ -184,7 +184,7 @@ class Scene:
             return sasasa2va.track(
                 self._engine, source, wanted, selections, chosen.generation, chosen.masks, self._origin
             )
-        tracker = VideoTracker(self._engine.model, mode=chosen.mode, output=chosen.masks)
+        tracker = VideoTracker(self._engine.model, mode=chosen.mode, memory=chosen.memory, output=chosen.masks)
         keys = self._key_frames(chosen)
         outputs = self._engine.run(self._find(wanted, keys, chosen.generation, video=True))
         for phrase, output in zip(wanted, outputs, strict=True):
@@ -203,6 +203,12 @@ class Scene:
     def mask_prompts(self, phrases: Sequence[str], generation: GenerationOptions) -> list[Tensor]:
         """The mask prompts (K, C) of each phrase in an image, for [`VideoTracker.add_prompts`]."""
         return [output.prompts_KC for output in self._engine.run(self._find(phrases, (), generation, video=False))]
+
+    def prompt_tokens(self, question: str, *, history: History = (), **options: Unpack[Options]) -> int:
+        """How many tokens [`chat`] has the model read for a question, those of the medium included."""
+        keys = self._key_frames(InferenceOptions.of(**options)) if self.is_video else ()
+        media = self._encoded.get(keys) or self._shown(keys, self.is_video)
+        return len(self._engine.processor.prompt_ids(question, vision=media.vision, history=turns_of(history)))
 
     # -- the steps of requests, for the engine -------------------------------------------------------------------------
 
@@ -370,7 +376,7 @@ class Scene:
             return []
         model = self._engine.model
         if not isinstance(self.media, Picture):
-            tracker = VideoTracker(model, mode=options.mode, output=options.masks)
+            tracker = VideoTracker(model, mode=options.mode, memory=options.memory, output=options.masks)
             tracker.add_prompts(prompts, phrases)
             colors, frames = ObjectColors(), []
             for frame, pixels in propagate_video(tracker, self.media, keys):
