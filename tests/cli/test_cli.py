@@ -28,7 +28,7 @@ from sa2va.visualization.overlay import davis_palette
 from sa2va.writers.video_encoder import VideoEncoder
 from synthetic_checkpoint import picture
 
-COMMANDS = ("segment", "track", "chat", "caption", "describe", "models", "convert", "doctor")
+COMMANDS = ("segment", "track", "chat", "caption", "describe", "models", "convert", "demo", "doctor")
 PHRASES = ["the red car", "the dog"]
 #: With this many tokens the synthetic model points at one thing or two.
 SHORT = ("--max-new-tokens", "6")

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from sa2va.cli.batch import batch
 from sa2va.cli.caption import caption
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
 from sa2va.cli.data import data
+from sa2va.cli.demo import demo
 from sa2va.cli.describe import describe
 from sa2va.cli.doctor import doctor
 from sa2va.cli.eval import evaluation
@@ -81,6 +83,13 @@ _register(
     describe,
     "describe street.jpg --box 100,50,260,300 -m Sa2VA-4B",
     "describe street.jpg --mask dog.png --mask car.png -m Sa2VA-4B",
+)
+_register(demo, "demo", "demo --model Sa2VA-4B --port 8080", "demo --server http://127.0.0.1:8000")
+_register(
+    batch,
+    'batch pictures/ "the red car" "the dog" -m Sa2VA-4B -o out --to coco',
+    'batch "shots/*.jpg" --question "What is wrong here?" -m Sa2VA-4B -o out --overlays',
+    "batch rows.parquet -m Sa2VA-4B -o out --to parquet --workers 8 --resume",
 )
 _register(
     serve,
