@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sa2va import _auto
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Sa2VA": "sa2va.predictor",

@@ -22,6 +22,7 @@ from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import ImageSource, MediaSource, Picture, load_image, open_media
+from sa2va.media.origin import Origin
 from sa2va.model.quantization import Quantization
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
@@ -140,8 +141,8 @@ class Sa2VA:
         """
         if media is None:
             return Scene(self.engine, None)
-        source = open_media(media, stride=stride, fps=fps, start=start, end=end, max_frames=max_frames)
-        return Scene(self.engine, source)
+        sampling = {"stride": stride, "fps": fps, "start": start, "end": end, "max_frames": max_frames}
+        return Scene(self.engine, open_media(media, **sampling), Origin(media, sampling))
 
     def answers(self, requests: Iterable[Request], *, ahead: int = 16) -> Iterator[Reply]:
         """Answer requests about any number of media, in order and lazily.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -50,6 +51,12 @@ def import_object(place: str, what: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what} {place!r} cannot be imported: {error}") from error
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a Jupyter notebook."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", {})
 
 
 @contextmanager

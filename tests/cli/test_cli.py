@@ -665,7 +665,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(doctor, "CHECKS", {"good": lambda: None, "bad": broken})
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package == "supervision" else "1")
     out, err = run(capsys, "doctor", code=1)
+    assert "pip install 'sa2va[vision]'" in out
     assert "ok  good" in out and "FAILED  bad" in out and "no luck" in out and "error: " in err
 
 

@@ -83,7 +83,7 @@ def _table(title: str, rows: dict[str, str]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), title=title)
     table.title_justify, table.title_style = "left", "bold"
     for name, value in rows.items():
-        table.add_row(f"  {name}", value)
+        table.add_row(f"  {name}", Text(value))  # not as markup, which takes [extra] for a style
     return table
 
 

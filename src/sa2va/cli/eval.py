@@ -240,12 +240,12 @@ def list_benchmarks(screen: Screen, data: Data = Path("data")) -> None:
         screen.emit({"data": str(data), "benchmarks": records})
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("benchmark", "", f"files under {data}"):
+    for heading in ("benchmark", "", Text(f"files under {data}")):
         table.add_column(heading)
     for row, gone in rows:
         needed = len(row.files(data))
         state = "needs none" if not needed else "there" if not gone else f"missing {len(gone)} of {needed}: {gone[0]}"
-        table.add_row(row.name, row.title, state)
+        table.add_row(row.name, row.title, Text(state))  # paths are no markup
     screen.result(table)
 
 

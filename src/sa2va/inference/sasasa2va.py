@@ -29,6 +29,7 @@ from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
+from sa2va.media.origin import Origin
 from sa2va.model.finite import not_finite
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -129,6 +130,7 @@ def track(
     selections: Sequence[Selection],
     options: GenerationOptions,
     output: MaskPostprocessing,
+    origin: Origin | None = None,
 ) -> Track:
     """Follow phrases with one ``[SEG]`` per clip, averaged over one or several ways to select the frames.
 
@@ -158,6 +160,7 @@ def track(
         total=count,
         reasons=reasons,
         pixels=lambda: (decoded.pixels for decoded in source),
+        origin=origin,
     )
 
 

@@ -28,6 +28,7 @@ from sa2va.inference.work import Decode, EncodedMedia, EncodeFrame, Pause
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
+from sa2va.media.origin import Origin
 from sa2va.model.mask_decoder import FrameFeatures, grounding_side
 from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
@@ -62,9 +63,10 @@ class Scene:
         'blue'
     """
 
-    def __init__(self, engine: Engine, media: FrameSource | None):
+    def __init__(self, engine: Engine, media: FrameSource | None, origin: Origin | None = None):
         self.media = media
         self._engine = engine
+        self._origin = origin  # for those who look at answers
         self._encoded: dict[tuple[int, ...], EncodedMedia] = {}  # by the frames that the language model sees
         self._frame: EncodeFrame | None = None  # of a picture
         self._closed = False
@@ -179,7 +181,9 @@ class Scene:
         source = self._source("track needs a video or a picture; got None")
         chosen = InferenceOptions.of(**options)
         if isinstance(chosen.key_frames, str) and chosen.key_frames == "compressed":
-            return sasasa2va.track(self._engine, source, wanted, selections, chosen.generation, chosen.masks)
+            return sasasa2va.track(
+                self._engine, source, wanted, selections, chosen.generation, chosen.masks, self._origin
+            )
         tracker = VideoTracker(self._engine.model, mode=chosen.mode, memory=chosen.memory, output=chosen.masks)
         keys = self._key_frames(chosen)
         outputs = self._engine.run(self._find(wanted, keys, chosen.generation, video=True))
@@ -193,6 +197,7 @@ class Scene:
             total=source.frame_count,
             reasons=unfound(self._engine.processor, wanted, outputs),
             pixels=lambda: (decoded.pixels for decoded in source),
+            origin=self._origin,
         )
 
     def mask_prompts(self, phrases: Sequence[str], generation: GenerationOptions) -> list[Tensor]:
@@ -267,7 +272,7 @@ class Scene:
         for one, history in zip(parsed, turns, strict=True):
             count = len(one.output.prompts_KC)
             own, segments = segments[:count], segments[count:]
-            answers.append(one.answer(own, self.size, history, keep_empty=keep_empty))
+            answers.append(replace(one.answer(own, self.size, history, keep_empty=keep_empty), origin=self._origin))
         return answers
 
     async def describe_steps(
@@ -301,7 +306,7 @@ class Scene:
         segments = ObjectColors().apply(np.asarray(self.media.image), frame.segments)
         shown = tuple(segment for segment in segments if segment.mask.area)
         reason = None if shown else "SAM 2 found no object there: its mask is empty"
-        return Answer(text="", raw_text="", segments=shown, reason=reason, size=self.media.size, history=())
+        return Answer("", "", shown, reason=reason, size=self.media.size, origin=self._origin)
 
     async def _find(
         self, phrases: Sequence[str], keys: tuple[int, ...], generation: GenerationOptions, *, video: bool

@@ -11,20 +11,27 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm.auto import tqdm
 
 from sa2va.atomic import naming
 from sa2va.masks.mask import Size
 from sa2va.media.frames import first_indices, uniform_indices
+from sa2va.media.origin import Origin
 from sa2va.results.answer import Frame
+from sa2va.results.notebook import SHOWN_SIDE, blank, figure_html, note_html, text_html, video_html
+from sa2va.runtime import in_notebook
 from sa2va.visualization.colors import ObjectColors
-from sa2va.visualization.overlay import contact_sheet, overlay
-from sa2va.writers import JsonWriter, kind_of_path, write_track
+from sa2va.visualization.overlay import ClipOverlay, contact_sheet, overlay
+from sa2va.writers import JsonWriter, VideoEncoder, kind_of_path, write_track
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+#: Frames of the clip that a notebook shows.
+_SHOWN_FRAMES = 150
 
 
 class Track:
@@ -45,6 +52,7 @@ class Track:
         total: number of frames.
         reasons: for each phrase without an object, why.
         pixels: reads the pixels of all frames again from the first; None if that is impossible (a camera).
+        origin: where the frames have their pixels from when a notebook shows them.
 
     Attributes:
         source: path of the video, for its name and audio; None without a file.
@@ -76,6 +84,7 @@ class Track:
         total: int | None = None,
         reasons: Mapping[str, str] | None = None,
         pixels: Callable[[], Iterable[Pixels]] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.source = source
         self.fps = fps
@@ -84,6 +93,7 @@ class Track:
         self.reasons = dict(reasons or {})
         self._frames = iter(frames)
         self._pixels = pixels
+        self._origin = origin
         self._record = _Record()
         self._colors = ObjectColors()
         self._ended = self._complete = False
@@ -114,7 +124,7 @@ class Track:
 
         Args:
             paths: files and folders to write.
-            on_frame: called after each frame is written, e.g. to show progress.
+            on_frame: called after each frame is written, e.g. to show progress; None shows a bar in a notebook.
 
         Raises:
             ValueError: an unknown suffix, or a video is wanted but the track has no pixels.
@@ -123,7 +133,9 @@ class Track:
         kinds = [(kind_of_path(Path(path)), Path(path)) for path in paths]
         with ExitStack() as opened:
             # A path that cannot be written ends this before anything is computed and undoes those before it.
-            write_track(self, [opened.enter_context(kind(path, **about)) for kind, path in kinds], on_frame)
+            writers = [opened.enter_context(kind(path, **about)) for kind, path in kinds]
+            bar = opened.enter_context(_progress(self.total))
+            write_track(self, writers, on_frame or (lambda _: bar.update()))
 
     def to_json(self, path: str | Path) -> None:
         """Like [`save`], as JSON whatever the name."""
@@ -139,7 +151,7 @@ class Track:
         wanted = uniform_indices(self.total, count) if self.total else first_indices(count, count)
         shown = [
             (frame, overlay(pixels, frame.segments))
-            for frame, pixels in self.pairs()
+            for frame, pixels in _progress(self.total, self.pairs())
             if frame.index in wanted and pixels is not None
         ]
         labels = [f"frame {frame.index}" for frame, _ in shown]
@@ -147,7 +159,7 @@ class Track:
 
     def results(self) -> list[Frame]:
         """All frames as a list, in memory."""
-        return list(self)
+        return list(_progress(self.total, self))
 
     def close(self) -> None:
         """Stop computing and discard all frames."""
@@ -169,6 +181,33 @@ class Track:
         frames = f"{self._record.count}/{self.total or '?'}"
         return f"Track({self.size[0]}x{self.size[1]}, fps={self.fps}, read {frames}, {state})"
 
+    def _repr_html_(self) -> str | None:
+        """The first 150 frames as a clip that plays in a notebook; those that nobody has read yet are computed.
+
+        None if the track was closed.
+        """
+        if self._ended and not self._complete:
+            return None
+        scale = min(1, SHOWN_SIDE / max(self.size))
+        height, width = (max(2, round(side * scale / 2) * 2) for side in self.size)  # even: plays everywhere
+        total = min(self.total or _SHOWN_FRAMES, _SHOWN_FRAMES)
+        drawing, last = ClipOverlay(), None
+        with tempfile.TemporaryDirectory() as folder:
+            video = VideoEncoder(Path(folder) / "clip.mp4", size=(height, width), fps=self.fps)
+            try:
+                for last, pixels in _progress(total, islice(self.pairs(), total)):
+                    drawn = drawing.draw(blank(self.size) if pixels is None else pixels, last.segments)
+                    video.write(np.asarray(drawn.resize((width, height))), last.time)
+                if last is None:
+                    return None
+                video.close()
+            except BaseException:
+                video.abort()
+                raise
+            shown = video_html(video.path.read_bytes())
+        reasons = [note_html(f"{phrase}: {reason}") for phrase, reason in self.reasons.items()]
+        return figure_html(shown, text_html("", last.segments), *reasons, note_html(repr(self)))
+
     def _read(self, *, with_pixels: bool) -> Iterator[tuple[Frame, Pixels | None]]:
         position, offset = 0, 0
         # Pixels of frames that were read before, and how many of them have been decoded.
@@ -184,9 +223,9 @@ class Track:
                 if with_pixels and self._pixels is not None:
                     again = again if decoded else iter(self._pixels())
                     pixels, decoded = next(islice(again, position - decoded, None)), position + 1
-                yield known[0], pixels
+                yield replace(known[0], origin=self._origin), pixels
             elif pair is not None:
-                yield pair
+                yield replace(pair[0], origin=self._origin), pair[1]
             else:
                 return
             position += 1
@@ -213,6 +252,11 @@ class Track:
             frame = replace(frame, segments=self._colors.apply(pixels, frame.segments))
         self._record.append(frame)
         return frame, pixels
+
+
+def _progress(total: int | None, frames: Iterable[Any] | None = None) -> tqdm:
+    """A bar over frames in a notebook, where waiting shows nothing otherwise; silent elsewhere."""
+    return tqdm(frames, total=total, unit="frame", leave=False, disable=not in_notebook())
 
 
 class _Record:

@@ -1,7 +1,8 @@
 """What the model returns: answers and frames, with exports to JSON, COCO, supervision and images.
 
-Plain frozen data: no tensors, no model. Masks are kept as COCO run-length text, so that a long video's results stay
-small; arrays are made when asked for. Coordinates are pixels, boxes (x0, y0, x1, y1) with exclusive ends.
+Plain frozen data: no tensors, no model, no pixels (notebooks show results over pictures that are opened again). Masks
+are kept as COCO run-length text, so that a long video's results stay small; arrays are made when asked for. Coordinates
+are pixels, boxes (x0, y0, x1, y1) with exclusive ends.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from sa2va.atomic import replacing
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment, segment_from_record, segment_record
+from sa2va.media.origin import Origin
 from sa2va.results.exports import coco_results, detections
 from sa2va.results.history import Turn
+from sa2va.results.notebook import figure_html, note_html, picture_html, text_html
 from sa2va.untrusted import STUMBLES, parse_json, stumbled
 from sa2va.visualization.colors import FILL
 from sa2va.visualization.overlay import overlay
@@ -107,6 +110,7 @@ class Answer(_PictureResult):
         reason: why there is no mask although one was asked for.
         size: (height, width) of the image in pixels.
         history: the turns so far, this one last; pass it on to continue the conversation.
+        origin: where the picture can be had again, for notebooks. Not in JSON, and ignored in comparisons.
 
     Examples:
         >>> from sa2va import Answer, Sa2VA
@@ -127,6 +131,7 @@ class Answer(_PictureResult):
     reason: str | None = None
     size: Size | None = None
     history: tuple[Turn, ...] = ()
+    origin: Origin | None = field(default=None, compare=False)
 
     def to_json(self, path: str | Path | None = None, indent: int | None = None) -> str:
         """The answer as JSON text, which is also written to ``path`` if that is given.
@@ -175,6 +180,15 @@ class Answer(_PictureResult):
         reason = f", reason={self.reason!r}" if self.reason else ""
         return f"Answer({text!r}, segments={len(self.segments)}{reason})"
 
+    def _repr_html_(self) -> str:
+        """The picture with its masks and the text with its phrases in their colours; a clip as a sheet of frames.
+
+        A picture that was opened from a file, or that the caller still holds, is shown; grey stands for another one.
+        """
+        picture = picture_html(self.origin, self.segments, self.size)
+        reason = note_html(self.reason) if self.reason else ""
+        return figure_html(picture, text_html(self.text, self.segments), reason)
+
 
 @dataclass(frozen=True, repr=False)
 class Frame(_PictureResult):
@@ -185,6 +199,7 @@ class Frame(_PictureResult):
         time: seconds since the source's first frame; None for sources without timestamps (a folder of images).
         size: (height, width) in pixels.
         segments: every tracked object, each with one mask, which is empty while the object is out of sight.
+        origin: where its pixels can be had again, for notebooks. Not in JSON, and ignored in comparisons.
 
     Examples:
         >>> from sa2va import Sa2VA
@@ -201,6 +216,7 @@ class Frame(_PictureResult):
     time: float | None
     size: Size
     segments: tuple[Segment, ...] = ()
+    origin: Origin | None = field(default=None, compare=False)
 
     def to_json(self, path: str | Path | None = None, indent: int | None = None) -> str:
         """The frame as JSON text, which is also written to ``path`` if that is given.
@@ -226,6 +242,12 @@ class Frame(_PictureResult):
 
     def __repr__(self) -> str:
         return f"Frame({self.index}, time={self.time}, segments={len(self.segments)})"
+
+    def _repr_html_(self) -> str:
+        """The frame with its masks, over grey where its pixels cannot be had again (a camera's)."""
+        time = "" if self.time is None else f", {self.time:.2f} s"
+        picture = picture_html(self.origin, self.segments, self.size, self.index)
+        return figure_html(picture, text_html("", self.segments), note_html(f"frame {self.index}{time}"))
 
 
 def _size(values: list[int] | None) -> Size | None:

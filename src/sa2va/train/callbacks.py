@@ -9,8 +9,10 @@ import time
 from types import FrameType
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sa2va.runtime import in_notebook
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,7 +42,7 @@ class Progress(TrainerCallback):
                 unit="step",
                 file=sys.stderr,
                 dynamic_ncols=True,
-                disable=None,  # in a file it would be a line per step
+                disable=False if in_notebook() else None,  # in a file it would be a line per step
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
