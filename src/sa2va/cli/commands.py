@@ -17,6 +17,7 @@ from sa2va.cli.eval import evaluation
 from sa2va.cli.merge import merge
 from sa2va.cli.models import models
 from sa2va.cli.segment import segment
+from sa2va.cli.serve import serve
 from sa2va.cli.track import track
 from sa2va.cli.train import train
 
@@ -80,6 +81,11 @@ _register(
     describe,
     "describe street.jpg --box 100,50,260,300 -m Sa2VA-4B",
     "describe street.jpg --mask dog.png --mask car.png -m Sa2VA-4B",
+)
+_register(
+    serve,
+    "serve -m Sa2VA-4B",
+    "SA2VA_API_KEY=... sa2va serve -m Sa2VA-4B --host 0.0.0.0 --allow-url 'https://images.example.com/*'",
 )
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")

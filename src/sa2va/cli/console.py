@@ -290,14 +290,15 @@ def quiet_libraries(screen: Screen) -> Iterator[None]:
 
 
 class _ToScreen(logging.Handler):
-    """Log records of this package as warnings on the screen."""
+    """Log records of this package as warnings on the screen, with the traceback where one was logged."""
 
     def __init__(self, screen: Screen):
         super().__init__(logging.WARNING)
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._screen.warn(record.getMessage())
+        trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+        self._screen.warn(f"{record.getMessage()}\n{trace}")
 
 
 def explanation(error: BaseException) -> str:

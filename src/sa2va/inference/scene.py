@@ -199,6 +199,12 @@ class Scene:
         """The mask prompts (K, C) of each phrase in an image, for [`VideoTracker.add_prompts`]."""
         return [output.prompts_KC for output in self._engine.run(self._find(phrases, (), generation, video=False))]
 
+    def prompt_tokens(self, question: str, *, history: History = (), **options: Unpack[Options]) -> int:
+        """How many tokens [`chat`] has the model read for a question, those of the medium included."""
+        keys = self._key_frames(InferenceOptions.of(**options)) if self.is_video else ()
+        media = self._encoded.get(keys) or self._shown(keys, self.is_video)
+        return len(self._engine.processor.prompt_ids(question, vision=media.vision, history=turns_of(history)))
+
     # -- the steps of requests, for the engine -------------------------------------------------------------------------
 
     async def segment_steps(

@@ -1,4 +1,4 @@
-"""Download an image, bounded in size and time whatever the server does."""
+"""Download a picture or video, bounded in size and time whatever the server does."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 _MAX_BYTES = 64 << 20
 _MAX_SECONDS = 30.0
 _STALL_SECONDS = 10.0
+#: IPv6 addresses that a gateway translates: the last four bytes are the IPv4 address that they lead to.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def download(url: str) -> bytes:
+def download(url: str, *, max_bytes: int = _MAX_BYTES, allowed: Callable[[str], bool] | None = None) -> bytes:
     """The body of an http(s) URL. One deadline covers names, connecting, headers, redirects and the body.
 
     Redirects stay within http(s), and none leads from a public address to a private one (this machine, its network).
 
+    Args:
+        max_bytes: refuse a longer body.
+        allowed: for URLs of others than the user: says of each URL on the way, redirects included, whether it may be
+            fetched. Names are then resolved once, all their addresses must be public, and no proxy is used.
+
     Raises:
-        ValueError: another scheme, no answer, an error status, a forbidden redirect, or too large or too slow.
+        ValueError: another scheme, no answer, an error status, a forbidden URL or address, or too large or too slow.
     """
     scheme = url.split(":", 1)[0].lower()
     if scheme not in ("http", "https"):
         raise ValueError(f"only http and https URLs are read, not {scheme!r}: {url[:80]}")
-    fetch = _Fetch(url)
+    fetch = _Fetch(url, max_bytes, allowed)
     # In a thread, because a server that sends a byte now and then never lets a socket's own timeout run out.
     worker = threading.Thread(target=fetch.run, daemon=True, name="sa2va-download")
     worker.start()
@@ -44,10 +52,12 @@ def download(url: str) -> bytes:
 class _Fetch:
     """One download, which another thread may stop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, max_bytes: int, allowed: Callable[[str], bool] | None) -> None:
         self.body = bytearray()
         self.error: Exception | None = None
+        self.allowed = allowed
         self._url = url
+        self._max_bytes = max_bytes
         self._stopped = False
         self._public: bool | None = None
         self._socket: socket.socket | None = None
@@ -55,9 +65,9 @@ class _Fetch:
     def run(self) -> None:
         opener = urllib.request.OpenerDirector()
         for handler in (
-            urllib.request.ProxyHandler(),
+            urllib.request.ProxyHandler(None if self.allowed is None else {}),
             _Connections(self),
-            _Redirects(),
+            _Redirects(self),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.UnknownHandler(),
@@ -65,17 +75,23 @@ class _Fetch:
             opener.add_handler(handler)
         request = urllib.request.Request(self._url, headers={"User-Agent": "sa2va"})
         try:
+            self.check(self._url)
             with opener.open(request, timeout=_STALL_SECONDS) as reply:
                 while not self._stopped and (chunk := reply.read1(1 << 16)):
                     self.body += chunk
-                    if len(self.body) > _MAX_BYTES:
-                        raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
+                    if len(self.body) > self._max_bytes:
+                        raise ValueError(f"larger than {self._max_bytes >> 20} MiB")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.error = error
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
         finally:
             self._socket = None
+
+    def check(self, url: str) -> None:
+        """Refuse a URL that whoever asked for it may not have fetched."""
+        if self.allowed is not None and not self.allowed(url):
+            raise ConnectionRefusedError(f"{url} may not be fetched")
 
     def connected(self, connection: http.client.HTTPConnection) -> None:
         """Look at where a connection leads, before anything is sent."""
@@ -102,6 +118,8 @@ class _Watched(http.client.HTTPConnection):
     def __init__(self, fetch: _Fetch, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._fetch = fetch
+        if fetch.allowed is not None:
+            self._create_connection = _connect_to_public
 
     def connect(self) -> None:
         super().connect()
@@ -127,11 +145,35 @@ class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req: Any, fp: Any, *rest: Any) -> urllib.request.Request | None:
+    def __init__(self, fetch: _Fetch) -> None:
+        self._fetch = fetch
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         fp.close()  # the body of a redirect would be read to its end, however long it is
-        return super().redirect_request(req, fp, *rest)
+        self._fetch.check(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _connect_to_public(address: tuple[str, int], *rest: Any) -> socket.socket:
+    """Connect to a host whose addresses are all public: to one of those that were looked at, not to its name again."""
+    host, port = address
+    found = [entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not all(_is_public(str(one)) for one in found):
+        raise ConnectionRefusedError(f"{host} is a private address, or has one")
+    failed: OSError = ConnectionRefusedError(f"{host} has no address")
+    for one in found:
+        try:
+            return socket.create_connection((str(one), port), *rest)
+        except OSError as error:
+            failed = error
+    raise failed
 
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_global
+    if isinstance(ip, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
+    return ip.is_global and not ip.is_multicast
