@@ -99,7 +99,7 @@ def test_docstring_examples_run(example, tmp_path, monkeypatch, tiny):
     for file in ("shapes.png", "shapes.mp4"):
         shutil.copy(ROOT / "examples" / file, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sa2va.Sa2VA, "from_pretrained", lambda source: {"tiny": tiny}[source])
+    monkeypatch.setattr(sa2va.Sa2VA, "from_pretrained", lambda source, **_: {"tiny": tiny}[source])
     monkeypatch.setattr(sa2va.Sa2VAModel, "from_pretrained", lambda folder: {TINY: tiny.model}[folder])
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

@@ -386,12 +386,14 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
         ) from None
 
 
-def parse_kinds(text: str | None, known: Sequence[str], default: Sequence[str]) -> list[str]:
-    """``--save`` as a list of kinds. Raises ValueError for an unknown one."""
+def parse_kinds(
+    text: str | None, known: Sequence[str], default: Sequence[str] = (), option: str = "--save"
+) -> list[str]:
+    """``--save``, or another option like it, as a list of kinds. Raises ValueError for an unknown one."""
     if text is None:
         return list(default)
     wanted = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     unknown = [kind for kind in wanted if kind not in known]
     if unknown or not wanted:
-        raise ValueError(f"--save takes {', '.join(known)}; got {text!r}")
+        raise ValueError(f"{option} takes {', '.join(known)}; got {text!r}")
     return wanted

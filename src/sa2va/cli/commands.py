@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sa2va.cli.batch import batch
 from sa2va.cli.caption import caption
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
@@ -86,6 +87,12 @@ _register(
     serve,
     "serve -m Sa2VA-4B",
     "SA2VA_API_KEY=... sa2va serve -m Sa2VA-4B --host 0.0.0.0 --allow-url 'https://images.example.com/*'",
+)
+_register(
+    batch,
+    'batch pictures/ "the red car" "the dog" -m Sa2VA-4B -o out --to coco',
+    'batch "shots/*.jpg" --question "What is wrong here?" -m Sa2VA-4B -o out --overlays',
+    "batch rows.parquet -m Sa2VA-4B -o out --to parquet --workers 8 --resume",
 )
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")

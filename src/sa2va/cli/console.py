@@ -184,7 +184,7 @@ class LogProgress:
         self._screen, self._name, self._unit = screen, name, unit
         self._started = self._told = perf_counter()
 
-    def show(self, done: int, total: int | None) -> None:
+    def show(self, done: int, total: int | None, note: str = "") -> None:
         """Print how far a loop is, unless the last line is less than a minute old."""
         now = perf_counter()
         if self._screen.lively or not done or now - self._told < _SECONDS_BETWEEN_LINES:
@@ -193,7 +193,8 @@ class LogProgress:
         rate = done / (now - self._started)
         left = "" if total is None else f", {timedelta(seconds=round((total - done) / rate))} left"
         of = "" if total is None else f"/{total}"
-        self._screen.note(f"{self._name}: {done}{of} {self._unit}, {rate:.1f} a second{left}")
+        more = f", {note}" if note else ""
+        self._screen.note(f"{self._name}: {done}{of} {self._unit}, {rate:.1f} a second{left}{more}")
 
 
 class ShowProgress(Protocol):
@@ -209,14 +210,15 @@ def progress_bar(
     """A progress bar on a terminal, a line a minute in a log.
 
     Args:
-        columns: of the bar; none for rich's own. fields: what they show before the first step.
+        columns: of the bar; none for rich's own. fields: what they show before the first step; ``note`` is shown in
+            a log, too.
     """
     with Progress(*columns, console=screen.err, disable=not screen.lively, transient=True) as bar:
         task, log = bar.add_task(name, total=None, **fields), LogProgress(screen, name, unit)
 
         def show(done: int, total: int | None, **fields: Any) -> None:
             bar.update(task, completed=done, total=total, **fields)
-            log.show(done, total)
+            log.show(done, total, fields.get("note", ""))
 
         yield show
 

@@ -69,7 +69,7 @@ class RunHeader:
         original = weights.original_mask_decoder is not None
         return cls(
             model=TINY.name if model == str(TINY) else model,
-            revision=_revision(model),
+            revision=hub_revision(model),
             config=_digest(weights.config.to_json_string(use_diff=False)),
             weights=fingerprint(weights),
             dtype=str(weights.dtype).removeprefix("torch."),
@@ -129,8 +129,8 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _revision(model: str) -> str:
-    """The commit of a hub id that is in the cache."""
+def hub_revision(model: str) -> str:
+    """The commit of a hub id that is in the cache; "" for a folder."""
     if os.path.exists(model):
         return ""
     try:

@@ -65,7 +65,8 @@ __all__ = [
 
 MediaSource: TypeAlias = "ImageSource | Sequence[ImageSource] | FrameSource"
 
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+#: What a file of a folder is called where it is taken for a picture; others are left alone.
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 _MAYBE_ANIMATED = (b"GIF8", b"\x89PNG", b"RIFF")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -156,7 +157,7 @@ class FrameFolder(FrameList):
     def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
         self._path = Path(path)
         names = [entry.name for entry in os.scandir(self._path) if entry.is_file() and not entry.name.startswith(".")]
-        self._names = sorted((name for name in names if Path(name).suffix.lower() in _PICTURE_SUFFIXES), key=_natural)
+        self._names = sorted((name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES), key=_natural)
         if not self._names:
             raise ValueError(f"{self._path} holds no pictures (jpg, png, webp, ...) among its {len(names)} files")
         super().__init__([self._path / name for name in self._names], max_pixels=max_pixels)

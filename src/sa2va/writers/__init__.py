@@ -7,7 +7,8 @@ by Ctrl-C closes with ``partial=True``: what was written so far is kept and vali
 To resume, open the writer on the same path with ``resume=True``: ``done`` then contains the indices of the complete
 frames and ``write`` skips them, so a run may simply start again at the first frame.
 
-[`CocoWriter`] collects the results of many images and videos in one dataset instead.
+[`CocoWriter`], [`YoloWriter`] and [`LabelStudioWriter`] collect the results of many images and videos in one dataset
+instead.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from sa2va.writers.coco_dataset import CocoWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
 from sa2va.writers.frame_writer import FramePairs, FrameWriter
 from sa2va.writers.json_files import JsonLinesWriter, JsonWriter
+from sa2va.writers.label_studio_tasks import LabelStudioWriter
 from sa2va.writers.video_encoder import VIDEO_SUFFIXES, VideoEncoder
 from sa2va.writers.videos import BinaryWriter, CutoutVideoWriter, OverlayWriter
+from sa2va.writers.yolo_dataset import YoloWriter
 
 WRITERS: dict[str, type[FrameWriter]] = {
     "overlay": OverlayWriter,
@@ -45,10 +48,12 @@ __all__ = [
     "FrameWriter",
     "JsonLinesWriter",
     "JsonWriter",
+    "LabelStudioWriter",
     "ObjectsWriter",
     "OverlayWriter",
     "PaletteWriter",
     "VideoEncoder",
+    "YoloWriter",
     "kind_of_path",
     "write_track",
 ]
