@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -39,6 +40,8 @@ Every error has OpenAI's form; 429 comes with `Retry-After`. Every reply carries
 _SECONDS_BETWEEN_SWEEPS = 60.0
 #: Connections that the system holds until they are taken.
 _BACKLOG = 2048
+#: glibc's number for the most heaps of a process, and how many.
+_M_ARENA_MAX, _HEAPS = -8, 2
 
 
 def build_app(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[[str], None]) -> FastAPI:
@@ -167,6 +170,7 @@ def serve(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[[str
     Raises:
         ValueError: another server uses the folder. OSError: the port is taken, or the folder cannot be written.
     """
+    _share_heaps()
     settings.folder.mkdir(parents=True, exist_ok=True)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with (
@@ -177,3 +181,10 @@ def serve(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[[str
         host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
         note(f"{name} at http://{host}:{listening.getsockname()[1]}/v1; Ctrl-C stops it")
         server.run(sockets=[listening])
+
+
+def _share_heaps() -> None:
+    """Let threads share heaps. glibc gives them heaps of their own, which the large buffers of whichever thread computes
+    leave full of holes: memory would seem to grow for hours."""
+    with suppress(AttributeError, OSError, TypeError):  # another system, or another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
