@@ -6,11 +6,13 @@ import json
 import math
 import re
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -149,3 +151,18 @@ def test_the_command_tells_what_every_released_model_needs():
         weights = [row[name] for name in ("bfloat16", "int8", "nf4")]
         assert weights == sorted(weights, reverse=True) and min(row["picture"], row["video"]) > 0
     assert CliRunner().invoke(app, ["models", "--memory"]).exit_code == 0
+
+
+def test_an_open_picture_keeps_what_is_said():
+    sa2va = Sa2VA.from_pretrained("tiny", device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    question = "Please segment the star in this image."
+    with sa2va.open(pixels) as scene:
+        scene.segment(points=[(64, 64)])
+        answer = scene.chat(question)
+        vision = sa2va.processor.vision([Image.fromarray(pixels)])
+        prompt = sa2va.processor.prompt_ids(question, vision=vision)
+        written = len(sa2va.processor.tokenizer.encode(answer.raw_text, add_special_tokens=False))
+        architecture = replace(shapes_of(sa2va), picture=(0, sum(vision.tokens_per_image)))
+        words = len(prompt) + written - 1 - sum(vision.tokens_per_image)
+        assert scene.nbytes == architecture.open_picture(4, words)

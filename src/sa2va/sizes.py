@@ -32,7 +32,7 @@ class Architecture:
         vision_width, vision_feed_forward: of the vision tower.
         picture, frame: (vision tower's, language model's) most tokens of a picture, and of one key frame of a video.
         side, channels, width: of SAM 2: pixels of its square input, channels of its first stage and of its features.
-        key_frames: of a video.
+        key_frames: of a video. deepstack: layers of the language model into which visual tokens enter once more.
     """
 
     parameters: int
@@ -50,6 +50,7 @@ class Architecture:
     channels: int = 144
     width: int = 256
     key_frames: int = 5
+    deepstack: int = 0
 
     @property
     def linear_layers(self) -> tuple[tuple[int, int], ...]:
@@ -80,6 +81,18 @@ class Architecture:
         """Most bytes at work while an object is followed through a video of any length."""
         tower, tokens = (self.key_frames * count for count in self.frame)
         return width * max(self.looking(tower), self.reading(tokens), self.grounding(FRAMES_PER_ENCODING))
+
+    def open_picture(self, width: int = 2, words: int = _WORDS) -> int:
+        """Bytes that an open picture as large as can be keeps between requests, see [`sa2va.inference.scene.Scene`]:
+        its visual tokens, the keys and values of its prompt, and SAM 2's features of it.
+
+        Args:
+            width: bytes of a number. words: tokens of the prompt and the answer beside the picture's.
+        """
+        tokens, cells = self.picture[1], (self.side // 4) ** 2
+        seen = tokens * self.hidden * (1 + self.deepstack)
+        read = (tokens + words) * 2 * self.layers * self.key_heads * self.head
+        return width * (seen + read + self.width * (cells + cells // 4 + cells // 16))
 
     def looking(self, tokens: int) -> int:
         """Numbers at work in the vision tower: one layer's feed-forward part, before and after it, and the pixels."""
@@ -113,7 +126,7 @@ _VIT_300M, _VIT_6B = (1024, 4096), (3200, 12800)
 _TILES: dict[str, Any] = {"picture": (13 * 1025, 13 * 256), "frame": (1025, 256)}
 #: 2048 x 28 x 28 pixels at most; patches of 14 or 16, of which four make a language token.
 _QWEN2_5: dict[str, Any] = {"picture": (8192, 2048), "frame": (8192, 2048)}
-_QWEN3: dict[str, Any] = {"picture": (6272, 1568), "frame": (6272, 1568)}
+_QWEN3: dict[str, Any] = {"picture": (6272, 1568), "frame": (6272, 1568), "deepstack": 3}
 
 #: The ten released checkpoints, by name.
 ARCHITECTURES: dict[str, Architecture] = {

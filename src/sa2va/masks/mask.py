@@ -97,16 +97,13 @@ class Mask:
         return _decode(self.size, self.counts)
 
     def crop(self, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-        (
-            """The pixels inside a box, bool (y1 - y0, x1 - x0).
+        """The pixels inside a box, bool (y1 - y0, x1 - x0).
 
         Only the columns of the box are decoded.
 
         Args:
             box: (x0, y0, x1, y1) in whole pixels, ends exclusive, inside the image.
         """
-            ""
-        )
         x0, y0, x1, y1 = box
         height = self.size[0]
         ends = np.clip(np.cumsum(_parse(self.counts)), x0 * height, x1 * height)
@@ -152,8 +149,51 @@ class Mask:
 
 
 def _encode(mask: NDArray[np.bool_]) -> str:
-    """Compressed runs of a bool (H, W) mask."""
-    return cast(bytes, coco.encode(np.asfortranarray(mask).view(np.uint8))["counts"]).decode("ascii")
+    """Compressed runs of a bool (H, W) mask.
+
+    Runs go down the columns, so only those from the object's first to the one after its last are read; the empty ones
+    before and after lengthen the first and the last run.
+    """
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    first, end = (int(columns[0]), min(int(columns[-1]) + 2, width)) if len(columns) else (0, 1)
+    read = np.asfortranarray(mask[:, first:end]).view(np.uint8)
+    counts = cast(bytes, coco.encode(read)["counts"]).decode("ascii")
+    if first:
+        counts = _lengthened(counts, 0, first * height)
+    if end < width:
+        counts = _lengthened(counts, _last_number(counts), (width - end) * height)
+    return counts
+
+
+def _last_number(counts: str) -> int:
+    """Where the last number of compressed runs begins: after the last end of another, which lacks the sixth bit."""
+    start = len(counts) - 1
+    while start and (ord(counts[start - 1]) - 48) & 32:
+        start -= 1
+    return start
+
+
+def _lengthened(counts: str, start: int, pixels: int) -> str:
+    """Compressed runs with the number at a place, a run or its difference to another, made larger."""
+    number, shift, end = 0, 0, start
+    while True:
+        digit = ord(counts[end]) - 48
+        number |= (digit & 31) << shift
+        shift, end = shift + 5, end + 1
+        if not digit & 32:
+            break
+    if digit & 16:
+        number -= 1 << shift
+    number += pixels
+    text = ""
+    more = True
+    while more:
+        digit = number & 31
+        number >>= 5
+        more = number != (-1 if digit & 16 else 0)
+        text += chr(48 + (digit | 32 if more else digit))
+    return counts[:start] + text + counts[end:]
 
 
 def _decode(size: tuple[int, int], counts: str) -> NDArray[np.bool_]:
