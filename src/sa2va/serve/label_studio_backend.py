@@ -18,6 +18,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element, ParseError
 
+import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
 from fastapi import APIRouter, Request
@@ -271,9 +272,12 @@ def _predict(
         found = _track(context, project, medium, wanted, stop)
     else:
         with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
-            label = asked.label if asked.label in project.phrases else next(iter(project.phrases))
-            marked = asked.answers(scene)
-            labelled = [(label, answer) for answer in marked] if asked.is_marked else _segment(scene, wanted, stop)
+            if asked.is_marked:
+                label = asked.label if asked.label in project.phrases else next(iter(project.phrases))
+                labelled = [(label, answer) for answer in asked.answers(scene)]
+            else:
+                answers = cast("list[Answer]", scene.segment(list(wanted)))
+                labelled = list(zip(wanted.values(), answers, strict=True))
         found = [
             result
             for name, answer in labelled
@@ -315,26 +319,17 @@ class _Asked:
         return bool(self.boxes or self.points)
 
     def answers(self, scene: Scene) -> list[Answer]:
-        """The object of each box, and the one that all clicks together mark."""
+        """The object that all clicks mark, within the box if there is one; of several boxes, the object of each."""
         height, width = scene.size or (0, 0)
-        answers = [
-            scene.segment(box=(x0 * width / 100, y0 * height / 100, x1 * width / 100, y1 * height / 100))
-            for x0, y0, x1, y1 in self.boxes
-        ]
-        if self.points:
-            clicks = [(_pixel(x, width), _pixel(y, height)) for x, y, _ in self.points]
-            answers.append(scene.segment(points=clicks, labels=[mark for _, _, mark in self.points]))
-        return cast("list[Answer]", answers)
+        scale = np.array([width, height, width, height]) / 100
+        boxes = [(np.array(box) * scale).tolist() for box in self.boxes] or [None]
+        clicks = [(_pixel(x, width), _pixel(y, height)) for x, y, _ in self.points] or None
+        labels = [mark for _, _, mark in self.points] or None
+        return [cast("Answer", scene.segment(box=box, points=clicks, labels=labels)) for box in boxes]
 
 
 def _pixel(percent: float, length: int) -> int:
     return min(max(int(percent * length / 100), 0), length - 1)
-
-
-def _segment(scene: Scene, wanted: Mapping[str, str], stop: Stop) -> list[tuple[str, Answer]]:
-    stop.check()
-    answers = cast("list[Answer]", scene.segment(list(wanted)))
-    return list(zip(wanted.values(), answers, strict=True))
 
 
 def _track(
