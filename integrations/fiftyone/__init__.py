@@ -8,8 +8,8 @@
     dataset.apply_model(model, label_field="asked", prompt_field="phrases")  # words of each sample
     videos.apply_model(foz.load_zoo_model("Sa2VA-4B", phrases="the dog", media_type="video"), label_field="dogs")
 
-Needs ``pip install sa2va fiftyone``. The manifest is not called "sa2va": FiftyOne makes a module of that name, which would
-hide the package.
+Needs ``pip install sa2va fiftyone``. The manifest is not called "sa2va": FiftyOne makes a module of that name, which
+would hide the package.
 """
 
 from __future__ import annotations
