@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gradio gradio_client hf-gradio
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py demo-output
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

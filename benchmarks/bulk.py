@@ -129,7 +129,9 @@ def looped(sa2va: Sa2VA, rows: list[BatchRow]) -> tuple[float, list[list[Any]]]:
 def batched(answering: Answering, manifest: Path, out: Path) -> tuple[float, list[list[Any]]]:
     """The same of the whole batch, from reading the manifest to the last shard on disk."""
     started = time.perf_counter()
-    folder = BatchFolder.start(out, BatchSettings(str(manifest), "model", None, {}), read_rows(str(manifest), None))
+    folder = BatchFolder.start(
+        out, BatchSettings(str(manifest), "model", None, {}), read_rows(str(manifest), None), rows_per_shard=16
+    )
     for number, records in answering(folder.shards(folder.missing())):
         folder.write(number, records)
     seconds = time.perf_counter() - started

@@ -18,7 +18,7 @@ ROOMS = [
     *("runtime", "atomic", "untrusted", "zoo", "hub"),
     *("masks", "media", "visualization", "model", "results", "processing", "checkpoint", "writers"),
     *("inference", "modeling_sa2va", "predictor", "sizes"),
-    *("data", "eval", "train", "tiny", "bulk", "serve", "cli"),
+    *("data", "eval", "train", "tiny", "serve", "demo", "bulk", "cli"),
 ]
 #: Doors of the package itself, which open lazily: the public names, and the hook of transformers' auto classes.
 DOORS = {"sa2va", "sa2va._auto"}

@@ -39,7 +39,7 @@ class Sa2VA:
 
     * ``threshold``: probability above which a pixel belongs to an object (0.5). ``probabilities``: keep float32
       probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
-    * ``key_frames``, ``num_key_frames``, ``mode``: for videos, see [`track`].
+    * ``key_frames``, ``num_key_frames``, ``mode``, ``memory``: for videos, see [`track`].
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
       [`sa2va.model.sampling.GenerationOptions`].
 
@@ -328,7 +328,8 @@ class Sa2VA:
             options: see [`Sa2VA`]. For videos: ``key_frames``, which frames the language model sees, ``"uniform"`` over
                 the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array), or
                 ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, their number; ``mode``, ``"released"`` or
-                ``"consistent"``, see [`sa2va.inference.tracker`], or None for the one the checkpoint was made for.
+                ``"consistent"``, see [`sa2va.inference.tracker`], or None for the one the checkpoint was made for;
+                ``memory``, ``"all"`` or ``"near"``, which of the remembered frames are read.
 
         Returns:
             a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.
@@ -362,7 +363,7 @@ class Sa2VA:
             with Scene(self.engine, open_media(pixels)) as scene:
                 return scene.mask_prompts(wanted, chosen.generation)
 
-        tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, ask=ask)
+        tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, memory=chosen.memory, ask=ask)
         for phrase in first:
             tracker.add(phrase)
         return tracker

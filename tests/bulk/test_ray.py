@@ -125,8 +125,8 @@ def test_a_killed_node(cluster, pictures):
 
     killer = after(40, kill)
     checked(run(pictures, "--replicas", "3"))
-    killer.join(30)
-    assert lost and len([node for node in ray.nodes() if node["Alive"]]) == 2
+    killer.join(60)
+    assert lost and not killer.is_alive()
 
 
 def test_answerer_in_a_pipeline_of_ones_own(cluster, tmp_path):

@@ -40,6 +40,7 @@ def noted() -> list[list[str]]:
     return [line.split() for line in Path("asked").read_text().splitlines()] if Path("asked").exists() else []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_leaves_its_rows_to_the_other(pictures, capsys):
     def kill() -> None:
         while len(noted()) < 40:

@@ -28,7 +28,7 @@ from sa2va.visualization.overlay import davis_palette
 from sa2va.writers.video_encoder import VideoEncoder
 from synthetic_checkpoint import picture
 
-COMMANDS = ("segment", "track", "chat", "caption", "describe", "models", "convert", "doctor")
+COMMANDS = ("segment", "track", "chat", "caption", "describe", "models", "convert", "demo", "doctor")
 PHRASES = ["the red car", "the dog"]
 #: With this many tokens the synthetic model points at one thing or two.
 SHORT = ("--max-new-tokens", "6")
@@ -324,19 +324,20 @@ def test_track_writes_files_that_agree(capsys: pytest.CaptureFixture[str], clip:
 
 
 def test_track_options_reach_the_tracker(capsys: pytest.CaptureFixture[str], clip: str, sa2va: Sa2VA) -> None:
-    chosen = ("--key-frames", "1,2", "--mode", "consistent", "--stride", "2", "--max-frames", "3", "--threshold", "0.7")
-    out, err = run(capsys, "track", clip, "x", "--json", *chosen, *SHORT)
+    chosen = ("--key-frames", "1,2", "--mode", "released", "--stride", "2", "--max-frames", "3", "--threshold", "0.7")
+    out, _ = run(capsys, "track", clip, "x", "--json", *chosen, *SHORT)
     expected = sa2va.track(
         clip,
         "x",
         key_frames=[1, 2],
-        mode="consistent",
+        mode="released",
         threshold=0.7,
         sampling={"stride": 2, "max_frames": 3},
         max_new_tokens=6,
     ).results()
     assert [Frame.from_json(line) for line in out.splitlines()] == expected and len(expected) == 3
-    assert "warning: " in err and "original SAM 2 decoder" in err
+    _, err = run(capsys, "track", clip, "x", "--json", "--mode", "consistent", *SHORT, code=2)
+    assert "which this checkpoint lacks" in err and "--sam2" in err
 
 
 def test_video_file_in_and_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import sa2va.model.memory as memory_module
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
 from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import key_frame_indices, propagate_video
@@ -722,3 +723,36 @@ def test_settings_reach_every_mask(model: Sa2VAModel):
         expected = Cleanup(largest_component=True).apply(one.probabilities[0] > 0.8)
         np.testing.assert_array_equal(other.mask.array, expected)
         assert other.probabilities is None
+
+
+# -- what is read of the memory ----------------------------------------------------------------------------------------
+
+
+def test_near_memory_reads_less_and_keeps_all(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    """The two nearest prompted and the two last tracked frames; every pointer; the bank itself stays whole."""
+    read: dict[str, list[int]] = {"all": [], "near": []}
+    banks = {}
+    for memory, lengths in read.items():
+        tracker = tracker_of(model, 1, 2, frames=3, memory=memory)
+        monkeypatch.setattr(
+            memory_module,
+            "read_memory",
+            lambda *args, lengths=lengths: lengths.append(args[3].shape[1]) or read_memory(*args),
+        )
+        for frame in CLIP:
+            tracker.step(frame)
+        banks[memory] = [tracker.ids, len(lengths)]
+    assert banks["all"] == banks["near"]
+    cells = (model.sam2.image_size // 16) ** 2
+    spatial = {memory: [length // cells for length in lengths] for memory, lengths in read.items()}
+    assert spatial["all"] == [3, 4, 5, 6, 7, 8]
+    assert spatial["near"] == [2, 3, 4, 4, 4, 4]
+
+
+def test_near_memory_is_all_of_it_while_there_is_no_more(model: Sa2VAModel):
+    everything, near = (tracker_of(model, 1, frames=2, memory=memory) for memory in ("all", "near"))
+    for frame in CLIP[:5]:
+        one, other = everything.step(frame), near.step(frame)
+        assert [segment.masks for segment in one] == [segment.masks for segment in other]
+    with pytest.raises(ValueError, match="memory must be 'all' or 'near'; got 'some'"):
+        VideoTracker(model, memory="some")  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ PICTURE = (EXAMPLES / "shapes.png").read_bytes()
 VIDEO = (EXAMPLES / "shapes.mp4").read_bytes()
 
 
+@cache
 def clip(frames: int) -> bytes:
     """A short animation; `tiny` sees an orange hat in the video it is from."""
     with open_media(EXAMPLES / "shapes.mp4", max_frames=frames) as video:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_a_job_is_cancelled_within_a_frame_and_then_forgotten(server: Running) -
         assert client.get(f"/v1/jobs/{job}/results/overlay").status_code == 404
         for one in (behind, job):
             assert client.delete(f"/v1/jobs/{one}").json()["state"] == "cancelled"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (server.folder / "jobs" / job).exists() or (server.folder / "jobs" / behind).exists():
             assert time.monotonic() < deadline
         assert client.get(f"/v1/jobs/{job}").json()["frames_done"] < 24
@@ -129,7 +128,7 @@ def test_what_is_no_video_is_refused_and_leaves_nothing(start: Callable[..., Any
 def test_results_go_when_their_time_is_over(start: Callable[..., Any]) -> None:
     with start(keep_hours=1e-6) as server, server.http as client:
         job = post(client, clip(1), **{"return": "jsonl"})
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (server.folder / "jobs" / job / "video").exists():
             assert time.monotonic() < deadline
     with start(folder=server.folder, keep_hours=1e-6) as again, again.http as client:
@@ -172,57 +171,24 @@ def test_a_job_that_takes_servers_down_is_given_up(tmp_path: Path, tiny: Sa2VA) 
     assert left == {"once": ["video"]}
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], str]]]:
-    """Starts ``sa2va serve`` on one folder; returns the process and its address."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def begin() -> tuple[subprocess.Popen[str], str]:
-        command = ["serve", "--model", "tiny", "--device", "cpu", "--port", "0", "--folder", str(tmp_path / "folder")]
-        one = subprocess.Popen(
-            [sys.executable, "-m", "sa2va.cli", *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path
-        )
-        begun.append(one)
-        assert one.stderr is not None
-        told = ""
-        while "http://" not in told:
-            line = one.stderr.readline()
-            assert line, told
-            told += line
-        one.told = told  # type: ignore[attr-defined]
-        return one, told.split("tiny at ")[1].split("/v1")[0]
-
-    yield begin
-    for one in begun:
-        one.kill()
-        one.wait()
-        assert one.stderr is not None
-        one.stderr.close()
-
-
 def test_a_killed_server_leaves_no_half_result_and_its_successor_says_so(
-    process: Callable[[], tuple[subprocess.Popen[str], str]], tmp_path: Path
+    start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    first, url = process()
-    with httpx2.Client(base_url=url, timeout=30) as client:
-        job = post(client, max_frames="12", **{"return": ["masks", "jsonl"]})
-        done = post(client, clip(1), **{"return": "jsonl"})
-        while not wait(client, job, "running")["frames_done"]:
-            time.sleep(0.05)
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    second, url = process()
-    with httpx2.Client(base_url=url, timeout=30) as client:
-        state = client.get(f"/v1/jobs/{job}").json()
-        assert state["state"] in ("queued", "running")
-        assert "frames of this job; it starts again" in state["note"]
-        assert wait(client, job, "done")["frames_done"] == 12
-        assert wait(client, done, "done")["results"]
-        second.send_signal(signal.SIGTERM)
-        second.wait(30)
-    assert second.stderr is not None
-    told = second.told + second.stderr.read()  # type: ignore[attr-defined]
-    assert f"job {job} was running and starts again" in told
-    assert "Traceback" not in told
-    assert not (tmp_path / "folder/tmp").exists()
-    assert os.listdir(tmp_path / "folder/jobs" / job) == ["results"]
+    command = ["serve", "--model", "tiny", "--device", "cpu", "--port", "0", "--folder", str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-m", "sa2va.cli", *command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "tiny at http://" in line)
+        with httpx2.Client(base_url=told.split("tiny at ")[1].split("/v1")[0], timeout=60) as client:
+            job = post(client, max_frames="8", **{"return": ["masks", "jsonl"]})
+            behind = post(client, clip(1), **{"return": "jsonl"})
+            while not wait(client, job, "running")["frames_done"]:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+    assert (tmp_path / "jobs" / job / "partial").exists()
+    with start(folder=tmp_path) as server, server.http as client:
+        assert server.notes == [f"job {job} was running and starts again", f"job {behind} is still queued"]
+        assert "frames of this job; it starts again" in client.get(f"/v1/jobs/{job}").json()["note"]
+        assert wait(client, job, "done")["frames_done"] == 8
+        assert wait(client, behind, "done")["results"]
+    assert [path.name for path in (tmp_path / "jobs" / job).iterdir()] == ["results"]
+    assert not (tmp_path / "tmp").exists()

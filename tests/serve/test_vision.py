@@ -122,7 +122,9 @@ def test_requests_at_once_are_answered_as_one_by_one(server: Running) -> None:
     turned = io.BytesIO()
     load_image(PICTURE).rotate(90).save(turned, "PNG")
     asked = [
-        (content, phrase) for content in (PICTURE, turned.getvalue()) for phrase in (*PHRASES, "What color is the car?")
+        (content, phrase)
+        for content in (PICTURE, turned.getvalue())
+        for phrase in ("the letter Z", "What color is the car?")
     ]
 
     def ask(one: tuple[bytes, str]) -> list[Any]:
@@ -131,26 +133,25 @@ def test_requests_at_once_are_answered_as_one_by_one(server: Running) -> None:
         return [found["text"], [each["mask"] for each in found["segments"]], said.choices[0].message.content]
 
     serial = [ask(one) for one in asked]
-    with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(ask, asked * 2)) == serial * 2
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, asked)) == serial
 
 
 def test_scenes_are_kept_up_to_their_budget(start: Any, tiny: Sa2VA) -> None:
     with tiny.open(load_image(PICTURE)) as scene:
-        scene.segment(PHRASES)
+        scene.segment("the letter Z")
         size = scene.nbytes + 256 * 256 * 3
     pictures = []
-    for angle in range(4):
+    for angle in range(3):
         file = io.BytesIO()
         load_image(PICTURE).rotate(90 * angle).save(file, "PNG")
         pictures.append(file.getvalue())
-    with start(scene_bytes=int(2.5 * size)) as server:
+    with start(scene_bytes=int(1.5 * size)) as server:
         for content in (*pictures, pictures[-1]):
-            post(server, "/v1/segment", files={"image": content}, data={"phrases": PHRASES})
-        post(server, "/v1/segment", files={"video": clip(2)}, data={"phrases": "the orange hat"})
-        assert 1 <= server.metric("sa2va_scenes") < 5
-        assert 0 < server.metric("sa2va_scene_bytes") <= 2.5 * size
-        assert server.metric('sa2va_part_seconds_count{part="answering"}') == 6
+            post(server, "/v1/segment", files={"image": content}, data={"phrases": "the letter Z"})
+        assert 1 <= server.metric("sa2va_scenes") < 4
+        assert 0 < server.metric("sa2va_scene_bytes") <= 1.5 * size
+        assert server.metric('sa2va_part_seconds_count{part="answering"}') == 4
     with start(scene_bytes=0) as server:
         post(server, "/v1/segment", files={"video": clip(2)}, data={"phrases": "the orange hat"})
         assert server.metric("sa2va_scenes") == 0

@@ -5,18 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sa2va.bulk.batch_folder import RowShard
 from sa2va.bulk.batch_rows import Ask, BatchRow, answered, failed
-from sa2va.bulk.remote_files import Loaded, medium_of
+from sa2va.bulk.remote_files import Loaded, ahead, medium_of
 from sa2va.eval.run_metadata import fingerprint, hub_revision
 from sa2va.inference.replies import Request
 from sa2va.media.frames import prefetch
-from sa2va.media.open import MediaSource
 from sa2va.predictor import Sa2VA
 
 #: Answers of one shard: its number, and a record for each of its rows.
@@ -25,8 +23,8 @@ Finished = tuple[int, list[dict[str, Any]]]
 #: What answers shards: a model of this process, several processes, or a cluster.
 Answering = Callable[[Iterable[RowShard]], Generator[Finished, None, None]]
 
-#: Media on their way from other machines, and rows that are read before they are asked.
-_FETCHES, _AHEAD = 8, 32
+#: Replies that wait to be made records of.
+_WAITING = 32
 
 
 def revision_of(sa2va: Sa2VA, name: str) -> str:
@@ -65,15 +63,7 @@ def fetch_ahead(rows: Iterable[BatchRow], folder: Path) -> Iterator[Loaded]:
         folder: for clips, which are removed when the row after them is asked for.
     """
 
-    with ThreadPoolExecutor(_FETCHES, "sa2va-fetch") as pool:
-        waiting: deque[tuple[BatchRow, Future[MediaSource | Exception]]] = deque()
-        for row in rows:
-            waiting.append((row, pool.submit(medium_of, row.source, folder)))
-            if len(waiting) == _AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for row, future in waiting:
-            yield row, future.result()
+    return ahead(lambda row: medium_of(row.source, folder), rows)
 
 
 def answer_rows(
@@ -105,7 +95,7 @@ def answer_rows(
             row, _ = waiting.popleft()
             yield failed(row, _asked(row, ask), error)
 
-    with closing(prefetch(sa2va.answers(requests()), depth=_AHEAD)) as replies:
+    with closing(prefetch(sa2va.answers(requests()), depth=_WAITING)) as replies:
         for reply in replies:
             yield from failures()
             row, medium = waiting.popleft()

@@ -10,8 +10,8 @@ from sa2va.bulk.batch_rows import FIELDS, RUN_FIELDS
 from sa2va.runtime import require_extra
 
 #: Types of a manifest's columns, by what JSON makes of their values; others are kept as JSON text.
-_PLAIN = {frozenset([bool]): "bool", frozenset([int]): "int64", frozenset([str]): "string"}
-_FLOATS = frozenset([float, int])
+_PLAIN: dict[frozenset[type], str] = {frozenset([bool]): "bool", frozenset([int]): "int64", frozenset([str]): "string"}
+_FLOATS: frozenset[type] = frozenset([float, int])
 
 
 def extra_types(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

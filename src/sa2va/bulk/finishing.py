@@ -41,8 +41,8 @@ def finish(
         replacing(folder.path / ERRORS) as temporary,
         temporary.open("w", encoding="utf-8") as errors,
     ):
-        for row, answered in zip(folder.read_rows(), read_answered(folder), strict=True):
-            for add in targets:
+        for row, answered in zip(folder.read_rows(), read_answered(folder, targets.prepare), strict=True):
+            for add in targets.ordered:
                 add(answered)
             summary.add(answered.record)
             sheet.add(answered.record)

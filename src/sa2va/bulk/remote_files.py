@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 
@@ -15,10 +17,15 @@ from sa2va.media.download import download
 from sa2va.media.image import is_url
 from sa2va.media.open import MediaSource
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 #: Of a picture, as for downloads: far more than any, and little enough to hold in memory.
 _MAX_BYTES = 64 << 20
 #: What is read as a clip, by its name, where the content is not at hand yet.
 CLIP_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv"))
+#: Files that are on their way at a time, and those that are looked at ahead.
+_THREADS, _AHEAD = 8, 32
 #: A row with its medium as the model opens it, or why there is none.
 Loaded = tuple[BatchRow, "MediaSource | Exception"]
 
@@ -87,6 +94,19 @@ def fetched(source: str, folder: Path) -> str | bytes | Path:
             files, path = file_system(source)
             files.get_file(path, target.name)
     return Path(target.name)
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Items with what a function gives for them, in order; threads call it for a few items ahead."""
+    with ThreadPoolExecutor(_THREADS, "sa2va-ahead") as pool:
+        waiting: deque[tuple[T, Future[R]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) == _AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for item, future in waiting:
+            yield item, future.result()
 
 
 def medium_of(source: str, folder: Path) -> MediaSource | Exception:

@@ -30,20 +30,19 @@ _MEDIA = frozenset(PICTURE_SUFFIXES) | CLIP_SUFFIXES
 _SEPARATOR = "|"
 
 
-def read_rows(source: str, ask: Ask | None, leave_out: Path | None = None) -> Iterator[BatchRow]:
+def read_rows(source: str, ask: Ask | None) -> Iterator[BatchRow]:
     """The rows of a source, in a fixed order.
 
     Args:
         source: a folder (pictures and clips in it at any depth), a pattern with ``*``, a list (.txt: a path or URL a
             line), a manifest (.jsonl, .csv, .tsv, .parquet), or one picture or clip; a path or a URL.
         ask: what is asked of rows that do not say it themselves.
-        leave_out: a folder whose pictures are none of the source's: that of the results.
 
     Raises:
         ValueError: the source is none of these, a row is malformed, or nothing is asked of one.
         FileNotFoundError: there is no such file.
     """
-    for index, (place, record) in enumerate(_records(source, leave_out)):
+    for index, (place, record) in enumerate(_records(source)):
         with reading(place):
             row = BatchRow.of(index, record)
         if row.ask is None and ask is None:
@@ -51,7 +50,7 @@ def read_rows(source: str, ask: Ask | None, leave_out: Path | None = None) -> It
         yield row
 
 
-def _records(source: str, leave_out: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows as ``BatchRow.record`` has them, each with the place to name in an error."""
     remote, suffix = is_remote(source), suffix_of(source)
     if suffix in MANIFESTS:
@@ -59,7 +58,7 @@ def _records(source: str, leave_out: Path | None) -> Iterator[tuple[str, dict[st
     if suffix in LISTS:
         return _list(source)
     if not remote and os.path.isdir(source):
-        return _named(_walk(Path(source), leave_out), source)
+        return _named(_walk(Path(source)), source)
     if not remote and os.path.isfile(source):
         return _named([(Path(source).name, source)], source)
     if is_http(source):
@@ -81,10 +80,10 @@ def _named(found: Iterable[tuple[str, str]], source: str) -> Iterator[tuple[str,
         raise ValueError(f"{source} holds no pictures or clips ({', '.join(sorted(_MEDIA))})")
 
 
-def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
+def _walk(root: Path) -> Iterator[tuple[str, str]]:
     for folder, folders, files in os.walk(root):
         here = Path(folder)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and here / name != leave_out)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if _is_medium(name):
                 yield (here / name).relative_to(root).as_posix(), str(here / name)

@@ -1,7 +1,7 @@
 """The results of a batch in the form that is wanted, made from its shards when all rows are answered.
 
-A target is a context manager that gives a function to be called with every answered row. What it makes appears whole
-when its block ends; pictures (masks, overlays) appear one by one.
+A target is a function that is called with every answered row. A file appears whole when all rows have passed by;
+pictures (masks, overlays) appear one by one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image
 from sa2va.atomic import replacing
 from sa2va.bulk.arrow import answer_schema, answer_table, extra_types
 from sa2va.bulk.batch_folder import BatchFolder
-from sa2va.bulk.remote_files import fetched, is_remote, suffix_of
+from sa2va.bulk.remote_files import ahead, fetched, is_remote, suffix_of
 from sa2va.masks.segment import Segment, segment_from_record
 from sa2va.media.image import load_image
 from sa2va.media.open import PICTURE_SUFFIXES, Picture, open_media
@@ -89,7 +90,7 @@ class AnsweredRow:
                 yield name, frame.pixels, [at_frame(segment, frame.index) for segment in self.segments]
 
 
-Add = Callable[[AnsweredRow], None]
+Add = Callable[[AnsweredRow], object]
 
 
 def at_frame(segment: Segment, frame: int) -> Segment:
@@ -144,10 +145,9 @@ def _dataset(writer: type[DatasetWriter], folder: BatchFolder, path: Path) -> It
         yield add
 
 
-@contextmanager
 def _pictures(
     draw: Callable[[], Callable[[np.ndarray, Sequence[Segment]], Image.Image]], suffix: str, folder: Path
-) -> Iterator[Add]:
+) -> Add:
     """A picture per picture, or per frame of a clip; those that are there already stay.
 
     Args:
@@ -163,7 +163,7 @@ def _pictures(
                 drawn(pixels, segments).save(temporary)
 
     folder.mkdir(parents=True, exist_ok=True)
-    yield add
+    return add
 
 
 def _palette(pixels: np.ndarray, segments: Sequence[Segment]) -> Image.Image:
@@ -184,33 +184,58 @@ _FILES: dict[str, tuple[str, Callable[[BatchFolder, Path], AbstractContextManage
 KINDS = (*_FILES, "png")
 
 
+@dataclass
+class Targets:
+    """What is to be made.
+
+    Attributes:
+        ordered: called with every row, in order. free: called with rows ahead, in several threads.
+    """
+
+    ordered: list[Add] = field(default_factory=list)
+    free: list[Add] = field(default_factory=list)
+
+    def prepare(self, row: AnsweredRow) -> None:
+        """What may be done before the rows before it are."""
+        for add in self.free:
+            add(row)
+
+
 @contextmanager
-def open_targets(folder: BatchFolder, kinds: Sequence[str], *, overlays: bool) -> Iterator[Sequence[Add]]:
+def open_targets(folder: BatchFolder, kinds: Sequence[str], *, overlays: bool) -> Iterator[Targets]:
     """The targets that are not there yet.
 
     Raises:
         ImportError: Parquet is wanted, and pyarrow is missing.
     """
+    targets = Targets()
     with ExitStack() as stack:
-        opened: list[AbstractContextManager[Add]] = []
-        for kind in kinds:
-            if kind == "png":
-                opened.append(_pictures(lambda: _palette, ".png", folder.path / "masks"))
-            elif not (path := folder.path / _FILES[kind][0]).exists():
-                opened.append(_FILES[kind][1](folder, path))
+        for kind in (one for one in kinds if one in _FILES):
+            name, make = _FILES[kind]
+            if not (folder.path / name).exists():
+                targets.ordered.append(stack.enter_context(make(folder, folder.path / name)))
+                if "/" in name:  # a dataset, which copies media: fetch them ahead
+                    targets.free.append(lambda row: bool(row.present))
+        if "png" in kinds:
+            targets.free.append(_pictures(lambda: _palette, ".png", folder.path / "masks"))
         if overlays:
-            opened.append(_pictures(lambda: ClipOverlay().draw, ".jpg", folder.path / "overlays"))
-        yield [stack.enter_context(target) for target in opened]
+            targets.free.append(_pictures(lambda: ClipOverlay().draw, ".jpg", folder.path / "overlays"))
+        yield targets
 
 
-def read_answered(folder: BatchFolder) -> Iterator[AnsweredRow]:
-    """All rows with their answers, in order. Copies of remote media are removed when the next row is asked for."""
+def read_answered(folder: BatchFolder, prepare: Add) -> Iterator[AnsweredRow]:
+    """All rows with their answers, in order.
+
+    Args:
+        prepare: called with rows ahead, in several threads. Copies of remote media are removed when the next row is
+            asked for.
+    """
     with tempfile.TemporaryDirectory(prefix="sa2va-") as scratch:
-        for record in folder.records():
-            yield AnsweredRow(record, Path(scratch))
-            if is_remote(record["source"]):
-                for copy in Path(scratch).iterdir():
-                    copy.unlink()
+        rows = (AnsweredRow(record, Path(scratch)) for record in folder.records())
+        for row, _ in ahead(prepare, rows):
+            yield row
+            if is_remote(row.record["source"]) and "medium" in row.__dict__:
+                row.medium.unlink(missing_ok=True)
 
 
 def run_fields(folder: BatchFolder) -> dict[str, Any]:

@@ -109,8 +109,7 @@ class WorkerPool:
         """
         waiting = iter(shards)
         returned: list[RowShard] = []
-        for worker in self._workers:
-            self._supply(worker, waiting, returned)
+        self._supply(self._workers, waiting, returned)
         while busy := {worker.connection: worker for worker in self._workers if worker.at_hand}:
             for ready in wait(list(busy)):
                 worker = busy[ready]  # type: ignore[index]
@@ -118,32 +117,38 @@ class WorkerPool:
                     number, records = self._receive(worker)
                 except EOFError:
                     returned += self._bury(worker)
-                    for other in self._workers:  # also those that had no more to do
-                        self._supply(other, waiting, returned)
+                    self._supply(self._workers, waiting, returned)  # also those that had no more to do
                     continue
                 worker.at_hand = [shard for shard in worker.at_hand if shard.number != number]
                 yield number, records
-                self._supply(worker, waiting, returned)
+                self._supply([worker], waiting, returned)
         if returned:
             numbers = ", ".join(str(shard.number) for shard in returned)
             raise RuntimeError(f"every worker died, the last ones on shards {numbers}; what is answered is kept")
 
+    @classmethod
+    def _supply(cls, workers: Iterable[_Worker], waiting: Iterator[RowShard], returned: list[RowShard]) -> None:
+        """Send shards, to each worker in turn, until all have enough at hand or know that there are no more for now."""
+        hungry = list(workers)
+        while hungry:
+            hungry = [worker for worker in hungry if cls._send(worker, waiting, returned)]
+
     @staticmethod
-    def _supply(worker: _Worker, waiting: Iterator[RowShard], returned: list[RowShard]) -> None:
-        """Send shards until a worker has enough at hand, or the word that there are no more for now."""
+    def _send(worker: _Worker, waiting: Iterator[RowShard], returned: list[RowShard]) -> bool:
+        """Send a shard, if a worker needs one. Returns whether it did."""
+        if sum(len(shard.rows) for shard in worker.at_hand[1:]) >= _AT_HAND:
+            return False
+        shard = returned.pop() if returned else next(waiting, None)
+        if shard is None and worker.ended:
+            return False
+        worker.ended = shard is None
+        if shard is not None:
+            worker.at_hand.append(shard)
         try:
-            while sum(len(shard.rows) for shard in worker.at_hand[1:]) < _AT_HAND:
-                shard = returned.pop() if returned else next(waiting, None)
-                if shard is None:
-                    if not worker.ended:
-                        worker.ended = True
-                        worker.connection.send(None)
-                    return
-                worker.ended = False
-                worker.at_hand.append(shard)
-                worker.connection.send(shard)
+            worker.connection.send(shard)
         except OSError:  # it died; reading from it will say so
-            pass
+            return False
+        return shard is not None
 
     def _bury(self, worker: _Worker) -> list[RowShard]:
         worker.process.join()

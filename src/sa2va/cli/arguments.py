@@ -57,6 +57,13 @@ class PropagationMode(StrEnum):
     CONSISTENT = "consistent"
 
 
+class MemoryReads(StrEnum):
+    """Which remembered frames are read."""
+
+    ALL = "all"
+    NEAR = "near"
+
+
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", show_default=False, help="Picture, video file, or folder of frames.")
 ]
@@ -97,6 +104,15 @@ Mode = Annotated[
         show_default=False,
         rich_help_panel=_VIDEO,
         help="How masks are carried on; by default, what the model was made for.",
+    ),
+]
+
+
+Memory = Annotated[
+    MemoryReads,
+    typer.Option(
+        rich_help_panel=_VIDEO,
+        help="Remembered frames that are read to carry masks on: all, or the nearest, faster with many objects.",
     ),
 ]
 
@@ -215,6 +231,7 @@ class VideoOptions:
     key_frames: KeyFrames = "uniform"
     num_key_frames: NumKeyFrames = 5
     mode: Mode = None
+    memory: Memory = MemoryReads.ALL
     stride: Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")] = 1
     fps: Annotated[
         float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
@@ -246,7 +263,8 @@ class VideoOptions:
     def tracking(self) -> dict[str, Any]:
         """Keyword arguments of `Sa2VA.track`. Raises ValueError for ``--key-frames`` that are none."""
         frames, mode = parse_key_frames(self.key_frames), None if self.mode is None else self.mode.value
-        return {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
+        chosen = {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
+        return chosen | {"memory": self.memory.value}
 
     @property
     def sampling(self) -> dict[str, Any]:

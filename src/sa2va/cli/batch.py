@@ -22,7 +22,7 @@ from sa2va.cli.console import Interrupts, Screen, command, progress_bar
 if TYPE_CHECKING:
     from sa2va.bulk.answering import Answering
     from sa2va.bulk.batch_folder import BatchFolder, BatchSettings
-    from sa2va.bulk.batch_rows import Ask
+    from sa2va.bulk.batch_rows import Ask, BatchRow
     from sa2va.bulk.ray_pipeline import ClusterOptions
     from sa2va.bulk.worker_pool import ModelSource
 
@@ -146,7 +146,7 @@ def batch(
     options = {"max_new_tokens": max_new_tokens, **masks.keywords}
     job = _Job(screen, name, loading, ask, options, workers, cluster)
     if dry_run:
-        job.rehearse(settings, out)
+        job.rehearse(settings)
         return
     with ExitStack() as stack:
         folder = _open_folder(screen, stack, out, settings, resume=resume)
@@ -204,7 +204,7 @@ def _open_folder(screen: Screen, stack: ExitStack, out: Path, settings: BatchSet
         return folder
     screen.note(f"listing {settings.source}")
     try:
-        return BatchFolder.start(out, settings, read_rows(settings.source, settings.ask, leave_out=out))
+        return BatchFolder.start(out, settings, read_rows(settings.source, settings.ask))
     except BaseException:
         with suppress(OSError):  # made here, and empty
             out.rmdir()
@@ -329,7 +329,7 @@ class _Job:
             screen.warn(f"{summary.errors:,} rows could not be answered; they are in {folder.path / ERRORS}")
         screen.note(f"look at {folder.path / SHEET}")
 
-    def rehearse(self, settings: BatchSettings, out: Path) -> None:
+    def rehearse(self, settings: BatchSettings) -> None:
         """Say what would be asked and how long it would take."""
         from sa2va.bulk.answering import answer_rows, fetch_ahead
         from sa2va.bulk.batch_folder import BatchFolder
@@ -337,8 +337,8 @@ class _Job:
         from sa2va.media.frames import uniform_indices
 
         with tempfile.TemporaryDirectory(prefix="sa2va-") as scratch:
-            rows = read_rows(settings.source, settings.ask, leave_out=out)
-            folder = BatchFolder.start(Path(scratch) / "batch", settings, rows)
+            listed = read_rows(settings.source, settings.ask)
+            folder = BatchFolder.start(Path(scratch) / "batch", settings, listed)
             count = min(_MEASURED, folder.rows)
             wanted = set(uniform_indices(folder.rows, count))
             some = [row for row in folder.read_rows() if row.index in wanted]
@@ -346,14 +346,17 @@ class _Job:
                 asked = row.ask or settings.ask
                 self.screen.result(Text(f"{row.id}: {', '.join(asked.texts) if asked else ''}"))
             sa2va = arguments.load_model(self.screen, self.model, self.loading)
-            moments, errors = [perf_counter()], []
-            for record in answer_rows(sa2va, fetch_ahead(some, Path(scratch)), self.ask, self.options):
-                moments.append(perf_counter())
-                errors += [] if record["error"] is None else [f"{record['id']}: {record['error']}"]
-        for error in errors:
-            self.screen.warn(error)
-        # The first answer waits for much that comes only once.
-        rate = (count - 1) / (moments[-1] - moments[1]) if count > 1 else 1 / (moments[-1] - moments[0])
+
+            def answer(rows: list[BatchRow]) -> list[dict[str, Any]]:
+                return list(answer_rows(sa2va, fetch_ahead(rows, Path(scratch)), self.ask, self.options))
+
+            answer(some[:1])  # which waits for much that comes only once
+            started = perf_counter()
+            records = answer(some)
+            rate = count / (perf_counter() - started)
+        for record in records:
+            if record["error"] is not None:
+                self.screen.warn(f"{record['id']}: {record['error']}")
         seconds = folder.rows / rate / self.workers
         about = f"{folder.rows:,} rows; {count} of them were answered at {rate:.2f} a second"
         many = f", in {self.workers} processes if each has a device of its own" if self.workers > 1 else ""

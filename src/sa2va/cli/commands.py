@@ -12,6 +12,7 @@ from sa2va.cli.caption import caption
 from sa2va.cli.chat import chat
 from sa2va.cli.convert import convert
 from sa2va.cli.data import data
+from sa2va.cli.demo import demo
 from sa2va.cli.describe import describe
 from sa2va.cli.doctor import doctor
 from sa2va.cli.eval import evaluation
@@ -83,16 +84,17 @@ _register(
     "describe street.jpg --box 100,50,260,300 -m Sa2VA-4B",
     "describe street.jpg --mask dog.png --mask car.png -m Sa2VA-4B",
 )
-_register(
-    serve,
-    "serve -m Sa2VA-4B",
-    "SA2VA_API_KEY=... sa2va serve -m Sa2VA-4B --host 0.0.0.0 --allow-url 'https://images.example.com/*'",
-)
+_register(demo, "demo", "demo --model Sa2VA-4B --port 8080", "demo --server http://127.0.0.1:8000")
 _register(
     batch,
     'batch pictures/ "the red car" "the dog" -m Sa2VA-4B -o out --to coco',
     'batch "shots/*.jpg" --question "What is wrong here?" -m Sa2VA-4B -o out --overlays',
     "batch rows.parquet -m Sa2VA-4B -o out --to parquet --workers 8 --resume",
+)
+_register(
+    serve,
+    "serve -m Sa2VA-4B",
+    "SA2VA_API_KEY=... sa2va serve -m Sa2VA-4B --host 0.0.0.0 --allow-url 'https://images.example.com/*'",
 )
 _register(models, "models", "models --json")
 _register(convert, "convert ByteDance/Sa2VA-4B ./sa2va-4b", "convert ./my-finetune ./for-upstream --to released")

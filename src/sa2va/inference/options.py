@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import KeyFrames
-from sa2va.inference.tracker import Mode
+from sa2va.inference.tracker import MemoryRead, Mode
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.model.sampling import GenerationOptions
 
@@ -28,6 +28,8 @@ class InferenceOptions:
         num_key_frames: number of uniform or first frames.
         mode: how masks are propagated through a video, ``"released"`` or ``"consistent"``, see
             [`sa2va.inference.tracker`]; None means the one the checkpoint was made for.
+        memory: which frames SAM 2 reads of its memory to carry masks on: ``"all"`` it has, or ``"near"``, the two
+            nearest key frames and the two last ones, which is faster with many objects.
         generation: how text is generated.
     """
 
@@ -35,6 +37,7 @@ class InferenceOptions:
     key_frames: KeyFrames | Literal["compressed"] = "uniform"
     num_key_frames: int = KEY_FRAMES
     mode: Mode | None = None
+    memory: MemoryRead = "all"
     generation: GenerationOptions = field(default_factory=GenerationOptions)
 
     @classmethod
@@ -46,7 +49,9 @@ class InferenceOptions:
             ValueError: a value is out of range.
         """
         masks = {name: options.pop(name) for name in _MASK_FIELDS if name in options}
-        video = {name: options.pop(name) for name in ("key_frames", "num_key_frames", "mode") if name in options}
+        video = {
+            name: options.pop(name) for name in ("key_frames", "num_key_frames", "mode", "memory") if name in options
+        }
         return cls(MaskPostprocessing(**masks), **video, generation=GenerationOptions(**options))
 
 
@@ -57,7 +62,7 @@ class Options(TypedDict, total=False):
         threshold: probability above which a pixel belongs to an object, above 0 and below 1; 0.5 if not given.
         probabilities: keep float32 probabilities in every segment.
         cleanup: postprocessing of the masks.
-        key_frames, num_key_frames, mode: for videos, see [`InferenceOptions`].
+        key_frames, num_key_frames, mode, memory: for videos, see [`InferenceOptions`].
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
     """
 
@@ -67,6 +72,7 @@ class Options(TypedDict, total=False):
     key_frames: KeyFrames | Literal["compressed"]
     num_key_frames: int
     mode: Mode | None
+    memory: MemoryRead
     max_new_tokens: int
     temperature: float
     top_p: float

@@ -180,7 +180,7 @@ class Scene:
         chosen = InferenceOptions.of(**options)
         if isinstance(chosen.key_frames, str) and chosen.key_frames == "compressed":
             return sasasa2va.track(self._engine, source, wanted, selections, chosen.generation, chosen.masks)
-        tracker = VideoTracker(self._engine.model, mode=chosen.mode, output=chosen.masks)
+        tracker = VideoTracker(self._engine.model, mode=chosen.mode, memory=chosen.memory, output=chosen.masks)
         keys = self._key_frames(chosen)
         outputs = self._engine.run(self._find(wanted, keys, chosen.generation, video=True))
         for phrase, output in zip(wanted, outputs, strict=True):
@@ -371,7 +371,7 @@ class Scene:
             return []
         model = self._engine.model
         if not isinstance(self.media, Picture):
-            tracker = VideoTracker(model, mode=options.mode, output=options.masks)
+            tracker = VideoTracker(model, mode=options.mode, memory=options.memory, output=options.masks)
             tracker.add_prompts(prompts, phrases)
             colors, frames = ObjectColors(), []
             for frame, pixels in propagate_video(tracker, self.media, keys):

@@ -48,6 +48,9 @@ from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
 Mode = Literal["released", "consistent"]
+MemoryRead = Literal["all", "near"]
+#: Prompted and tracked frames whose spatial memory ``memory="near"`` reads.
+NEAR = {"prompted": 2, "tracked": 2}
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
@@ -73,6 +76,8 @@ class VideoTracker:
         model: a loaded [`Sa2VAModel`].
         mode: ``"released"`` or ``"consistent"``; None means the latter if the model has SAM 2's original decoder.
         output: how logits become masks.
+        memory: ``"all"`` reads every frame that SAM 2 would; ``"near"`` the two nearest prompted and the two last
+            tracked ones, which costs less for many objects.
         ask: makes mask prompts from phrases and a frame; [`Sa2VA.stream`] provides it.
 
     Attributes:
@@ -97,6 +102,7 @@ class VideoTracker:
         *,
         mode: Mode | None = None,
         output: MaskPostprocessing = MaskPostprocessing(),  # noqa: B008 -- frozen
+        memory: MemoryRead = "all",
         ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
     ):
         original = model.original_mask_decoder
@@ -108,6 +114,9 @@ class VideoTracker:
                 "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
                 "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
             )
+        if memory not in ("all", "near"):
+            raise ValueError(f"memory must be 'all' or 'near'; got {memory!r}")
+        self._memory: MemoryRead = memory
         self._model = model
         self._sam2 = model.sam2
         self._side = grounding_side(model.sam2)
@@ -278,7 +287,9 @@ class VideoTracker:
                     group.frames_to_prompt -= 1
                     group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
                 else:
-                    prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index)
+                    prediction = track_frame(
+                        self._sam2, self._tracking_decoder, self._read(group, index), features, index
+                    )
                     group.bank = remember(self._sam2, group.bank, features, prediction, index)
                 segments += self._segments(group, prediction, size)
         return Frame(index, time, size, tuple(segments))
@@ -303,7 +314,8 @@ class VideoTracker:
         """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
         segments: list[Segment] = []
         for group in self._groups:
-            prediction = track_frame(self._sam2, self._tracking_decoder, group.bank, features, index, backward=True)
+            bank = self._read(group, index)
+            prediction = track_frame(self._sam2, self._tracking_decoder, bank, features, index, backward=True)
             group.bank = remember(self._sam2, group.bank, features, prediction, index)
             segments += self._segments(group, prediction, size)
         self._ready[index] = tuple(segments)
@@ -389,6 +401,10 @@ class VideoTracker:
         if decoded is None:
             return drawn
         return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
+
+    def _read(self, group: _Group, index: int) -> MemoryBank:
+        """What a group reads of its memory at a frame."""
+        return group.bank if self._memory == "all" else group.bank.near(index, **NEAR)
 
     def _segments(self, group: _Group, prediction: MaskPrediction, size: Size) -> list[Segment]:
         return frame_segments(

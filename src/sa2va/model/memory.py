@@ -36,7 +36,7 @@ from sa2va.model.memory_attention import read_memory
 PAIRS_PER_CHUNK = 2**28
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameMemory:
     """What K objects remember of one frame.
 
@@ -81,6 +81,20 @@ class MemoryBank:
             return FrameMemory(memory.index, features, memory.pointer[rows_K])
 
         return MemoryBank(tuple(map(pick, self.prompted)), tuple(map(pick, self.tracked)))
+
+    def near(self, index: int, *, prompted: int, tracked: int) -> MemoryBank:
+        """With the spatial memory of those frames only that are nearest to one: so many prompted, so many tracked.
+
+        Pointers stay: they cost nothing to read.
+        """
+
+        def nearest(memories: tuple[FrameMemory, ...], count: int) -> tuple[FrameMemory, ...]:
+            kept = sorted(memories, key=lambda memory: abs(memory.index - index))[:count]
+            return tuple(one if one in kept else replace(one, features=None) for one in memories)
+
+        with_features = tuple(memory for memory in self.tracked if memory.features is not None)
+        without = self.tracked[: len(self.tracked) - len(with_features)]
+        return MemoryBank(nearest(self.prompted, prompted), (*without, *nearest(with_features, tracked)))
 
     def without_tracked(self) -> MemoryBank:
         """Only the prompted frames: where propagation in the other direction starts."""
@@ -254,7 +268,7 @@ def _read(
 
     # Prompted frames keep their spatial memory for as long as the bank lives.
     memories = [memory.features for memory in bank.prompted if memory.features is not None]
-    positions = [spatial_MD + temporal_TD[-1] for _ in bank.prompted]
+    positions = [spatial_MD + temporal_TD[-1] for _ in memories]
     pointing = [memory for memory in bank.prompted if (memory.index >= index if backward else memory.index <= index)]
     for memory in bank.tracked:
         distance = abs(index - memory.index)

@@ -210,7 +210,7 @@ def _answer(
             if text := stream.finish(answer.text):
                 tell(text)
             if stream.end is None:
-                entry.remember(answer.history, (*turns.texts, (turns.question, answer.text)))
+                entry.remember((*turns.texts, (turns.question, answer.text)), answer.raw_text)
             else:
                 pointed = stream.count_before_end(SEG_TOKEN)
                 segments = tuple(segment for segment in answer.segments if segment.id <= pointed)

@@ -34,13 +34,13 @@ class OpenScene:
     opening: threading.Lock = field(default_factory=threading.Lock)
     _said: OrderedDict[tuple[tuple[str, str], ...], str] = field(default_factory=OrderedDict)
 
-    def remember(self, turns: tuple[Turn, ...], texts: tuple[tuple[str, str], ...]) -> None:
+    def remember(self, texts: tuple[tuple[str, str], ...], raw: str) -> None:
         """Keep the last answer of a conversation as it was written.
 
         Args:
-            texts: the same conversation as pairs (question, text), as clients send it back.
+            texts: the conversation as pairs (question, text), as clients send it back. raw: with special tokens.
         """
-        self._said[texts] = turns[-1].answer
+        self._said[texts] = raw
         while len(self._said) > _MOST_ANSWERS:
             self._said.popitem(last=False)
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import cache, partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -121,13 +122,14 @@ def build_app(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[
         """Figures for Prometheus."""
         return PlainTextResponse(monitoring.page(), media_type="text/plain; version=0.0.4")
 
-    document = openapi_document(app)
-    app.openapi = lambda: document
-    page = api_page(document)
+    app.openapi = cache(partial(openapi_document, app))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
+        return HTMLResponse(
+            api_page(app.openapi()),
+            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
 
     return app
 
@@ -189,8 +191,7 @@ def serve(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[[str
 def _share_heaps() -> None:
     """Let threads share heaps.
 
-    glibc gives them heaps of their own, which the large buffers of whichever thread computes leave full of holes:
-    memory would seem to grow for hours.
+    glibc gives them heaps of their own, which the large buffers of whichever thread computes leave full of holes.
     """
     with suppress(AttributeError, OSError, TypeError):  # another system, or another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

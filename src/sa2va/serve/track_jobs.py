@@ -182,11 +182,8 @@ class JobRunner:
                 told.append(f"job {job.id} was running and starts again")
             else:
                 told.append(f"job {job.id} is still queued")
-            self._clear(job.id)
-        known = {job.id for job in self.store.jobs()}
         for place in (self.store.folder / "jobs").glob("*"):
-            if place.name not in known:
-                shutil.rmtree(place, ignore_errors=True)
+            self._clear(place.name)
         return told
 
     def start(self) -> None:
@@ -335,7 +332,7 @@ class JobRunner:
     def _clear(self, job: str) -> None:
         """Remove the files that a job no longer needs: of one that waits keep the video, of one that is done the
         results."""
-        found = self.store.get(job)
+        found = self.store.get(job)  # None for a folder that is nobody's
         keep = {"queued": _VIDEO, "done": _RESULTS}.get(found.state if found else "")
         place = self.store.place(job)
         for path in list(place.iterdir()) if place.exists() else ():

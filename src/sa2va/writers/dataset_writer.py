@@ -85,14 +85,15 @@ class DatasetWriter(ABC):
         if isinstance(found, Frame) or image is not None:
             pixels = None if image is None else np.asarray(load_image(image))
             target = name if Path(name).suffix else f"{name}.png"
-            self._add(target, load_image(source) if pixels is None else Image.fromarray(pixels), segments)
+            picture = load_image(source) if pixels is None else Image.fromarray(pixels)
+            self._add(target, picture, (picture.height, picture.width), segments)
         elif not isinstance(media := open_media(source), Picture):
             for decoded in media:
                 here = tuple(_at(segment, decoded.index) for segment in segments)
                 frame = Frame(decoded.index, decoded.time, decoded.pixels.shape[:2], here)
                 self._add_frame(name, frame, decoded.pixels)
         else:
-            self._add(name, Path(source) if Path(source).is_file() else load_image(source), segments)
+            self._add(name, Path(source) if Path(source).is_file() else media.image, media.size, segments)
 
     @abstractmethod
     def close(self) -> None:
@@ -118,17 +119,17 @@ class DatasetWriter(ABC):
         """Keep the labels of an image that is in the folder."""
 
     def _add_frame(self, video: str, frame: Frame, pixels: Pixels) -> None:
-        self._add(f"{Path(video).stem}/{frame.index:05d}.png", Image.fromarray(pixels), frame.segments)
+        name = f"{Path(video).stem}/{frame.index:05d}.png"
+        self._add(name, Image.fromarray(pixels), frame.size, frame.segments)
 
-    def _add(self, name: str, picture: Path | Image.Image, segments: Sequence[Segment]) -> None:
+    def _add(self, name: str, picture: Path | Image.Image, size: Size, segments: Sequence[Segment]) -> None:
         if name in self._written:
             raise ValueError(f"there is an image named {name} already; rename one, or collect it in another folder")
-        width, height = load_image(picture).size
         for segment in segments:
-            if segment.mask.size != (height, width):
-                raise ValueError(f"expected masks (h, w) {(height, width)} of {name}, got {segment.mask.size}")
+            if segment.mask.size != size:
+                raise ValueError(f"expected masks (h, w) {size} of {name}, got {segment.mask.size}")
         self._written[name] = _put(picture, self.folder / IMAGES / name)
-        self._label(name, (height, width), segments)
+        self._label(name, size, segments)
 
 
 def _at(segment: Segment, frame: int) -> Segment:
