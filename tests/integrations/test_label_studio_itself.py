@@ -67,6 +67,7 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LATEST_VERSION_CHECK": "false",
         "COLLECT_ANALYTICS": "false",
+        "ML_BLOCK_LOCAL_IP": "false",  # the backend is on this machine
     }
     log = folder / "log.txt"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
@@ -107,8 +108,14 @@ def backend(label_studio: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             process.wait(30)
 
 
-def test_from_a_picture_to_an_export(label_studio: str, backend: str, tmp_path: Path) -> None:
-    client = httpx2.Client(base_url=label_studio, headers={"Authorization": f"Token {TOKEN}"}, timeout=120)
+@pytest.fixture(scope="module")
+def client(label_studio: str) -> Iterator[httpx2.Client]:
+    headers = {"Authorization": f"Token {TOKEN}"}
+    with httpx2.Client(base_url=label_studio, headers=headers, timeout=120) as one:
+        yield one
+
+
+def test_from_a_picture_to_an_export(client: httpx2.Client, backend: str, tmp_path: Path) -> None:
 
     def ask(method: str, path: str, **sent: Any) -> Any:
         reply = client.request(method, path, **sent)
