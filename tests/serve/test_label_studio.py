@@ -18,6 +18,7 @@ from live_server import PICTURE, Running, clip
 from sa2va import Mask, Sa2VA
 from sa2va.data.annotations.label_studio import decode_brush
 from sa2va.data.annotations.labelled_images import polygon
+from sa2va.serve.label_studio_backend import TaskMedia
 
 CLOUD, HAT = "the yellow cloud", "the orange hat"
 FILES = {"/data/upload/1/shapes.png": PICTURE, "/data/upload/1/hat.gif": clip(4)}
@@ -46,8 +47,15 @@ class _Files(http.server.BaseHTTPRequestHandler):
         path = self.path
         if path.startswith("/tasks/5/resolve/?fileuri="):
             path = base64.urlsafe_b64decode(path.partition("=")[2]).decode().replace("s3://", "/data/upload/1/")
-        self._reply(FILES.get(path, b"") if shown in (f"Token {KEY}", "Bearer short") else None)
         self.seen.append(self.path)
+        if path == "/data/moved.png":  # to a bucket, for the key's owner
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/bucket/shapes.png")
+            self.end_headers()
+        elif path.startswith("/bucket/"):
+            self._reply(PICTURE if not shown else None)
+        else:
+            self._reply(FILES.get(path, b"") if shown in (f"Token {KEY}", "Bearer short") else None)
 
     def do_POST(self) -> None:
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -188,6 +196,9 @@ def test_its_key_is_for_its_own_files(backend: Running) -> None:
         reply = ask(backend, PICTURES, {"image": url})
         assert reply.status_code == 400
     assert not any(".." in path for path in _Files.seen)
+    assert results(ask(backend, PICTURES, {"image": "/data/moved.png"}))  # the bucket would refuse the key
+    with pytest.raises(ValueError, match="such as http://localhost:8080"):
+        TaskMedia("localhost:8080", KEY, backend, 1)
 
 
 def test_the_rest_of_the_protocol(backend: Running, start: Callable[..., Any]) -> None:

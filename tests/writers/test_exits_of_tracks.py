@@ -54,6 +54,10 @@ def test_cvat(track, tmp_path):
     with CvatVideoWriter(folder, size=SIZE) as writer:
         writer.write(Frame(0, 0.0, SIZE), np.zeros((*SIZE, 3), np.uint8))
     assert [path.name for path in (folder / "images").iterdir()] == ["frame_000000.png"]
+    with pytest.raises(RuntimeError), CvatVideoWriter(folder, size=SIZE) as writer:
+        writer.write(Frame(0, 0.0, SIZE), np.zeros((*SIZE, 3), np.uint8))
+        raise RuntimeError
+    assert not [path for path in folder.rglob("*") if path.is_file()]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/annotations.xml").write_text("<annotations></annotations>")
     with pytest.raises(ValueError, match="not written here"):

@@ -196,6 +196,8 @@ class TaskMedia:
     """
 
     def __init__(self, url: str, key: str | None, intake: Intake, max_bytes: int):
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"the URL of Label Studio is such as http://localhost:8080; got {url!r}")
         self._url, self._rule = url.rstrip("/"), UrlRule.parse(f"{url.rstrip('/')}/*")
         self._key, self._intake, self._max_bytes = key, intake, max_bytes
         self._lock = threading.Lock()

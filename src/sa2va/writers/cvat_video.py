@@ -51,8 +51,7 @@ class CvatVideoWriter(FrameWriter):
         number = len(self._frames)
         self._frames.append(frame.index)
         if not number:  # only now: a run that fails before costs nothing
-            for stale in self.path.glob(f"{_IMAGES}/frame_*.png"):
-                stale.unlink()
+            self._clear()
         if pixels is not None:
             with replacing(self.path / _IMAGES / f"frame_{number:06d}.png") as temporary:
                 Image.fromarray(pixels).save(temporary, "PNG")
@@ -67,6 +66,13 @@ class CvatVideoWriter(FrameWriter):
 
     def _discard(self) -> None:
         self._spool.close()
+        if self._frames:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove the frames of an earlier run, or of one that failed, and what was said of them."""
+        for stale in (*self.path.glob(f"{_IMAGES}/frame_*.png"), self.path / _FILE):
+            stale.unlink(missing_ok=True)
 
     def _pieces(self) -> Iterator[str]:
         height, width = self.size
