@@ -25,7 +25,7 @@ class CvatVideoWriter(FrameWriter):
     """A folder with ``annotations.xml``, and the frames as ``images/frame_000000.png`` where their pixels are known.
 
     Import the file into a task made of these frames ("CVAT for video 1.1"), whose labels are the phrases (``"object"``
-    where there is none); ``sa2va data check`` reads the folder. The file appears when all frames are there.
+    where there is none); ``sa2va data check`` reads the folder. Until all frames are there, the file has no tracks.
 
     A folder that was written here is replaced, and others with something in them are refused.
     """
@@ -49,9 +49,10 @@ class CvatVideoWriter(FrameWriter):
 
     def _write(self, frame: Frame, pixels: Pixels | None) -> None:
         number = len(self._frames)
-        self._frames.append(frame.index)
         if not number:  # only now: a run that fails before costs nothing
             self._clear()
+            self._write_file()  # tells the next run that the folder is ours, should this one be killed
+        self._frames.append(frame.index)
         if pixels is not None:
             with replacing(self.path / _IMAGES / f"frame_{number:06d}.png") as temporary:
                 Image.fromarray(pixels).save(temporary, "PNG")
@@ -61,7 +62,11 @@ class CvatVideoWriter(FrameWriter):
                 self._spool.write(f"{segment.id}\t{number}\t{_mask_values(segment.mask)}\n")
 
     def _finish(self, partial: bool) -> None:
-        with self._spool, replacing(self.path / _FILE) as temporary, temporary.open("w", encoding="utf-8") as out:
+        with self._spool:
+            self._write_file()
+
+    def _write_file(self) -> None:
+        with replacing(self.path / _FILE) as temporary, temporary.open("w", encoding="utf-8") as out:
             out.writelines(self._pieces())
 
     def _discard(self) -> None:
