@@ -25,12 +25,11 @@ def passes(sa2va: Sa2VA) -> Iterator[dict[str, list[int]]]:
     """Batch sizes of the passes of each part: rows that the language model writes, frames, prompts of masks."""
     vlm, sam2 = sa2va.model.vlm.model, sa2va.model.sam2
     tower = vlm.visual if hasattr(vlm, "visual") else vlm.vision_tower
-    seen: dict[str, list[int]] = {"tower": [], "written": [], "frames": [], "masks": []}
+    seen: dict[str, list[int]] = {"tower": [], "read": [], "written": [], "frames": [], "masks": []}
 
     def rows(_module, _args, kwargs) -> None:
         embedded = kwargs["inputs_embeds"]
-        if embedded.shape[1] == 1:
-            seen["written"].append(len(embedded))
+        seen["written" if embedded.shape[1] == 1 else "read"].append(len(embedded))
 
     hooks = [
         tower.register_forward_pre_hook(lambda *_: seen["tower"].append(1)),
@@ -94,6 +93,28 @@ def test_encoders_and_masks_take_several_pictures_at_once(sa2va):
         replies = list(sa2va.answers(requests))
     assert [len(reply.answers[0].segments) for reply in replies] == [1] * 4
     assert (len(seen["tower"]), seen["frames"], seen["masks"]) == (1, [4], [4])
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_short_prompts_about_different_media_are_read_in_one_pass(open_sa2va, case):
+    sa2va = open_sa2va(case)
+    requests = [Request(picture(64, 60, seed), question="What is this?", options=TOKENS) for seed in range(3)]
+    requests.insert(2, Request(picture(64, 60, 9), question="Is [SEG] what it is?", options=TOKENS))
+    expected = [sa2va.chat(one.media, str(one.question), **TOKENS) for one in requests]
+    with passes(sa2va) as seen:
+        found = [reply.answers[0] for reply in sa2va.answers(requests)]
+    assert seen["read"] == [4]
+    same(found, expected)
+
+
+def test_a_second_question_about_a_medium_reads_no_pass_with_others(sa2va):
+    """What was read of its picture is not read again."""
+    with sa2va.open(PICTURES[0]) as scene:
+        scene.chat("What is this?", **TOKENS)
+        requests = [Request(scene, question="And where?", options=TOKENS), Request(PICTURES[0], question="Where?")]
+        with passes(sa2va) as seen:
+            assert not any(reply.error for reply in sa2va.answers(requests))
+    assert seen["read"] == [1, 1]
 
 
 @contextmanager

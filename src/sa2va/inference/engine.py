@@ -19,7 +19,7 @@ from PIL import Image
 from sa2va.inference.text_stream import TextStream
 from sa2va.inference.vlm import VLMOutput
 from sa2va.inference.work import Decode, Encode, EncodedMedia, EncodeFrame, Pause, Work, Write
-from sa2va.model.generation import read_prompts
+from sa2va.model.generation import Reading, can_read_apart, read_apart, read_prompts
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, decode_masks, grounding_side, language_tokens
 from sa2va.model.network import Sa2VANetwork
 from sa2va.model.row_batch import RowBatch
@@ -35,6 +35,8 @@ T = TypeVar("T")
 MAX_ROWS, MAX_PICTURES = 32, 8
 #: Most tokens of all rows, at their longest.
 CACHE_TOKENS = 131_072
+#: Prompts about different media that are read in one pass: most tokens of them, and by how much they may differ.
+_TOKENS_A_PASS, _ALIKE = 4096, 1.25
 #: A stop word is looked for in the text of this many last tokens.
 _TAIL_TOKENS = 32
 
@@ -216,8 +218,8 @@ class Engine:
             self._compute(EncodeFrame, self._encode_frames, MAX_PICTURES)
         elif self._work[Encode]:
             self._compute(Encode, self._encode, MAX_PICTURES)
-        elif self._work[Write] and self._fits(self._work[Write][0]):
-            self._read(self._work[Write].pop(0))
+        elif self._work[Write] and self._fits([self._work[Write][0]]):
+            self._read(self._next_to_read())
         elif self._rows.rows:
             self._rows.step()
             self._collect()
@@ -294,13 +296,56 @@ class Engine:
         )
         return prediction.split(counts)
 
-    def _fits(self, work: Write) -> bool:
-        rows = len(self._rows.rows) + len(work.prompts)
-        longest = max([work.longest, *(row.longest for row in self._rows.rows)])
-        return not self._rows.rows or (rows <= self.max_rows and rows * longest <= self.cache_tokens)
+    def _fits(self, works: Sequence[Write]) -> bool:
+        """Whether the rows of such requests may join."""
+        rows = len(self._rows.rows) + sum(len(work.prompts) for work in works)
+        longest = max([work.longest for work in works] + [row.longest for row in self._rows.rows])
+        alone = not self._rows.rows and len(works) == 1
+        return alone or (rows <= self.max_rows and rows * longest <= self.cache_tokens)
 
-    def _read(self, work: Write) -> None:
-        """Read the prompts of a request and let their rows join those that are being written."""
+    def _next_to_read(self) -> list[Write]:
+        """The first request that waits, and those behind it whose short prompts are read in one pass with its own.
+
+        A long prompt fills the device by itself; and what was read of the same medium before is not read again, which a
+        common pass could not use.
+        """
+        waiting, chosen = self._work[Write], [self._work[Write].pop(0)]
+        while waiting and self._reads_with(chosen, waiting[0]):
+            chosen.append(waiting.pop(0))
+        return chosen
+
+    def _reads_with(self, chosen: Sequence[Write], other: Write) -> bool:
+        works = [*chosen, other]
+        lengths = [len(work.prompts[0]) for work in works]
+        return (
+            all(len(work.prompts) == 1 and not work.media.cache.ids and not work.media.drafts for work in works)
+            and all(other.media is not work.media for work in chosen)
+            and len(lengths) * max(lengths) <= _TOKENS_A_PASS
+            and max(lengths) <= _ALIKE * min(lengths)
+            and self._fits(works)
+            and all(can_read_apart(self.model.vlm, work.prompts[0], work.options.max_new_tokens) for work in works)
+        )
+
+    def _read(self, works: Sequence[Write]) -> None:
+        """Read the prompts of requests and let their rows join those that are being written."""
+        if len(works) > 1:
+            try:
+                rows = read_apart(
+                    self.model.vlm,
+                    self.model.config.family,
+                    self.model.config.seg_token_id,
+                    [self._reading(work) for work in works],
+                )
+            except Exception:  # each alone, so that only the one at fault fails
+                for work in works:
+                    self._read([work])
+                return
+            for work, row in zip(works, rows, strict=True):
+                work.rows = [row]
+                self._join(work)
+            self._collect()
+            return
+        (work,) = works
         try:
             work.rows = read_prompts(
                 self.model.vlm,
@@ -318,11 +363,25 @@ class Engine:
             work.fail(error)
             self._done(work)
             return
+        self._join(work)
+        self._collect()
+
+    def _reading(self, work: Write) -> Reading:
+        tell = work.on_token
+        return Reading(
+            work.prompts[0],
+            work.media.visual,
+            work.options,
+            self.is_finished,
+            None if tell is None else lambda token: tell(0, token),
+            work.media.cache,
+        )
+
+    def _join(self, work: Write) -> None:
         self._written.append(work)
         for row in work.rows:
             if not row.is_over:
                 self._rows.join(row)
-        self._collect()
 
     def _collect(self) -> None:
         """End the work whose rows are all over, or one of whose rows has failed."""

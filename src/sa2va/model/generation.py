@@ -146,6 +146,64 @@ def read_prompts(
     return rows
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A prompt about pictures of its own; see [`read_prompts`]."""
+
+    prompt: Sequence[int]
+    visual: VisualTokens | None
+    options: GenerationOptions
+    is_finished: Callable[[list[int]], bool]
+    on_token: Callable[[int], None] | None = None
+    kept: PromptCache | None = None
+
+
+def can_read_apart(vlm: PreTrainedModel, prompt: Sequence[int], new_tokens: int) -> bool:
+    """Whether a prompt may be read in a pass with prompts about other pictures."""
+    return _fits_window(vlm, [prompt], new_tokens) and _keeps_whole_text(vlm)
+
+
+def read_apart(vlm: PreTrainedModel, family: Family, seg_token_id: int, readings: Sequence[Reading]) -> list[Row]:
+    """Read prompts about different pictures as one batch, from their first tokens on.
+
+    Args:
+        readings: all of which [`can_read_apart`].
+
+    Returns:
+        a row of each with its first token, as of [`read_prompts`].
+    """
+    device: Any = vlm.get_input_embeddings().weight.device
+    ids = [torch.tensor([list(reading.prompt)], device=device) for reading in readings]
+    grids = [None if reading.visual is None else reading.visual.image_grid_thw for reading in readings]
+    places = [
+        language.positions(vlm, row, torch.ones_like(row, dtype=torch.bool), grid)[..., 0, :]
+        for row, grid in zip(ids, grids, strict=True)
+    ]
+    visual = VisualTokens.cat([reading.visual for reading in readings])
+    cache = DynamicCache(config=vlm.config.get_text_config())
+    with language.whole_text(vlm):
+        state = _read_padded(vlm, family, seg_token_id, ids, places, 0, visual, cache, ())
+    rows = [
+        Row(
+            reading.prompt,
+            reading.options,
+            seg_token_id=seg_token_id,
+            prompt_seg_states=state.prompt_seg_states[place],
+            position=int(state.next_position[place]),
+            is_finished=reading.is_finished,
+            on_token=reading.on_token,
+            kept=reading.kept,
+        )
+        for place, reading in enumerate(readings)
+    ]
+    choose(vlm, rows, state.logits)
+    for place, row in enumerate(rows):
+        row.layers = layers_of(state.cache, place, state.attention_mask[place])
+        if row.is_over:
+            row.leave(lambda row=row: row.layers)
+    return rows
+
+
 def _of_row(on_token: Callable[[int, int], None], row: int) -> Callable[[int], None]:
     return lambda token: on_token(row, token)
 
@@ -167,8 +225,13 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 def _can_share(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], shared: int, new_tokens: int) -> bool:
     """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them."""
-    whole = holds_whole_text(DynamicCache(config=vlm.config.get_text_config()))
+    whole = _keeps_whole_text(vlm)
     return shared >= 1 and whole and _holds_pictures(vlm, prompts, shared) and _fits_window(vlm, prompts, new_tokens)
+
+
+def _keeps_whole_text(vlm: PreTrainedModel) -> bool:
+    """Whether every layer keeps all tokens, not only a window of them."""
+    return holds_whole_text(DynamicCache(config=vlm.config.get_text_config()))
 
 
 def _holds_pictures(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], length: int) -> bool:
@@ -223,23 +286,44 @@ def _prefill(
             kept.keep(layers_of(cache), prompts[0][:read], dict(zip(found, prefix_states, strict=True)))
         cache.batch_repeat_interleave(len(prompts))
 
+    return _read_padded(vlm, family, seg_token_id, rows, places, read, None if read else visual, cache, prefix_states)
+
+
+def _read_padded(
+    vlm: PreTrainedModel,
+    family: Family,
+    seg_token_id: int,
+    rows: Sequence[Tensor],
+    places: Sequence[Tensor],
+    read: int,
+    visual: VisualTokens | None,
+    cache: DynamicCache,
+    prefix_states: Sequence[Tensor],
+) -> _Prompted:
+    """Read what is left of each row (1, L) after so many tokens as one batch, left-padded to one length.
+
+    Args:
+        places: positions of each row's tokens. visual: of all rows, where it is still to be read.
+        prefix_states: at the ``[SEG]`` tokens before.
+    """
+    device = rows[0].device
     longest = max(row.shape[1] for row in rows) - read
     pads = [longest - (row.shape[1] - read) for row in rows]
     ids = torch.cat([_left_pad(row[:, read:], pad) for row, pad in zip(rows, pads, strict=True)])
     position_ids = torch.stack([_left_pad(place[..., read:], pad) for place, pad in zip(places, pads, strict=True)], -2)
-    mask = torch.ones(len(prompts), read + longest, dtype=torch.bool, device=device)
+    mask = torch.ones(len(rows), read + longest, dtype=torch.bool, device=device)
     for row, pad in enumerate(pads):
         mask[row, read : read + pad] = False
-    states = _read(vlm, family, ids, position_ids, mask, cache, None if read else visual)
+    states = _read(vlm, family, ids, position_ids, mask, cache, visual)
     own = (ids == seg_token_id) & mask[:, read:]
     empty = states.seg.new_zeros(0, states.seg.shape[-1])
-    before = torch.stack(prefix_states) if prefix_states else empty
+    before = torch.stack(list(prefix_states)) if prefix_states else empty
     return _Prompted(
         cache=cache,
         attention_mask=mask,
         next_position=torch.stack([place.max() + 1 for place in places]),
         logits=vlm.lm_head(states.normed[:, -1]),
-        prompt_seg_states=[torch.cat([before, states.seg[row, own[row]]]) for row in range(len(prompts))],
+        prompt_seg_states=[torch.cat([before, states.seg[row, own[row]]]) for row in range(len(rows))],
     )
 
 

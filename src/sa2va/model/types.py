@@ -117,6 +117,15 @@ class VisualTokens:
     deepstack: tuple[Tensor, ...] = ()
     image_grid_thw: Tensor | None = None
 
+    @classmethod
+    def cat(cls, parts: Sequence[VisualTokens | None]) -> VisualTokens | None:
+        """The features of several media one after another, without their grids; None where there are none."""
+        given = [part for part in parts if part is not None]
+        if not given:
+            return None
+        levels = zip(*(part.deepstack for part in given), strict=True)
+        return cls(torch.cat([part.embeddings for part in given]), tuple(torch.cat(level) for level in levels))
+
     def split(self, tokens: Sequence[int], images: Sequence[int]) -> list[VisualTokens]:
         """The features of several media that were encoded together.
 
