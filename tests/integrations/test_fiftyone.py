@@ -43,8 +43,9 @@ def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """FiftyOne with our source in a zoo folder of its own, registered from an archive as from a repository's."""
     if "fiftyone" not in sys.modules:
         pytest.importorskip("fiftyone", reason="needs fiftyone: pip install fiftyone")
-    import fiftyone
     import fiftyone.zoo
+
+    import fiftyone
 
     folder = tmp_path_factory.mktemp("zoo")
     shutil.make_archive(str(folder / "served/sa2va"), "zip", SOURCE.parent, "fiftyone")
