@@ -67,7 +67,9 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LATEST_VERSION_CHECK": "false",
         "COLLECT_ANALYTICS": "false",
-        "ML_BLOCK_LOCAL_IP": "false",  # the backend is on this machine
+        # The backend is on this machine, and so is its webhook.
+        "ML_BLOCK_LOCAL_IP": "false",
+        "SSRF_PROTECTION_ENABLED": "false",
     }
     log = folder / "log.txt"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
