@@ -114,7 +114,7 @@ def remove_leftovers(target: Path) -> None:
     hidden = [*target.parent.glob(".*"), *(target.rglob(".*") if target.is_dir() else ())]
     for left in hidden:
         found = _TEMPORARY.fullmatch(left.name)
-        if found and (left.parent != target.parent or found[1] + found[2] == target.name):
+        if found and (left.parent != target.parent or found[1] + (found[2] or "") == target.name):
             with suppress(OSError, ValueError), sole_writer(left):
                 left.unlink()
 

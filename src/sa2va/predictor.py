@@ -191,7 +191,8 @@ class Sa2VA:
                 question.
             box: x0, y0, x1, y1 in pixels around one object, instead of phrases. The language model is not asked: SAM 2
                 is prompted as in its own paper (with the original decoder, where the model has it).
-            points: the same with clicks (x, y) in pixels. labels: for each, 1 inside (the default) or 0 outside.
+            points: the same with clicks (x, y) in pixels, in the box if there is one. labels: for each, 1 inside (the
+                default) or 0 outside.
             on_text: as in [`chat`]; for a single phrase.
             options: see [`Sa2VA`].
 

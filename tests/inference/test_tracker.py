@@ -457,11 +457,16 @@ def test_points_are_pixels_of_the_frame(model: Sa2VAModel):
     assert abs(score(large, [60, 20]) - here) < abs(here - there) / 4
 
 
+def test_a_mask_may_be_a_pictures_own_memory(model: Sa2VAModel):
+    """As of ``np.asarray(image)``, which cannot be written to."""
+    VideoTracker(model).add(mask=np.asarray(Image.new("1", (8, 8), 1)))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "an object is named by a phrase, or by one of mask, box, points; got nothing"),
-        ({"box": BOX, "points": [[1, 2]]}, r"one of mask, box, points; got \['box', 'points'\]"),
+        ({}, "an object is named by a phrase, or by a mask, or by a box or points; got nothing"),
+        ({"box": BOX, "mask": np.zeros(SIZE, bool)}, r"a mask, or by a box or points; got \['mask', 'box'\]"),
         ({"phrase": "dog"}, "this tracker cannot read phrases"),
         ({"mask": np.zeros(SIZE)}, r"a mask is a bool array \(H, W\); got float64"),
         ({"mask": np.zeros((2, *SIZE), bool)}, r"a mask is a bool array \(H, W\); got bool \(2, 48, 75\)"),

@@ -274,6 +274,8 @@ class TestEnds:
             assert [len(entry["segmentations"]) for entry in record["annotations"]] == [3, 3]
         elif kind == "jsonl":
             assert len(path.read_text().splitlines()) == 3
+        elif kind == "cvat":
+            assert (path / "annotations.xml").read_text().count("<track ") == 2
         else:
             assert {Path(name).name for name in files(path)} >= {"00000.png", "00001.png", "00002.png"}
 

@@ -29,7 +29,7 @@ from sa2va.media.open import PICTURE_SUFFIXES, Picture, open_media
 from sa2va.results.answer import Answer
 from sa2va.runtime import logger, require_extra
 from sa2va.visualization.overlay import ClipOverlay, palette_png
-from sa2va.writers import CocoWriter, LabelStudioWriter, YoloWriter
+from sa2va.writers import CocoWriter, LabelmeWriter, LabelStudioWriter, YoloWriter
 from sa2va.writers.dataset_writer import DatasetWriter
 
 _ROWS_PER_GROUP = 1024
@@ -177,6 +177,7 @@ _FILES: dict[str, tuple[str, Callable[[BatchFolder, Path], AbstractContextManage
     "parquet": ("answers.parquet", _parquet),
     "coco": (f"coco/{CocoWriter.label_file}", partial(_dataset, CocoWriter)),
     "yolo": (f"yolo/{YoloWriter.label_file}", partial(_dataset, YoloWriter)),
+    "labelme": (f"labelme/{LabelmeWriter.label_file}", partial(_dataset, LabelmeWriter)),
     "label-studio": (f"label-studio/{LabelStudioWriter.label_file}", partial(_dataset, LabelStudioWriter)),
 }
 #: What ``--to`` takes.

@@ -63,7 +63,7 @@ def batch(
             "--to",
             metavar="KINDS",
             rich_help_panel=_OUTPUT,
-            help="Form of the results, by commas: jsonl parquet coco yolo label-studio png.",
+            help="Form of the results, by commas: jsonl parquet coco yolo labelme label-studio png.",
         ),
     ] = "jsonl",
     overlays: Annotated[

@@ -43,6 +43,24 @@ def serve(
             help="Media URLs to fetch for clients: https://images.example.com/*. May be repeated; none by default.",
         ),
     ] = None,
+    label_studio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default=False,
+            rich_help_panel=_SERVER,
+            help="Answer projects of this Label Studio; in it, connect a model at http://HOST:PORT/label-studio.",
+        ),
+    ] = None,
+    label_studio_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LABEL_STUDIO_API_KEY",
+            show_default=False,
+            rich_help_panel=_SERVER,
+            help="Access token of a user there, to read the media of tasks. Better set in the environment.",
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -85,6 +103,8 @@ def serve(
         port=port,
         api_key=api_key,
         allow_urls=tuple(map(UrlRule.parse, allow_url or ())),
+        label_studio=label_studio,
+        label_studio_key=label_studio_key,
         max_body=max_body << 20,
         max_pixels=max_pixels,
         max_frames=max_frames,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -90,7 +90,7 @@ class OpenMedium(Protocol):
         """Say what is marked in a picture, and segment it, as far as the model can."""
         ...
 
-    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
+    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Generator[TrackProgress, None, None]:
         """Follow what phrases describe through a clip, and write ``overlay.mp4``, ``masks.zip`` and ``frames.jsonl``.
 
         Closing the iterator early stops the work within a frame and leaves nothing half written.

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -31,7 +31,7 @@ _EXAMPLE_BUTTONS = """element.addEventListener("click", (event) => {
 });"""
 
 
-class Written(Iterator[str]):
+class Written(Iterator[str], Generic[T]):
     """A call that runs in a thread of its own: iterates over the text that it has written so far.
 
     Args:
@@ -51,7 +51,7 @@ class Written(Iterator[str]):
 
     def _run(self, call: Callable[[OnText], T]) -> None:
         try:
-            self.result = call(self._take)
+            self.result: T = call(self._take)
         except BaseException as error:
             self._error = error
         self._texts.put(None)
@@ -84,7 +84,9 @@ def html(value: str = "", **options: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-def bind(triggers: Sequence[Any], handler: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> None:
+def bind(
+    triggers: Sequence[Any], handler: Callable[..., Any] | None, inputs: Any, outputs: Any, **options: Any
+) -> None:
     """Let events call a handler. It belongs to the page and is no part of the API."""
     for trigger in triggers:
         trigger(handler, inputs, outputs, api_visibility="private", show_progress="hidden", **options)

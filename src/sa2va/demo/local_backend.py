@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,7 @@ class LocalMedium:
         named = tuple(replace(segment, phrase=phrase) for segment in found)
         return Answer(text, text, named, size=mark.size)
 
-    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
+    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Generator[TrackProgress, None, None]:
         track = self._open().track(list(phrases), **_keywords(options))
         about: dict[str, Any] = {"size": track.size, "fps": track.fps, "source": track.source}
         with track, ExitStack() as stack:

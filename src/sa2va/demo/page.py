@@ -8,6 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import gradio as gr
+from gradio.themes import Base
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -99,9 +100,9 @@ def build(visitors: Visitors) -> gr.Blocks:
     return page.queue(default_concurrency_limit=_AT_ONCE, max_size=_WAITING)
 
 
-def _theme() -> gr.themes.Base:
+def _theme() -> Base:
     """Fonts of the visitor's own system: none is loaded."""
-    return gr.themes.Base(
+    return Base(
         primary_hue="indigo",
         neutral_hue="slate",
         radius_size="lg",

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class RemoteMedium:
         text = str(reply["descriptions"][0])
         return Answer(text, text, size=mark.size)
 
-    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Iterator[TrackProgress]:
+    def track(self, phrases: Sequence[str], folder: Path, options: AskOptions) -> Generator[TrackProgress, None, None]:
         start, end = self._part
         wanted = {"phrases": list(phrases), "threshold": options.threshold, "start": start, "end": end}
         job = self._ask("/v1/track", **wanted, **{"return": list(_RESULTS)})

@@ -155,6 +155,8 @@ class VideoTracker:
             points: (x, y) in pixels of the next frame.
             labels: for each point, 1 for inside (the default) or 0 for outside.
 
+        A box and points together mark one object.
+
         Returns:
             the object's id in [`Frame.segments`]. A phrase that the model does not find has no segment.
 
@@ -163,9 +165,9 @@ class VideoTracker:
                 do not fit the frame.
         """
         given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
-        if len(given) > 1 or (not given and not phrase):
+        if (mask is not None and len(given) > 1) or (not given and not phrase):
             raise ValueError(
-                f"an object is named by a phrase, or by one of mask, box, points; got {given or 'nothing'}"
+                f"an object is named by a phrase, or by a mask, or by a box or points; got {given or 'nothing'}"
             )
         if not isinstance(phrase, str) or (not given and not phrase.strip()):
             raise ValueError(f"a phrase is a non-empty text; got {phrase!r}")
@@ -177,8 +179,7 @@ class VideoTracker:
         elif mask is not None:
             self._start([self._next_id], [phrase], self._mask_prompt(np.asarray(mask)), frames=1)
         else:
-            prompt = self._box_prompt(box) if box is not None else self._point_prompt(*_clicks(points, labels))
-            self._start([self._next_id], [phrase], prompt, frames=1)
+            self._start([self._next_id], [phrase], self._click_prompt(box, points, labels), frames=1)
         self._next_id += 1
         return self._next_id - 1
 
@@ -353,7 +354,7 @@ class VideoTracker:
     def _mask_prompt(self, mask: np.ndarray) -> Callable[[FrameFeatures, Size], MaskPrediction]:
         if mask.dtype != np.bool_ or mask.ndim != 2:
             raise ValueError(f"a mask is a bool array (H, W); got {mask.dtype} {mask.shape}")
-        inside = torch.from_numpy(mask)[None].to(self._sam2.device)
+        inside = torch.from_numpy(mask.copy())[None].to(self._sam2.device)
 
         def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
             if mask.shape != tuple(size):
@@ -362,19 +363,19 @@ class VideoTracker:
 
         return decode
 
-    def _box_prompt(self, box: Sequence[float]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
-        corners = checked_box(box)
+    def _click_prompt(
+        self, box: Sequence[float] | None, points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None
+    ) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+        corners = None if box is None else checked_box(box)
+        clicks, marks = (np.empty((0, 2), np.float32), []) if points is None else _clicks(points, labels)
 
         def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+            if len(clicks):
+                _check_points(clicks, size)
+            if corners is None:
+                return self._decode_clicks(features, size, clicks, marks)
             inside = np.array(box_inside(corners, size), np.float32).reshape(2, 2)
-            return self._decode_clicks(features, size, inside, _BOX_CORNERS)
-
-        return decode
-
-    def _point_prompt(self, points: np.ndarray, labels: list[int]) -> Callable[[FrameFeatures, Size], MaskPrediction]:
-        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
-            _check_points(points, size)
-            return self._decode_clicks(features, size, points, labels)
+            return self._decode_clicks(features, size, np.concatenate([inside, clicks]), [*_BOX_CORNERS, *marks])
 
         return decode
 

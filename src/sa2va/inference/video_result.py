@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from sa2va.runtime import in_notebook
 from sa2va.visualization.colors import ObjectColors
 from sa2va.visualization.overlay import ClipOverlay, contact_sheet, overlay
 from sa2va.writers import JsonWriter, VideoEncoder, kind_of_path, write_track
+
+if TYPE_CHECKING:
+    import supervision
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 #: Frames of the clip that a notebook shows.
@@ -140,6 +143,21 @@ class Track:
     def to_json(self, path: str | Path) -> None:
         """Like [`save`], as JSON whatever the name."""
         write_track(self, [JsonWriter(path, size=self.size, fps=self.fps, source=self.source)])
+
+    def to_supervision(self, *, compact: bool = False) -> Iterator[supervision.Detections]:
+        """The visible objects of each frame as ``supervision.Detections``; see [`Frame.to_supervision`].
+
+        ``class_id`` numbers the phrases of the whole track in the order in which they first appear, so that a class
+        keeps its number and its colour.
+        """
+        classes: dict[str, int] = {}
+        for frame in self:
+            for segment in frame.segments:
+                classes.setdefault(segment.phrase, len(classes))
+            found = frame.to_supervision(compact=compact)
+            if len(found):
+                found.class_id = np.array([classes[str(phrase)] for phrase in found.data["phrase"]])
+            yield found
 
     def preview(self, count: int = 8, columns: int = 4) -> Image.Image:
         """A contact sheet of frames with masks drawn over them, e.g. for a notebook.

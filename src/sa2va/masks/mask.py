@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from sa2va.masks.mask_ops import outlines
+from sa2va.masks.mask_ops import outlines, simplified
 from sa2va.untrusted import STUMBLES
 
 Size = tuple[int, int]
@@ -120,12 +120,17 @@ class Mask:
         x, y, width, height = (float(n) for n in coco.toBbox(cast(Any, self.rle)))
         return (x, y, x + width, y + height) if width and height else None
 
-    def polygons(self) -> list[NDArray[np.float32]]:
+    def polygons(self, tolerance: float = 0.0) -> list[NDArray[np.float32]]:
         """The outer outlines: float32 (P, 2) arrays of (x, y) between pixels, so that (0, 0) is the image's corner.
 
         They follow the pixels exactly, but polygons cannot have holes: those are filled.
+
+        Args:
+            tolerance: pixels by which they may miss the edge instead, to have fewer corners; 1 suits people who
+                correct them by hand.
         """
-        return outlines(self.array)
+        found = outlines(self.array)
+        return [simplified(outline, tolerance) for outline in found] if tolerance else found
 
     def iou(self, other: Mask) -> float:
         """Intersection over union, 0..1; 1 if both are empty. Raises ValueError if the sizes differ."""

@@ -280,6 +280,36 @@ def outlines(mask: BoolArray) -> list[NDArray[np.float32]]:
     return polygons
 
 
+def simplified(outline: NDArray[np.float32], tolerance: float) -> NDArray[np.float32]:
+    """An outline with fewer corners (Douglas and Peucker).
+
+    Args:
+        outline: float32 (P, 2), not closed. tolerance: pixels by which the corners left out may lie beside it.
+
+    Returns:
+        float32 (Q, 2): a part of the corners, in their order. At least three, so that there is an area.
+    """
+    closed = np.concatenate([outline, outline[:1]]).astype(np.float64)
+    keep = np.zeros(len(closed), bool)
+    # From corner to corner of those farthest from each other, so that neither piece is a point.
+    far = int(np.hypot(*(closed - closed[0]).T).argmax())
+    keep[[0, far, -1]] = True
+    pieces = [(0, far), (far, len(closed) - 1)]
+    while pieces:
+        first, last = pieces.pop()
+        if last - first < 2:
+            continue
+        along, beside = closed[last] - closed[first], closed[first + 1 : last] - closed[first]
+        distances = np.abs(along[0] * beside[:, 1] - along[1] * beside[:, 0]) / np.hypot(*along)
+        place = int(distances.argmax())
+        # The two halves of the outline must not become one line.
+        if distances[place] > tolerance or keep.sum() == 3:
+            middle = first + 1 + place
+            keep[middle] = True
+            pieces += [(first, middle), (middle, last)]
+    return outline[keep[:-1]]
+
+
 def _edge_runs(
     signs: NDArray[np.int8], *, step: int, line_step: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

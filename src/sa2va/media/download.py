@@ -20,7 +20,13 @@ _STALL_SECONDS = 10.0
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def download(url: str, *, max_bytes: int = _MAX_BYTES, allowed: Callable[[str], bool] | None = None) -> bytes:
+def download(
+    url: str,
+    *,
+    max_bytes: int = _MAX_BYTES,
+    allowed: Callable[[str], bool] | None = None,
+    authorization: str | None = None,
+) -> bytes:
     """The body of an http(s) URL. One deadline covers names, connecting, headers, redirects and the body.
 
     Redirects stay within http(s), and none leads from a public address to a private one (this machine, its network).
@@ -29,6 +35,7 @@ def download(url: str, *, max_bytes: int = _MAX_BYTES, allowed: Callable[[str], 
         max_bytes: refuse a longer body.
         allowed: for URLs of others than the user: says of each URL on the way, redirects included, whether it may be
             fetched. Names are then resolved once, all their addresses must be public, and no proxy is used.
+        authorization: the header of that name, for the host of the URL and none that it redirects to.
 
     Raises:
         ValueError: another scheme, no answer, an error status, a forbidden URL or address, or too large or too slow.
@@ -36,7 +43,7 @@ def download(url: str, *, max_bytes: int = _MAX_BYTES, allowed: Callable[[str], 
     scheme = url.split(":", 1)[0].lower()
     if scheme not in ("http", "https"):
         raise ValueError(f"only http and https URLs are read, not {scheme!r}: {url[:80]}")
-    fetch = _Fetch(url, max_bytes, allowed)
+    fetch = _Fetch(url, max_bytes, allowed, authorization)
     # In a thread, because a server that sends a byte now and then never lets a socket's own timeout run out.
     worker = threading.Thread(target=fetch.run, daemon=True, name="sa2va-download")
     worker.start()
@@ -52,12 +59,15 @@ def download(url: str, *, max_bytes: int = _MAX_BYTES, allowed: Callable[[str], 
 class _Fetch:
     """One download, which another thread may stop."""
 
-    def __init__(self, url: str, max_bytes: int, allowed: Callable[[str], bool] | None) -> None:
+    def __init__(
+        self, url: str, max_bytes: int, allowed: Callable[[str], bool] | None, authorization: str | None
+    ) -> None:
         self.body = bytearray()
         self.error: Exception | None = None
         self.allowed = allowed
         self._url = url
         self._max_bytes = max_bytes
+        self._authorization = authorization
         self._stopped = False
         self._public: bool | None = None
         self._socket: socket.socket | None = None
@@ -74,6 +84,8 @@ class _Fetch:
         ):
             opener.add_handler(handler)
         request = urllib.request.Request(self._url, headers={"User-Agent": "sa2va"})
+        if self._authorization is not None:
+            request.add_unredirected_header("Authorization", self._authorization)
         try:
             self.check(self._url)
             with opener.open(request, timeout=_STALL_SECONDS) as reply:

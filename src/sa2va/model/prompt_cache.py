@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache
@@ -40,7 +41,8 @@ class PromptCache:
         Returns:
             the states at the ``[SEG]`` tokens among them.
         """
-        for layer, (keys, values) in zip(cache.layers, self._layers, strict=True):
+        layers: Sequence[Any] = cache.layers
+        for layer, (keys, values) in zip(layers, self._layers, strict=True):
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
         return [state for position, state in self._seg_states.items() if position < length]

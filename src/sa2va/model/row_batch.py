@@ -144,7 +144,7 @@ class RowBatch:
         Returns:
             the rows that have left: they are finished, or were given up.
         """
-        device = self._vlm.get_input_embeddings().weight.device
+        device: Any = self._vlm.get_input_embeddings().weight.device
         lengths_B = self._cache.begin_pass(device)
         mask_BT = torch.arange(max(self._cache.lengths) + 1, device=device) <= lengths_B[:, None]
         with language.whole_text(self._vlm):
@@ -278,6 +278,8 @@ class _RowLayer(CacheLayerMixin):
     """One layer: buffers (rows, H, tokens, width), of which the first rows and tokens are in use."""
 
     is_sliding = False
+    keys: Any  # a Tensor from the beginning on
+    values: Any
 
     def __init__(self, keys_1HLD: Tensor, values_1HLD: Tensor):
         super().__init__()

@@ -69,16 +69,19 @@ class _PictureResult:
         """
         return coco_results(self.segments, image_id, category_id)
 
-    def to_supervision(self) -> supervision.Detections:
+    def to_supervision(self, *, compact: bool = False) -> supervision.Detections:
         """The visible objects as ``supervision.Detections``.
 
         ``confidence`` is the score and ``tracker_id`` the segment's id. ``class_id`` numbers the distinct phrases,
         which are in ``data["phrase"]`` and, for supervision's label annotators, in ``data["class_name"]``.
 
+        Args:
+            compact: masks as ``supervision.CompactMask``, run lengths in a small part of the memory, not as an array.
+
         Raises:
-            ImportError: supervision is not installed.
+            ImportError: supervision is not installed, or too old for compact masks.
         """
-        return detections(self.segments)
+        return detections(self.segments, compact=compact)
 
     def draw(
         self,

@@ -53,17 +53,25 @@ def _category(segment: Segment, categories: Mapping[str, int]) -> int:
     return categories[name]
 
 
-def detections(segments: Sequence[Segment]) -> supervision.Detections:
+def detections(segments: Sequence[Segment], *, compact: bool = False) -> supervision.Detections:
     """The segments whose masks are not empty; the fields are told in ``Answer.to_supervision``."""
     sv = require_extra("supervision", "vision")
+    if compact and not hasattr(sv, "CompactMask"):
+        raise ImportError("compact masks came with supervision 0.28; pip install 'supervision>=0.28'")
     seen = [segment for segment in segments if segment.mask.box is not None]
     if not seen:
         return sv.Detections.empty()
     phrases = [segment.phrase for segment in seen]
     classes = {phrase: number for number, phrase in enumerate(dict.fromkeys(phrases))}
+    boxes = np.array([segment.mask.box for segment in seen], np.float32)
+    if compact:
+        inside = boxes - np.array([0, 0, 1, 1], np.float32)  # its ends are inclusive
+        masks = sv.CompactMask.from_coco_rle([segment.mask.rle for segment in seen], inside, seen[0].mask.size)
+    else:
+        masks = np.stack([segment.mask.array for segment in seen])
     return sv.Detections(
-        xyxy=np.array([segment.mask.box for segment in seen], np.float32),
-        mask=np.stack([segment.mask.array for segment in seen]),
+        xyxy=boxes,
+        mask=masks,
         confidence=np.array([segment.score for segment in seen], np.float32),
         class_id=np.array([classes[phrase] for phrase in phrases]),
         tracker_id=np.array([segment.id for segment in seen]),

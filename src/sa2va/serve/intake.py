@@ -76,7 +76,7 @@ class Intake:
         """
         fields: dict[Kind, str | None] = {"image": image, "video": video}
         given: list[tuple[Kind, str | bytes]] = [(kind, files[kind]) for kind in fields if kind in files]
-        given += [(kind, text) for kind, text in fields.items() if text is not None]
+        given.extend((kind, text) for kind, text in fields.items() if text is not None)
         if len(given) != 1:
             raise ValueError(f"send one picture as image, or where videos are taken one video; got {len(given)}")
         return self.read(*given[0])

@@ -23,6 +23,7 @@ from sa2va.serve.dispatch import Dispatcher
 from sa2va.serve.guard import Guard, failure, tell_errors
 from sa2va.serve.intake import Intake
 from sa2va.serve.jobs_api import jobs_router
+from sa2va.serve.label_studio_backend import label_studio_router
 from sa2va.serve.monitoring import Monitoring
 from sa2va.serve.openai_api import chat_router
 from sa2va.serve.scene_pool import ScenePool
@@ -101,6 +102,8 @@ def build_app(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[
     app.include_router(chat_router(context))
     app.include_router(vision_router(context))
     app.include_router(jobs_router(context, runner))
+    if settings.label_studio is not None:
+        app.include_router(label_studio_router(context, settings.label_studio, settings.label_studio_key))
 
     @app.get("/health", tags=["Server"])
     async def health() -> dict[str, str]:

@@ -20,6 +20,8 @@ class ServerSettings:
         host, port: where to listen.
         api_key: what clients must show; None for no key, which only a local host allows.
         allow_urls: media URLs that may be fetched; none by default.
+        label_studio: URL of the Label Studio whose projects are answered; None for none.
+        label_studio_key: of a user of it, to read the media of tasks.
         max_body: bytes of a request, and of a medium that is fetched.
         max_held: bytes of all requests that are being read or answered.
         max_pixels: of a picture or a frame (height * width).
@@ -42,6 +44,8 @@ class ServerSettings:
     port: int = 8000
     api_key: str | None = field(default=None, repr=False)
     allow_urls: tuple[UrlRule, ...] = ()
+    label_studio: str | None = None
+    label_studio_key: str | None = field(default=None, repr=False)
     max_body: int = 64 << 20
     max_held: int = 1 << 30
     max_pixels: int = 50_000_000

@@ -7,8 +7,8 @@ by Ctrl-C closes with ``partial=True``: what was written so far is kept and vali
 To resume, open the writer on the same path with ``resume=True``: ``done`` then contains the indices of the complete
 frames and ``write`` skips them, so a run may simply start again at the first frame.
 
-[`CocoWriter`], [`YoloWriter`] and [`LabelStudioWriter`] collect the results of many images and videos in one dataset
-instead.
+[`CocoWriter`], [`YoloWriter`], [`LabelmeWriter`] and [`LabelStudioWriter`] collect the results of many images and
+videos in one dataset instead.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 
 from sa2va.results.answer import Frame
 from sa2va.writers.coco_dataset import CocoWriter
+from sa2va.writers.cvat_video import CvatVideoWriter
 from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
 from sa2va.writers.frame_writer import FramePairs, FrameWriter
 from sa2va.writers.json_files import JsonLinesWriter, JsonWriter
 from sa2va.writers.label_studio_tasks import LabelStudioWriter
+from sa2va.writers.labelme_files import LabelmeWriter
 from sa2va.writers.video_encoder import VIDEO_SUFFIXES, VideoEncoder
 from sa2va.writers.videos import BinaryWriter, CutoutVideoWriter, OverlayWriter
 from sa2va.writers.yolo_dataset import YoloWriter
@@ -36,6 +38,7 @@ WRITERS: dict[str, type[FrameWriter]] = {
     "cutout-video": CutoutVideoWriter,
     "json": JsonWriter,
     "jsonl": JsonLinesWriter,
+    "cvat": CvatVideoWriter,
 }
 """The kinds of output by their names on the command line; ``default_name`` is the name of each in a folder."""
 
@@ -45,10 +48,12 @@ __all__ = [
     "CocoWriter",
     "CutoutVideoWriter",
     "CutoutWriter",
+    "CvatVideoWriter",
     "FrameWriter",
     "JsonLinesWriter",
     "JsonWriter",
     "LabelStudioWriter",
+    "LabelmeWriter",
     "ObjectsWriter",
     "OverlayWriter",
     "PaletteWriter",

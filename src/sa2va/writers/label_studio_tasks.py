@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,10 +18,34 @@ from numpy.typing import NDArray
 from sa2va.atomic import naming, replacing
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
+from sa2va.results.answer import Frame
 from sa2va.writers.dataset_writer import IMAGES, DatasetWriter
 
 #: Bits of the lengths of runs that the format offers, and of a value.
 _LENGTHS, _VALUE = (3, 4, 8, 16), 8
+#: Pixels by which polygons may miss the edge of a mask: people are to correct them, corner by corner.
+_TOLERANCE = 1.0
+
+
+@dataclass(frozen=True)
+class Control:
+    """A tag of a project's configuration that makes regions.
+
+    Attributes:
+        kind: the ``type`` of its results, its tag in lower case. name: its own. to_name: of the picture or video.
+    """
+
+    kind: str
+    name: str
+    to_name: str
+
+    def result(self, value: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+        """A region that was made by it."""
+        tag = {"type": self.kind, "from_name": self.name, "to_name": self.to_name}
+        return {"id": uuid.uuid4().hex[:10], **tag, **about, "value": value}
+
+
+_BRUSH = Control("brushlabels", "label", "image")
 
 
 class LabelStudioWriter(DatasetWriter):
@@ -66,7 +92,7 @@ class LabelStudioWriter(DatasetWriter):
         prediction = {
             "model_version": "sa2va",
             "score": min((float(segment.score) for segment in seen), default=0.0),
-            "result": [_result(segment, size) for segment in seen],
+            "result": [one for segment in seen for one in regions(segment, segment.phrase or "object", _BRUSH)],
         }
         task = {
             "data": {"image": f"/data/local-files/?d={quote(f'{self.folder.name}/{IMAGES}/{name}')}"},
@@ -84,19 +110,70 @@ class LabelStudioWriter(DatasetWriter):
         yield "\n]\n"
 
 
-def _result(segment: Segment, size: Size) -> dict[str, Any]:
-    label = segment.phrase or "object"
-    return {
-        "id": str(segment.id),
-        "type": "brushlabels",
-        "from_name": "label",
-        "to_name": "image",
-        "original_height": size[0],
-        "original_width": size[1],
-        "image_rotation": 0,
-        "score": float(segment.score),
-        "value": {"format": "rle", "rle": list(encode_brush(segment.mask.array)), "brushlabels": [label]},
-    }
+def regions(segment: Segment, label: str, control: Control) -> list[dict[str, Any]]:
+    """A segment of one picture as results: one for each outline, or one for its strokes or its box.
+
+    Args:
+        label: of the project's. control: of the kind ``brushlabels``, ``polygonlabels`` or ``rectanglelabels``.
+    """
+    height, width = segment.mask.size
+    percent = 100 / np.array([width, height])
+    values: list[dict[str, Any]]
+    if control.kind == "brushlabels":
+        values = [{"format": "rle", "rle": list(encode_brush(segment.mask.array))}]
+    elif control.kind == "polygonlabels":
+        outlines = segment.mask.polygons(_TOLERANCE)
+        values = [{"points": (outline * percent).tolist(), "closed": True} for outline in outlines]
+    else:
+        values = [_box(segment) | {"rotation": 0}] if segment.mask.area else []
+    about = {"original_height": height, "original_width": width, "image_rotation": 0, "score": float(segment.score)}
+    return [control.result(value | {control.kind: [label]}, about) for value in values]
+
+
+def video_regions(frames: Iterable[Frame], labels: Mapping[str, str], control: Control, fps: float) -> dict[int, Any]:
+    """The objects of a track as results of ``VideoRectangle``, by id: their boxes in each frame of the editor.
+
+    The editor counts frames of its own, from 1, so many a second (``frameRate`` of its tag); of frames of the video
+    that fall into one of these the first is taken.
+
+    Args:
+        labels: of the project, by phrase. fps: frames of the editor in a second.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    last = 0
+    for frame in frames:
+        number = frame.index + 1 if frame.time is None else int(frame.time * fps + 1.5)
+        if number <= last:
+            continue
+        last = number
+        for segment in frame.segments:
+            sequence = found.setdefault(segment.id, {"phrase": segment.phrase, "sequence": []})["sequence"]
+            if segment.mask.area:
+                key = _box(segment) | {"rotation": 0, "frame": number, "time": (number - 1) / fps, "enabled": True}
+                sequence.append(key | {"score": float(segment.score)})
+            elif sequence:
+                sequence[-1]["enabled"] = False  # the box ends here, until the next one
+    results = {}
+    for identity, one in found.items():
+        if sequence := one["sequence"]:
+            sequence[-1]["enabled"] = sequence[-1]["frame"] == last and sequence[-1]["enabled"]
+            value = {
+                "framesCount": last,
+                "duration": last / fps,
+                "sequence": sequence,
+                "labels": [labels[one["phrase"]]],
+            }
+            scores = [key.pop("score") for key in sequence]
+            results[identity] = control.result(value, {"score": sum(scores) / len(scores)})
+    return results
+
+
+def _box(segment: Segment) -> dict[str, float]:
+    """The box of a mask that is not empty, in percent of its picture."""
+    height, width = segment.mask.size
+    x0, y0, x1, y1 = segment.mask.box or (0.0, 0.0, 0.0, 0.0)
+    across, down = 100 / width, 100 / height
+    return {"x": x0 * across, "y": y0 * down, "width": (x1 - x0) * across, "height": (y1 - y0) * down}
 
 
 def encode_brush(mask: NDArray[np.bool_]) -> bytes:

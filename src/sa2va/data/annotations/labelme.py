@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ _LOOKED_AT = 20
 
 
 def is_labelme(root: Path) -> bool:
-    """Whether a folder, or one in it, holds labelme's files."""
-    places = (*sorted(root.glob("*.json"))[:_LOOKED_AT], *sorted(root.glob("*/*.json"))[:_LOOKED_AT])
-    return any(_is_labelme(head(path)) for path in places)
+    """Whether a folder, one in it or one in that, such as of a video's frames, holds labelme's files."""
+    depths = (islice(root.glob(pattern), _LOOKED_AT) for pattern in ("*.json", "*/*.json", "*/*/*.json"))
+    return any(_is_labelme(head(path)) for path in chain.from_iterable(depths))
 
 
 def read_labelme(root: Path, problems: Problems) -> list[LabelledPicture]:
