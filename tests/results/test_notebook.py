@@ -206,4 +206,4 @@ def test_a_bar_is_shown_in_notebooks_only(notebook, monkeypatch, capsys, tmp_pat
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
     frames = [(Frame(index, None, (16, 24), (segment(),)), None) for index in range(2)]
     Track(iter(frames), size=(16, 24), total=2).save(tmp_path / "masks")
-    assert ("2/2" in capsys.readouterr().err) is notebook
+    assert ("0/2" in capsys.readouterr().err) is notebook  # later states only where there is time to see them
