@@ -138,7 +138,11 @@ class Track:
             # A path that cannot be written ends this before anything is computed and undoes those before it.
             writers = [opened.enter_context(kind(path, **about)) for kind, path in kinds]
             bar = opened.enter_context(_progress(self.total))
-            write_track(self, writers, on_frame or (lambda _: bar.update()))
+
+            def count(_: Frame) -> None:
+                bar.update()
+
+            write_track(self, writers, on_frame or count)
 
     def to_json(self, path: str | Path) -> None:
         """Like [`save`], as JSON whatever the name."""

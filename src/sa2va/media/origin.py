@@ -27,7 +27,7 @@ class Origin:
 
     def __init__(self, media: MediaSource | None, sampling: Mapping[str, Any]) -> None:
         self._sampling = dict(sampling)
-        self._path = os.path.abspath(media) if _is_local(media) else None
+        self._path = os.path.abspath(str(media)) if _is_local(media) else None
         self._object: weakref.ref[Any] | None = None
         if self._path is None:
             try:

@@ -41,7 +41,7 @@ class PromptCache:
         Returns:
             the states at the ``[SEG]`` tokens among them.
         """
-        layers: Sequence[Any] = cache.layers
+        layers: Any = cache.layers
         for layer, (keys, values) in zip(layers, self._layers, strict=True):
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
