@@ -210,7 +210,7 @@ def together(sa2va: Sa2VA, rows: int, flops: float, bandwidth: float) -> None:
 def drafts(device: str) -> None:
     print("\nDrafts (`tiny`, referring answers about an open picture)")
     tiny = Sa2VA.from_pretrained("tiny", device=device)
-    phrases = ["the letter Z", "the blue car", "the orange hat", "the black cloud"]
+    phrases = ["the letter Z", "the blue car", "something with wheels", "the black cloud"]
     meter = Meter(tiny)
     for name, uses in (("without", False), ("with", True)):
         with tiny.open(EXAMPLE) as scene:
