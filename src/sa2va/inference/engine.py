@@ -328,24 +328,26 @@ class Engine:
 
     def _read(self, works: Sequence[Write]) -> None:
         """Read the prompts of requests and let their rows join those that are being written."""
-        if len(works) > 1:
-            try:
-                rows = read_apart(
-                    self.model.vlm,
-                    self.model.config.family,
-                    self.model.config.seg_token_id,
-                    [self._reading(work) for work in works],
-                )
-            except Exception:  # each alone, so that only the one at fault fails
-                for work in works:
-                    self._read([work])
-                return
-            for work, row in zip(works, rows, strict=True):
-                work.rows = [row]
-                self._join(work)
-            self._collect()
+        if len(works) == 1:
+            return self._read_alone(works[0])
+        try:
+            rows = read_apart(
+                self.model.vlm,
+                self.model.config.family,
+                self.model.config.seg_token_id,
+                [self._reading(work) for work in works],
+            )
+        except Exception:  # each alone, so that only the one at fault fails
+            for work in works:
+                self._read_alone(work)
             return
-        (work,) = works
+        for work, row in zip(works, rows, strict=True):
+            work.rows = [row]
+            self._join(work)
+        self._collect()
+
+    def _read_alone(self, work: Write) -> None:
+        """The same for one request, which goes on from what was read of its medium before."""
         try:
             work.rows = read_prompts(
                 self.model.vlm,

@@ -74,7 +74,7 @@ def generate(
     )
     batch = RowBatch(vlm, family)
     for row in rows:
-        if not row.finished and row.error is None:
+        if not row.is_over:
             batch.join(row)
     while batch.rows:
         batch.step()
@@ -113,7 +113,7 @@ def read_prompts(
     rows: list[Row] = []
     for group in [numbers] if together else [numbers[number : number + 1] for number in numbers]:
         own = [prompts[number] for number in group]
-        splits = _fits_window(vlm, own, options.max_new_tokens)
+        splits = _splits(vlm, own, options.max_new_tokens)
         cache = kept if splits else None
         with language.whole_text(vlm):
             state = _prefill(vlm, family, seg_token_id, own, visual, shared_prefix(own), cache)
@@ -136,12 +136,9 @@ def read_prompts(
             for row, (tokens, states_LD) in zip(read, accepted, strict=True):
                 row.accept(tokens, states_LD)
             choose(vlm, read, state.logits)
-            if not splits or not holds_whole_text(state.cache):
+            if not splits:
                 _write_alone(vlm, family, read[0], state)
-        for place, row in enumerate(read):
-            row.layers = layers_of(state.cache, place, state.attention_mask[place] if len(own) > 1 else None)
-            if row.is_over:
-                row.leave(lambda row=row: row.layers)
+        _take_layers(read, state)
         rows += read
     return rows
 
@@ -160,7 +157,7 @@ class Reading:
 
 def can_read_apart(vlm: PreTrainedModel, prompt: Sequence[int], new_tokens: int) -> bool:
     """Whether a prompt may be read in a pass with prompts about other pictures."""
-    return _fits_window(vlm, [prompt], new_tokens) and _keeps_whole_text(vlm)
+    return _splits(vlm, [prompt], new_tokens)
 
 
 def read_apart(vlm: PreTrainedModel, family: Family, seg_token_id: int, readings: Sequence[Reading]) -> list[Row]:
@@ -197,11 +194,16 @@ def read_apart(vlm: PreTrainedModel, family: Family, seg_token_id: int, readings
         for place, reading in enumerate(readings)
     ]
     choose(vlm, rows, state.logits)
+    _take_layers(rows, state)
+    return rows
+
+
+def _take_layers(rows: Sequence[Row], state: _Prompted) -> None:
+    """Give each row what was read of it; what is over already leaves."""
     for place, row in enumerate(rows):
-        row.layers = layers_of(state.cache, place, state.attention_mask[place])
+        row.layers = layers_of(state.cache, place, state.attention_mask[place] if len(rows) > 1 else None)
         if row.is_over:
             row.leave(lambda row=row: row.layers)
-    return rows
 
 
 def _of_row(on_token: Callable[[int, int], None], row: int) -> Callable[[int], None]:
@@ -225,13 +227,7 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 def _can_share(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], shared: int, new_tokens: int) -> bool:
     """Whether prompts may run as a batch over one prefix: it must hold all image tokens of each of them."""
-    whole = _keeps_whole_text(vlm)
-    return shared >= 1 and whole and _holds_pictures(vlm, prompts, shared) and _fits_window(vlm, prompts, new_tokens)
-
-
-def _keeps_whole_text(vlm: PreTrainedModel) -> bool:
-    """Whether every layer keeps all tokens, not only a window of them."""
-    return holds_whole_text(DynamicCache(config=vlm.config.get_text_config()))
+    return shared >= 1 and _holds_pictures(vlm, prompts, shared) and _splits(vlm, prompts, new_tokens)
 
 
 def _holds_pictures(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], length: int) -> bool:
@@ -239,16 +235,18 @@ def _holds_pictures(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], leng
     return not any(vlm.config.image_token_id in prompt[length:] for prompt in prompts)
 
 
-def _fits_window(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> bool:
-    """Whether a text may be read in parts.
+def _splits(vlm: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> bool:
+    """Whether texts may be read in parts, and written in passes with others.
 
     Dynamic RoPE re-scales all positions by the length of a pass once that exceeds the window, so beyond it a split
-    pass would compute other numbers than a whole one.
+    pass would compute other numbers than a whole one. A layer that keeps only a window of its tokens has none to share.
     """
     text = vlm.config.get_text_config()
     dynamic = (text.rope_parameters or {}).get("rope_type") == "dynamic"
     longest = max(len(prompt) for prompt in prompts) + new_tokens
-    return not (dynamic and longest > text.max_position_embeddings)
+    if dynamic and longest > text.max_position_embeddings:
+        return False
+    return holds_whole_text(DynamicCache(config=text))
 
 
 def _prefill(
