@@ -41,6 +41,8 @@ class Sa2VA:
     * ``threshold``: probability above which a pixel belongs to an object (0.5). ``probabilities``: keep float32
       probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
     * ``key_frames``, ``num_key_frames``, ``mode``, ``memory``: for videos, see [`track`].
+    * ``zoom``, ``instances``, ``refine``, ``matting``: second looks at pictures, see
+      [`InferenceOptions`][sa2va.inference.options.InferenceOptions].
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
       [`sa2va.model.sampling.GenerationOptions`].
 
@@ -179,10 +181,11 @@ class Sa2VA:
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         labels: Sequence[int] | None = None,
+        mask: np.ndarray | None = None,
         on_text: Callable[[str], None] | None = None,
         **options: Unpack[Options],
     ) -> Answer | list[Answer]:
-        """Segment what phrases or questions describe, or what a box or clicks mark in a picture.
+        """Segment what phrases or questions describe, or what a box, clicks or a rough mask mark in a picture.
 
         Args:
             media: an image, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
@@ -193,20 +196,22 @@ class Sa2VA:
                 is prompted as in its own paper (with the original decoder, where the model has it).
             points: the same with clicks (x, y) in pixels, in the box if there is one. labels: for each, 1 inside (the
                 default) or 0 outside.
+            mask: bool (H, W), the same with a rough mask of the object, alone or beside a box or points. SAM 2 draws it
+                anew.
             on_text: as in [`chat`]; for a single phrase.
             options: see [`Sa2VA`].
 
         Returns:
-            an [`Answer`] for a single phrase, a box or points; a list of them for a list. If nothing was found, it has
+            an [`Answer`] for a single phrase, a box, points or a mask; a list of them for a list. If nothing was found, it has
             no segments and its ``reason`` says why.
 
         Raises:
             ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
-        if box is None and points is None:
+        if box is None and points is None and mask is None:
             checked_phrases(phrases)  # before anything is decoded
         with self.open(media) as scene:
-            return scene.segment(phrases, box=box, points=points, labels=labels, on_text=on_text, **options)
+            return scene.segment(phrases, box=box, points=points, labels=labels, mask=mask, on_text=on_text, **options)
 
     def chat(
         self,
@@ -340,7 +345,7 @@ class Sa2VA:
             ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
         checked_phrases(phrases)
-        InferenceOptions.of(**options)
+        InferenceOptions.of(**options).check_looks(picture=False, phrases=True)
         with self.open(media, **(sampling or {})) as scene:
             return scene.track(phrases, selections=selections, **options)
 
@@ -360,6 +365,7 @@ class Sa2VA:
         listed = phrases[0] if len(phrases) == 1 and not isinstance(phrases[0], str) else phrases
         first = checked_phrases(listed) if phrases else []
         chosen = InferenceOptions.of(**options)
+        chosen.check_looks(picture=False, phrases=True)
 
         def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
             with Scene(self.engine, open_media(pixels)) as scene:

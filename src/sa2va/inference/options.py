@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
 from sa2va.inference.postprocess import MaskPostprocessing
@@ -13,6 +13,10 @@ from sa2va.model.sampling import GenerationOptions
 
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5
+#: How a mask that was found in a picture is refined.
+Refinement = Literal["sam", "matting"]
+#: Weights of ``refine="matting"``.
+MATTING = "hustvl/vitmatte-small-composition-1k"
 _MASK_FIELDS = tuple(field.name for field in fields(MaskPostprocessing))
 
 
@@ -30,7 +34,16 @@ class InferenceOptions:
             [`sa2va.inference.tracker`]; None means the one the checkpoint was made for.
         memory: which frames SAM 2 reads of its memory to carry masks on: ``"all"`` it has, or ``"near"``, the two
             nearest key frames and the two last ones, which is faster with many objects.
+        zoom: look again inside what was found in a picture, with both models; and by tiles where nothing was found in a
+            large one. For phrases.
+        instances: a phrase about several objects of a picture gives a segment for each of them.
+        refine: ``"sam"`` gives box, a point and logits of each mask of a picture to SAM 2's original decoder;
+            ``"matting"`` adds the opacity of each object's edge, ``Segment.alpha``, for cut-outs.
+        matting: hub id or folder of the VitMatte weights of ``refine="matting"``.
         generation: how text is generated.
+
+    Raises:
+        ValueError: there is no such refinement.
     """
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
@@ -38,7 +51,39 @@ class InferenceOptions:
     num_key_frames: int = KEY_FRAMES
     mode: Mode | None = None
     memory: MemoryRead = "all"
+    zoom: bool = False
+    instances: bool = False
+    refine: Refinement | None = None
+    matting: str = MATTING
     generation: GenerationOptions = field(default_factory=GenerationOptions)
+
+    def __post_init__(self) -> None:
+        if self.refine not in (None, "sam", "matting"):
+            raise ValueError(f"refine is 'sam' or 'matting'; got {self.refine!r}")
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether what a phrase has found is looked at again."""
+        return self.zoom or self.instances
+
+    @property
+    def first_look(self) -> InferenceOptions:
+        """The same without what comes after masks are found."""
+        return replace(self, zoom=False, instances=False, refine=None if self.refine == "matting" else self.refine)
+
+    def check_looks(self, *, picture: bool, phrases: bool) -> None:
+        """Refuse second looks that a request has no use for.
+
+        Raises:
+            ValueError: there is no picture to look at again, or no phrase to ask for again.
+        """
+        if not picture and (self.looks_again or self.refine):
+            raise ValueError(
+                "zoom, instances and refine look at one picture again; ask about frames of a video one by one: "
+                "model.segment(frame, phrase, ...)"
+            )
+        if not phrases and self.looks_again:
+            raise ValueError("zoom and instances ask for a phrase again; use segment(media, phrases, ...)")
 
     @classmethod
     def of(cls, **options: Any) -> InferenceOptions:
@@ -49,10 +94,11 @@ class InferenceOptions:
             ValueError: a value is out of range.
         """
         masks = {name: options.pop(name) for name in _MASK_FIELDS if name in options}
-        video = {
-            name: options.pop(name) for name in ("key_frames", "num_key_frames", "mode", "memory") if name in options
-        }
-        return cls(MaskPostprocessing(**masks), **video, generation=GenerationOptions(**options))
+        own = {name: options.pop(name) for name in _OWN_FIELDS if name in options}
+        return cls(MaskPostprocessing(**masks), **own, generation=GenerationOptions(**options))
+
+
+_OWN_FIELDS = tuple(field.name for field in fields(InferenceOptions) if field.name not in ("masks", "generation"))
 
 
 class Options(TypedDict, total=False):
@@ -63,6 +109,7 @@ class Options(TypedDict, total=False):
         probabilities: keep float32 probabilities in every segment.
         cleanup: postprocessing of the masks.
         key_frames, num_key_frames, mode, memory: for videos, see [`InferenceOptions`].
+        zoom, instances, refine, matting: for pictures, see [`InferenceOptions`].
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
     """
 
@@ -73,6 +120,10 @@ class Options(TypedDict, total=False):
     num_key_frames: int
     mode: Mode | None
     memory: MemoryRead
+    zoom: bool
+    instances: bool
+    refine: Refinement | None
+    matting: str
     max_new_tokens: int
     temperature: float
     top_p: float
