@@ -202,8 +202,8 @@ class Sa2VA:
             options: see [`Sa2VA`].
 
         Returns:
-            an [`Answer`] for a single phrase, a box, points or a mask; a list of them for a list. If nothing was found, it has
-            no segments and its ``reason`` says why.
+            an [`Answer`] for a single phrase, a box, points or a mask; a list of them for a list. If nothing was found,
+            it has no segments and its ``reason`` says why.
 
         Raises:
             ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.

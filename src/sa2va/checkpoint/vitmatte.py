@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import VitMatteForImageMatting, VitMatteImageProcessorPil
 
 from sa2va.runtime import no_weight_bar
 
@@ -16,8 +15,8 @@ from sa2va.runtime import no_weight_bar
 class VitMatte:
     """A loaded model of transformers with its processor; in float32."""
 
-    model: VitMatteForImageMatting
-    processor: VitMatteImageProcessorPil
+    model: Any
+    processor: Any
 
     @classmethod
     def load(cls, source: str, device: torch.device) -> VitMatte:
@@ -26,6 +25,9 @@ class VitMatte:
         Raises:
             ValueError: there is none, or it is damaged.
         """
+        # Here, as it takes a part of the start and few need it.
+        from transformers import VitMatteForImageMatting, VitMatteImageProcessorPil
+
         try:
             with no_weight_bar():
                 model: Any = VitMatteForImageMatting.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
@@ -44,6 +46,6 @@ class VitMatte:
         Args:
             image: RGB. trimap: mode L of the same size, 0 outside, 255 inside, 128 unknown.
         """
-        pixels: Any = self.processor(images=image, trimaps=trimap, return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=image, trimaps=trimap, return_tensors="pt")["pixel_values"]
         device = next(self.model.parameters()).device
         return self.model(pixels.to(device)).alphas[0, 0, : image.height, : image.width]

@@ -313,7 +313,7 @@ class Scene:
             raise ValueError(
                 "a box, points or a mask mark an object of a picture; in a video: model.stream() and tracker.add"
             )
-        options.check_looks(picture=True, phrases=False)
+        self._check_looks(options, phrases=False)
         size, side = self.media.size, grounding_side(self._engine.model.sam2)
         points, labels = clicks.tensors(size, side)
         drawn = None if mask is None else drawn_logits(mask, size)
