@@ -53,9 +53,9 @@ def _marks(where: str) -> list[Any]:
 
 def _found() -> list[Any]:
     return [
-        io.Mask.Output("mask", tooltip="All objects together, one mask for each picture or frame."),
-        _Objects.Output("objects", tooltip="Every object by itself, for Pick and Draw."),
-        _Boxes.Output("bboxes", tooltip="For each picture or frame the boxes of its objects."),
+        io.Mask.Output(display_name="mask", tooltip="All objects together, one mask for each picture or frame."),
+        _Objects.Output(display_name="objects", tooltip="Every object by itself, for Pick and Draw."),
+        _Boxes.Output(display_name="bboxes", tooltip="For each picture or frame the boxes of its objects."),
     ]
 
 
@@ -101,7 +101,7 @@ class LoadModel(io.ComfyNode):
                     tooltip="What carries masks through videos: SAM 2's own weights do it better.",
                 ),
             ],
-            outputs=[_Model.Output("model")],
+            outputs=[_Model.Output(display_name="model")],
         )
 
     @classmethod
@@ -124,7 +124,7 @@ class UnloadModel(io.ComfyNode):
             category=_CATEGORY,
             description="Frees the model's memory once `value` is there, and hands `value` on.",
             inputs=[_Model.Input("model"), io.AnyType.Input("value", tooltip="What the model is to have done before.")],
-            outputs=[io.AnyType.Output("value")],
+            outputs=[io.AnyType.Output(display_name="value")],
             is_output_node=True,
         )
 
@@ -154,7 +154,10 @@ class SegmentPicture(io.ComfyNode):
                 _max_objects(),
                 *_marks("in each picture"),
             ],
-            outputs=[*_found(), io.String.Output("text", tooltip="What the model said, or why it found nothing.")],
+            outputs=[
+                *_found(),
+                io.String.Output(display_name="text", tooltip="What the model said, or why it found nothing."),
+            ],
         )
 
     @classmethod
@@ -246,7 +249,7 @@ class SegmentVideo(io.ComfyNode):
                 _max_objects(),
                 *_marks("in the first frame"),
             ],
-            outputs=[*_found(), io.String.Output("text", tooltip="Why phrases were not found.")],
+            outputs=[*_found(), io.String.Output(display_name="text", tooltip="Why phrases were not found.")],
         )
 
     @classmethod
@@ -314,7 +317,7 @@ class Chat(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="One picture, or the frames of a video."),
                 _History.Input("history", optional=True, tooltip="Of the question before, about the same picture."),
             ],
-            outputs=[io.String.Output("text"), _History.Output("history"), *_found()],
+            outputs=[io.String.Output(display_name="text"), _History.Output(display_name="history"), *_found()],
         )
 
     @classmethod
@@ -351,7 +354,7 @@ class Caption(io.ComfyNode):
                 io.Image.Input("image", tooltip="One picture, or the frames of a video."),
                 *_words(1024),
             ],
-            outputs=[io.String.Output("text"), *_found()],
+            outputs=[io.String.Output(display_name="text"), *_found()],
         )
 
     @classmethod
@@ -402,8 +405,8 @@ class DescribeRegions(io.ComfyNode):
                 _Boxes.Input("bboxes", optional=True, tooltip="A region each."),
             ],
             outputs=[
-                io.String.Output("text", tooltip="All descriptions, one a line."),
-                io.String.Output("texts", is_output_list=True, tooltip="Each by itself."),
+                io.String.Output(display_name="text", tooltip="All descriptions, one a line."),
+                io.String.Output(display_name="texts", is_output_list=True, tooltip="Each by itself."),
             ],
         )
 
@@ -444,10 +447,10 @@ class PickObjects(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Mask.Output("mask", tooltip="Those objects together."),
-                io.Mask.Output("each", is_output_list=True, tooltip="A batch of masks for each object."),
-                _Boxes.Output("bbox", tooltip="One box around them in all frames, for a crop."),
-                _Objects.Output("objects"),
+                io.Mask.Output(display_name="mask", tooltip="Those objects together."),
+                io.Mask.Output(display_name="each", is_output_list=True, tooltip="A batch of masks for each object."),
+                _Boxes.Output(display_name="bbox", tooltip="One box around them in all frames, for a crop."),
+                _Objects.Output(display_name="objects"),
             ],
         )
 
@@ -477,7 +480,7 @@ class DrawObjects(io.ComfyNode):
                 io.Float.Input("opacity", default=0.5, min=0.0, max=1.0, step=0.05),
                 io.Boolean.Input("labels", default=True),
             ],
-            outputs=[io.Image.Output("image")],
+            outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
@@ -518,7 +521,7 @@ class EditMask(io.ComfyNode):
                 io.Int.Input("feather", default=0, min=0, max=512, tooltip="Pixels over which the edge fades."),
                 io.Boolean.Input("invert", default=False),
             ],
-            outputs=[io.Mask.Output("mask")],
+            outputs=[io.Mask.Output(display_name="mask")],
         )
 
     @classmethod
