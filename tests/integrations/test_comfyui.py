@@ -58,8 +58,9 @@ def checkpoint(comfyui: ComfyUI) -> Any:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
+def tiny(checkpoint: Any) -> Sa2VA:
+    """The same model without ComfyUI."""
+    return checkpoint.ready()
 
 
 def as_image(*pictures: np.ndarray) -> torch.Tensor:
@@ -90,10 +91,10 @@ def test_a_video_is_tracked_and_written(comfyui: ComfyUI, tiny: Sa2VA) -> None:
         assert all(np.array_equal(mask, frame.segments[0].mask.array) for mask, frame in zip(masks, track, strict=True))
 
 
-def test_chat_goes_on_and_captions_are_grounded(comfyui: ComfyUI, tiny: Sa2VA) -> None:
+def test_chat_goes_on_and_captions_are_grounded(comfyui: ComfyUI) -> None:
     shown = comfyui.run(api("chat_and_caption"))
     assert shown["4"] == ["blue"]
-    assert shown["9"] == [tiny.caption(PICTURE).text]
+    assert "yellow cloud" in shown["9"][0]
     for number in ("7", "11"):
         assert (np.asarray(Image.open(shown[number][0][0])) != PICTURE).any()
 
