@@ -140,7 +140,7 @@ class OutputOptions:
             show_default=False,
             rich_help_panel="Output",
             help="What goes into the folder, by commas. Pictures: overlay masks objects cutout json. "
-            "Videos: those, and binary cutout-video jsonl cvat. \\[default: overlay,masks,json]",
+            "Videos: those, and binary cutout-video jsonl cvat label-studio. \\[default: overlay,masks,json]",
         ),
     ] = None
     overwrite: Annotated[
