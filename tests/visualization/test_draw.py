@@ -125,9 +125,9 @@ def test_wrong_input_is_named():
 
 
 def plates(text_of: list[labels.Label], size: tuple[int, int]) -> np.ndarray:
-    canvas = Image.new("RGB", size)
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
     labels.LabelLayout().draw(canvas, text_of)
-    return np.asarray(canvas)
+    return canvas
 
 
 def test_labels_of_crowded_objects_stay_inside_and_apart():
