@@ -58,7 +58,11 @@ def _inside_box(
     y0, y1 = down.reach(int(rows[0]), int(rows[-1]))
     x0, x1 = across.reach(int(columns[0]), int(columns[-1]))
     (top, bottom), (left, right) = down.needs(y0, y1), across.needs(x0, x1)
-    part, by_row, by_column = low[top:bottom, left:right], down.weights[y0:y1, top:bottom], across.weights[x0:x1, left:right]
+    part, by_row, by_column = (
+        low[top:bottom, left:right],
+        down.weights[y0:y1, top:bottom],
+        across.weights[x0:x1, left:right],
+    )
     values = (by_row @ part) @ by_column.T
     inside = values > cut
     values -= np.float32(cut)
@@ -102,9 +106,7 @@ def _resampling(cells: int, side: int | None, pixels: int) -> _Resampling:
     for step in steps:
         weights = _torch_weights(*step) @ weights
     counts = weights != 0
-    return _Resampling(
-        weights.astype(np.float32), counts.argmax(axis=1), cells - 1 - counts[:, ::-1].argmax(axis=1)
-    )
+    return _Resampling(weights.astype(np.float32), counts.argmax(axis=1), cells - 1 - counts[:, ::-1].argmax(axis=1))
 
 
 def _torch_weights(cells: int, pixels: int) -> NDArray[np.float64]:

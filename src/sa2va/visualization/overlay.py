@@ -25,6 +25,7 @@ from sa2va.visualization.labels import Label, LabelLayout, fitting_font, shorten
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]  # all that load_image takes
 Bools = NDArray[np.bool_]
+Bits = NDArray[np.uint8]  # (h, ceil(w / 8)): eight pixels of a row in a byte, the leftmost in the lowest bit
 
 #: Outside of every contour: it stands out where the scene is light, and the colour inside it where the scene is dark.
 _DARK = (16, 16, 16)
@@ -119,17 +120,20 @@ class _Layer:
         height, width = self.pixels.shape
         return rows[self.y : self.y + height, channels * self.x : channels * (self.x + width)]
 
-    def places(self, pixels: Bools, width: int) -> NDArray[np.int64]:
+    def places(self, bits: Bits, width: int) -> NDArray[np.int64]:
         """Where some of its pixels are in a picture of a width, counted row by row."""
-        row, column = np.divmod(np.flatnonzero(pixels), pixels.shape[1])
+        pixels = np.unpackbits(bits, axis=1, count=self.pixels.shape[1], bitorder="little")
+        row, column = np.divmod(np.flatnonzero(pixels.view(np.bool_)), pixels.shape[1])
         return (self.y + row) * width + self.x + column
 
-    def covers(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> Bools:
-        """Which of some pixels of the picture it covers, bool (N,)."""
-        row, column = row - self.y, column - self.x
-        inside = (row >= 0) & (row < self.pixels.shape[0]) & (column >= 0) & (column < self.pixels.shape[1])
-        inside[inside] = self.pixels[row[inside], column[inside]]
-        return inside
+    def covers(self, places: NDArray[np.int64], width: int) -> tuple[slice, Bools]:
+        """Which of some places in a picture, ascending, it covers: a slice of them, and which of those."""
+        height, columns = self.pixels.shape
+        first, last = np.searchsorted(places, [self.y * width, (self.y + height) * width])
+        row, column = np.divmod(places[first:last] - (self.y * width + self.x), width)
+        covered = column < columns  # one left of it has become a column far to the right
+        covered[covered] = self.pixels[row[covered], column[covered]]
+        return slice(first, last), covered
 
     def label(self, anchor: tuple[float, float] | None) -> Label:
         """Its label, at its largest part; at the one nearest to an earlier place where that is not much smaller."""
@@ -179,7 +183,8 @@ def _fill(canvas: NDArray[np.uint8], layers: Sequence[_Layer], alpha: float) -> 
         colors = np.tile(np.array(layer.color, np.uint16), layer.pixels.shape[1])
         np.copyto(under, _blended(under, colors, opacity), where=np.repeat(layer.pixels, 3, axis=1))
         if len(shared):
-            sums[layer.covers(*np.divmod(shared, canvas.shape[1]))] += np.array(layer.color, np.uint16)
+            at, covered = layer.covers(shared, canvas.shape[1])
+            sums[at][covered] += np.array(layer.color, np.uint16)
     if len(shared):
         means = (sums / depth.reshape(-1)[shared, None]).round().astype(np.uint16)
         flat[shared] = _blended(before, means, opacity)
@@ -201,34 +206,33 @@ def _blended(pixels: NDArray[np.uint8], colors: NDArray[np.uint16], opacity: int
 def _outline(canvas: NDArray[np.uint8], layer: _Layer) -> None:
     """Two lines along the inside of a layer's outline: a dark one, and its colour inside that."""
     unit = min(canvas.shape[:2]) / 300
-    core = _shrunk(layer.pixels, max(1, round(unit * 0.5)))
-    thin = layer.pixels & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
-    bright = (core & ~_shrunk(core, max(1, round(unit * 0.75)))) | thin
+    inside = np.packbits(layer.pixels, axis=1, bitorder="little")
+    within = np.packbits(np.ones_like(layer.pixels), axis=1, bitorder="little")
+    core = _shrunk(inside, within, max(1, round(unit * 0.5)))
+    thin = inside & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
+    bright = (core & ~_shrunk(core, within, max(1, round(unit * 0.75)))) | thin
+    dark = inside & ~core & ~thin
     flat = canvas.reshape(-1, 3)
-    flat[layer.places(layer.pixels & ~core & ~thin, canvas.shape[1])] = _DARK
+    flat[layer.places(dark, canvas.shape[1])] = _DARK
     flat[layer.places(bright, canvas.shape[1])] = layer.color
 
 
-def _shrunk(pixels: Bools, steps: int) -> Bools:
-    """Without its outermost pixels, so many deep; what is beyond the array counts as inside."""
-    return ~_grown(~pixels, steps)
+def _shrunk(inside: Bits, within: Bits, steps: int) -> Bits:
+    """Without its outermost pixels, so many deep; what is beyond the array (not ``within`` it) counts as inside."""
+    return inside & ~_grown(~inside & within, steps)
 
 
-def _grown(pixels: Bools, steps: int) -> Bools:
+def _grown(inside: Bits, steps: int) -> Bits:
+    """So many pixels more on every side. Taking corners in every other step makes octagons, which look round."""
     for step in range(steps):
-        pixels = _neighbours(pixels, corners=step % 2 == 1)
-    return pixels
-
-
-def _neighbours(pixels: Bools, *, corners: bool) -> Bools:
-    """One pixel more on every side. Taking corners in every other step makes octagons, which look round."""
-    grown = pixels.copy()
-    grown[1:] |= pixels[:-1]
-    grown[:-1] |= pixels[1:]
-    rows = grown.copy() if corners else pixels
-    grown[:, 1:] |= rows[:, :-1]
-    grown[:, :-1] |= rows[:, 1:]
-    return grown
+        grown = inside | inside << 1 | inside >> 1
+        grown[:, 1:] |= inside[:, :-1] >> 7
+        grown[:, :-1] |= inside[:, 1:] << 7
+        rows = grown.copy() if step % 2 else inside
+        grown[1:] |= rows[:-1]
+        grown[:-1] |= rows[1:]
+        inside = grown
+    return inside
 
 
 def _main_part(pixels: Bools, near: tuple[float, float] | None) -> Bools:
