@@ -182,7 +182,7 @@ def _encode(mask: NDArray[np.bool_]) -> str:
 
 def _encode_part(part: NDArray[np.bool_], corner: tuple[int, int], size: Size) -> str:
     """Compressed runs of a mask that is empty outside a part (h, w), whose corner is at (x, y)."""
-    (x, y), (height, width), rows = corner, size, len(part)
+    (x, y), height, rows = corner, size[0], len(part)
     # Down the columns, each closed by an empty pixel where there is one below or above.
     stride = rows + (rows < height)
     down = np.zeros((part.shape[1], stride), np.bool_)

@@ -1,9 +1,9 @@
-"""The pixels of a picture that a low-resolution mask covers, computed only where there can be any; equal to the bit to the
-whole of [`upsample_logits`], thresholded.
+"""The pixels of a picture that a low-resolution mask covers, computed only where there can be any.
 
-Two bilinear steps are one linear map per axis, so the part of a picture inside a box is two small matrix products. They
-round in another order than torch's kernel does, which changes a pixel only where its value is within that rounding of the
-threshold. The rounding is bounded; where a pixel is closer than the bound, the whole picture is computed by torch.
+They equal, to the bit, those of the whole of [`upsample_logits`], thresholded. Two bilinear steps are one linear map
+per axis, so the part of a picture inside a box is two small matrix products. These round in another order than torch's
+kernel does, which changes a pixel only where its value is within that rounding of the threshold. The rounding is
+bounded; where a pixel is closer than the bound, the whole picture is computed by torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sa2va.model.mask_decoder import upsample_logits
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-#: Two steps in torch round a value at most 8 times, two matrix products and their weights at most 12 times, each by half
-#: a unit in the last place of the sum of magnitudes (2^-24); this is more than the sum of both.
+#: Two steps in torch round a value at most 8 times, two matrix products and their weights at most 12 times, each by
+#: half a unit in the last place of the sum of magnitudes (2^-24); this is more than the sum of both.
 _ROUNDING = 2.0**-19
 #: torch resizes to less than this (height + width) with another kernel, whose weights are not those looked up here.
 _SMALL = 128
@@ -84,7 +84,7 @@ _MANY_CLOSE = 1000
 
 @dataclass(frozen=True)
 class _Resampling:
-    """What one axis of a picture is made from: ``weights`` float32 (n, s), and each row's first and last that counts."""
+    """What one axis of a picture is made from: ``weights`` float32 (n, s); each row's first and last that counts."""
 
     weights: Floats
     first: NDArray[np.int64]

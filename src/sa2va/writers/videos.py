@@ -16,7 +16,6 @@ from sa2va.visualization.overlay import ClipOverlay, cutout
 from sa2va.writers.frame_writer import FrameWriter, Pixels
 from sa2va.writers.video_encoder import VideoEncoder
 
-
 #: Frames that wait to be drawn and encoded: enough for a thread that never waits, few enough to keep in memory.
 _AHEAD = 2
 
@@ -24,8 +23,8 @@ _AHEAD = 2
 class _VideoWriter(FrameWriter):
     """A video whose frames ``_picture`` makes, in the size of the frames.
 
-    They are made and encoded in a thread of its own, while the next frame is computed; what goes wrong there is raised by
-    one of the next calls.
+    They are made and encoded in a thread of its own, while the next frame is computed; what goes wrong there is raised
+    by one of the next calls.
     """
 
     def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
