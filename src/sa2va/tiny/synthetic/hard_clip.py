@@ -23,7 +23,7 @@ from sa2va.tiny.synthetic.lexicon import KIND_NOUNS, MOTIONS
 from sa2va.tiny.synthetic.paint import draw, lay, silhouettes, visible_parts
 from sa2va.tiny.synthetic.phrases import definite, words
 from sa2va.tiny.synthetic.shapes import KINDS
-from sa2va.tiny.synthetic.splits import Look, Split, home_split
+from sa2va.tiny.synthetic.splits import Look, Split, home_split, textures_of
 
 HardKind = Literal["return", "occlusion", "look-alikes", "late", "absent", "fast", "camera", "four", "sixteen"]
 _FRAMES_PER_ABSENCE = 120  # a clip of 300 frames has three
@@ -85,11 +85,14 @@ class _Play:
 def hard_clip(kind: HardKind, index: int, frames: int, *, seed: int, split: Split = "val", side: int = 128) -> HardClip:
     """Clip ``index`` of a kind: a function of its arguments and of nothing else.
 
-    ``"return"``: leaves the picture wholly and comes back, perhaps from another side. ``"occlusion"``: rests out of
-    sight behind something large and comes out again. ``"look-alikes"``: two that only their direction tells apart
-    cross. ``"late"``: enters in the second half. ``"absent"``: one object that is there, and one that is not.
-    ``"fast"``: moves by more than its radius from frame to frame. ``"camera"``: pans and shakes. ``"four"``,
-    ``"sixteen"``: so many objects at once.
+    * ``"return"``: leaves the picture wholly and comes back, perhaps from another side.
+    * ``"occlusion"``: rests out of sight behind something large and comes out again.
+    * ``"look-alikes"``: two of one kind and colour cross, told apart by their direction or by their texture.
+    * ``"late"``: enters in the second half.
+    * ``"absent"``: one object that is there, and one that is not.
+    * ``"fast"``: moves by more than its radius from frame to frame.
+    * ``"camera"``: the picture pans and shakes.
+    * ``"four"``, ``"sixteen"``: so many objects at once.
 
     Args:
         frames: length of the clip, at least 40. seed: of the world. side: of the square picture, pixels.
@@ -112,7 +115,7 @@ def _requests(
 ) -> tuple[tuple[str, int | None], ...]:
     """A phrase for each target; nothing where one cannot be told from the others."""
     facts = Facts(scene)
-    if kind == "look-alikes":
+    if kind == "look-alikes" and len({scene.things[target].look for target in targets}) == 1:
         return tuple((_by_direction(scene, target), target) for target in targets)
     phrases = [definite(facts, target, rng) for target in targets]
     if not all(phrases):
@@ -156,6 +159,11 @@ class _Stage:
                 self._seen.append(look)
                 return look
         return None
+
+    def other_texture(self, look: Look) -> Look:
+        """The same kind and colour in another texture; the same look where there is none."""
+        others = [texture for texture in textures_of(look.kind, look.color) if texture != look.texture]
+        return look._replace(texture=self.rng.choice(others)) if others else look
 
     def radius(self, size: str) -> float:
         return random_radius(size, self.side, self.rng)
@@ -281,10 +289,11 @@ def _play_look_alikes(stage: _Stage) -> _Play | None:
     reach = radius * KINDS[look.kind].reach
     height = stage.rng.uniform(0.3, 0.7) * stage.side
     gap = stage.rng.uniform(0.3, 1.2) * radius * stage.rng.choice((-1, 1))
-    ends = [(reach, stage.side - reach), (stage.side - reach, reach)]
+    ways = [(reach, stage.side - reach, height), (stage.side - reach, reach, height + gap)]
+    twins = (look, look if stage.rng.random() < 0.5 else stage.other_texture(look))
     pair = [
-        _Performer(look, "small", radius, stage.path((0, (x0, y)), (1, (x1, y)), sway=0), "drift")
-        for (x0, x1), y in zip(ends, (height, height + gap), strict=True)
+        _Performer(twin, "small", radius, stage.path((0, (x0, y)), (1, (x1, y)), sway=0), "drift")
+        for twin, (x0, x1, y) in zip(twins, ways, strict=True)
     ]
     return _Play(pair, stage.still_camera(), stage.bystanders(2, [look]))
 
