@@ -644,7 +644,7 @@ def test_a_step_that_fails_late_changes_no_memory(model: Sa2VAModel, monkeypatch
         each.step(CLIP[0])
     with monkeypatch.context() as broken:
         calls = iter([remember])
-        broken.setattr("sa2va.inference.tracker.remember", lambda *given: next(calls)(*given))
+        broken.setattr("sa2va.inference.memory_policies.remember", lambda *given: next(calls)(*given))
         with pytest.raises(StopIteration):
             tracker.step(CLIP[7])
     frames, expected = ([each.step(frame) for frame in CLIP[1:3]] for each in (tracker, undisturbed))
