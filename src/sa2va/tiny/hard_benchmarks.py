@@ -21,8 +21,8 @@ from sa2va.tiny.synthetic.wording import VIDEO_REQUEST
 #: Seed of the clips; no other benchmark draws with it.
 SEED = 2411
 SIDE = 128
-#: Frames of the clips of a kind. The short ones come first, so that a first look is a quick one.
-_LENGTHS = (60, 60, 60, 90, 120, 300)
+#: Frames of the clips of a kind where objects are lost, and of other kinds. The short ones come first, for a first look.
+_LONG, _SHORTER = (60, 60, 60, 90, 120, 300), (60, 60, 60, 90, 120, 180)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,12 @@ _TITLES: dict[HardKind, str] = {
     "sixteen": "Sixteen objects at once",
 }
 #: Clips of many objects cost many times more to follow, so there are fewer.
-_CLIP_LENGTHS: dict[HardKind, tuple[int, ...]] = {"four": (60, 60, 120), "sixteen": (60, 60)}
+_CLIP_LENGTHS: dict[HardKind, tuple[int, ...]] = {
+    **dict.fromkeys(("return", "occlusion", "look-alikes", "late"), _LONG),
+    **dict.fromkeys(("absent", "fast", "camera"), _SHORTER),
+    "four": (60, 60, 120),
+    "sixteen": (60, 60),
+}
 
 
 def hard_benchmark(clips: HardKind) -> HardBenchmark:
@@ -173,7 +178,7 @@ def hard_benchmark(clips: HardKind) -> HardBenchmark:
     """
     if clips not in _TITLES:
         raise ValueError(f"expected a kind of clip of {list(_TITLES)}; got {clips!r}")
-    return HardBenchmark(f"synthetic-hard/{clips}", clips, _CLIP_LENGTHS.get(clips, _LENGTHS))
+    return HardBenchmark(f"synthetic-hard/{clips}", clips, _CLIP_LENGTHS[clips])
 
 
 def _row(clips: HardKind) -> BenchmarkSpec:
