@@ -21,7 +21,7 @@ from sa2va.tiny.synthetic.wording import VIDEO_REQUEST
 #: Seed of the clips; no other benchmark draws with it.
 SEED = 2411
 SIDE = 128
-#: Frames of the clips of a kind where objects are lost, and of other kinds. The short ones come first, for a first look.
+#: Frames of the clips of a kind where objects are lost, and of other kinds; short ones come first, for a first look.
 _LONG, _SHORTER = (60, 60, 60, 90, 120, 300), (60, 60, 60, 90, 120, 180)
 
 
