@@ -41,8 +41,10 @@ class Sa2VA:
     * ``threshold``: probability above which a pixel belongs to an object (0.5). ``probabilities``: keep float32
       probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
     * ``key_frames``, ``num_key_frames``, ``mode``, ``memory``: for videos, see [`track`].
-    * ``zoom``, ``instances``, ``refine``, ``matting``: second looks at pictures, see
-      [`InferenceOptions`][sa2va.inference.options.InferenceOptions].
+    * Second looks at pictures. ``zoom``: ask again in a window around what a phrase has found, and tile by tile where
+      it has found nothing in a large picture. ``instances``: a segment for each object that a phrase means. ``refine``:
+      ``"sam"`` draws masks anew with SAM 2's original decoder (load it with ``sam2=``), ``"matting"`` adds
+      ``Segment.alpha`` for cut-outs, with the VitMatte weights ``matting`` (hub id or folder).
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
       [`sa2va.model.sampling.GenerationOptions`].
 

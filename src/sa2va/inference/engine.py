@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -53,7 +53,7 @@ from sa2va.results.history import Turn
 
 T = TypeVar("T")
 
-#: Most rows that are written together, and most pictures that pass an encoder together.
+#: Most rows that are written together (or prompts by marks decoded), and most pictures that pass an encoder together.
 MAX_ROWS, MAX_PICTURES = 32, 8
 #: Most tokens of all rows, at their longest.
 CACHE_TOKENS = 131_072
@@ -506,6 +506,8 @@ def _side_by_side(features: Sequence[FrameFeatures], counts: Sequence[int]) -> t
 
 
 def _alike(works: Sequence[DecodeMarks]) -> int:
-    """How many of the first works can be one batch: as many points, with masks or without, for one decoder."""
+    """How many of the first works are one batch: as many points, with masks or without, for one decoder."""
     kinds = [(work.labels_KP.shape[1], work.logits_KHW is None, work.original) for work in works]
-    return next((place for place, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
+    prompts = accumulate(len(work.labels_KP) for work in works)
+    fits = [kind == kinds[0] and count <= MAX_ROWS for kind, count in zip(kinds, prompts, strict=True)]
+    return max(1, fits.index(False) if False in fits else len(fits))
