@@ -294,7 +294,10 @@ def test_folders_of_models_come_first_and_what_is_unloaded_comes_back(comfyui: C
 
     assert options()[0] == "tiny" and "Sa2VA-4B" in options()
     shutil.copytree(sa2va.zoo.TINY, comfyui.base / "models/sa2va/Sa2VA-4B")
-    assert options()[0] == "Sa2VA-4B" and options().count("Sa2VA-4B") == 1
+    for name, file in (("of-another-kind", "config.json"), ("learnt", "adapter_config.json")):
+        (comfyui.base / "models/sa2va" / name).mkdir()
+        (comfyui.base / "models/sa2va" / name / file).write_text("{}")
+    assert options()[:3] == ["Sa2VA-4B", "learnt", "tiny"] and options().count("Sa2VA-4B") == 1
     (loaded,) = comfyui.call("Sa2VALoadModel", model="Sa2VA-4B", dtype="bfloat16")  # nothing is downloaded
     weights = weakref.ref(loaded.ready().model)
     value = object()
