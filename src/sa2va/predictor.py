@@ -331,7 +331,7 @@ class Sa2VA:
                 the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array), or
                 ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, their number; ``mode``, ``"released"`` or
                 ``"consistent"``, see [`sa2va.inference.tracker`], or None for the one the checkpoint was made for;
-                ``memory``, ``"all"`` or ``"near"``, which of the remembered frames are read.
+                ``memory``, which frames are remembered and read, see [`sa2va.inference.memory_policies`].
 
         Returns:
             a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.

@@ -276,6 +276,9 @@ class TestEnds:
             assert len(path.read_text().splitlines()) == 3
         elif kind == "cvat":
             assert (path / "annotations.xml").read_text().count("<track ") == 2
+        elif kind == "label-studio":
+            assert (path / "tasks.json").read_text().count('"videorectangle"') == 2
+            assert len(decoded(path / "videos/video.mp4")) == 3
         else:
             assert {Path(name).name for name in files(path)} >= {"00000.png", "00001.png", "00002.png"}
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
@@ -39,7 +40,6 @@ from sa2va.model.mask_decoder import (
     point_tokens,
     upsample_logits,
 )
-from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
@@ -48,9 +48,6 @@ from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
 Mode = Literal["released", "consistent"]
-MemoryRead = Literal["all", "near"]
-#: Prompted and tracked frames whose spatial memory ``memory="near"`` reads.
-NEAR = {"prompted": 2, "tracked": 2}
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
@@ -62,7 +59,7 @@ class _Group:
     phrases: list[str]
     prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
     frames_to_prompt: int
-    bank: MemoryBank = field(default_factory=MemoryBank)
+    memory: ObjectMemory
 
 
 class VideoTracker:
@@ -76,8 +73,9 @@ class VideoTracker:
         model: a loaded [`Sa2VAModel`].
         mode: ``"released"`` or ``"consistent"``; None means the latter if the model has SAM 2's original decoder.
         output: how logits become masks.
-        memory: ``"all"`` reads every frame that SAM 2 would; ``"near"`` the two nearest prompted and the two last
-            tracked ones, which costs less for many objects.
+        memory: which frames are remembered and read, see [`sa2va.inference.memory_policies`]: ``"recent"``, as in
+            SAM 2; ``"near"``, the two nearest prompted and the two last tracked ones, which costs less for many
+            objects; ``"distractor-aware"`` or ``"tree"``, for objects that are easily lost or mistaken.
         ask: makes mask prompts from phrases and a frame; [`Sa2VA.stream`] provides it.
 
     Attributes:
@@ -102,7 +100,7 @@ class VideoTracker:
         *,
         mode: Mode | None = None,
         output: MaskPostprocessing = MaskPostprocessing(),  # noqa: B008 -- frozen
-        memory: MemoryRead = "all",
+        memory: MemoryPolicy = "recent",
         ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
     ):
         original = model.original_mask_decoder
@@ -114,9 +112,7 @@ class VideoTracker:
                 "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
                 "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
             )
-        if memory not in ("all", "near"):
-            raise ValueError(f"memory must be 'all' or 'near'; got {memory!r}")
-        self._memory: MemoryRead = memory
+        self._memory = memory_of(memory)
         self._model = model
         self._sam2 = model.sam2
         self._side = grounding_side(model.sam2)
@@ -217,7 +213,7 @@ class VideoTracker:
                     return
                 if group.frames_to_prompt:
                     raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
-                group.bank = group.bank.select(torch.tensor(rows, device=self._sam2.device))
+                group.memory = group.memory.select(torch.tensor(rows, device=self._sam2.device))
                 group.ids, group.phrases = [group.ids[row] for row in rows], [group.phrases[row] for row in rows]
                 return
         raise ValueError(f"no object has the id {number}; there are {self.ids}")
@@ -285,12 +281,9 @@ class VideoTracker:
                 if group.frames_to_prompt:
                     prediction = group.prompt(features, size)
                     group.frames_to_prompt -= 1
-                    group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+                    group.memory = group.memory.prompt(self._sam2, features, prediction, index)
                 else:
-                    prediction = track_frame(
-                        self._sam2, self._tracking_decoder, self._read(group, index), features, index
-                    )
-                    group.bank = remember(self._sam2, group.bank, features, prediction, index)
+                    prediction, group.memory = group.memory.track(self._sam2, self._tracking_decoder, features, index)
                 segments += self._segments(group, prediction, size)
         return Frame(index, time, size, tuple(segments))
 
@@ -305,7 +298,7 @@ class VideoTracker:
         for group in self._groups:
             prediction = group.prompt(features, size)
             group.frames_to_prompt = 0
-            group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+            group.memory = group.memory.prompt(self._sam2, features, prediction, index)
             segments += self._segments(group, prediction, size)
         self._ready[index] = tuple(segments)
 
@@ -314,9 +307,9 @@ class VideoTracker:
         """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
         segments: list[Segment] = []
         for group in self._groups:
-            bank = self._read(group, index)
-            prediction = track_frame(self._sam2, self._tracking_decoder, bank, features, index, backward=True)
-            group.bank = remember(self._sam2, group.bank, features, prediction, index)
+            prediction, group.memory = group.memory.track(
+                self._sam2, self._tracking_decoder, features, index, backward=True
+            )
             segments += self._segments(group, prediction, size)
         self._ready[index] = tuple(segments)
         if index == 0:
@@ -325,7 +318,7 @@ class VideoTracker:
     def _reset_tracked(self) -> None:
         """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
         for group in self._groups:
-            group.bank = group.bank.without_tracked()
+            group.memory = group.memory.without_tracked()
 
     def is_ready(self, index: int) -> bool:
         """Whether the result of a frame is known already, so that it need not be encoded again."""
@@ -337,7 +330,7 @@ class VideoTracker:
         return Frame(index, time, size, self._ready.pop(index))
 
     def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
-        self._groups.append(_Group(ids, phrases, prompt, frames))
+        self._groups.append(_Group(ids, phrases, prompt, frames, self._memory))
 
     def _language_prompt(self, prompts_KC: Tensor) -> Callable[[FrameFeatures, Size], MaskPrediction]:
         tokens = language_tokens(self._sam2, prompts_KC)
@@ -401,10 +394,6 @@ class VideoTracker:
         if decoded is None:
             return drawn
         return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
-
-    def _read(self, group: _Group, index: int) -> MemoryBank:
-        """What a group reads of its memory at a frame."""
-        return group.bank if self._memory == "all" else group.bank.near(index, **NEAR)
 
     def _segments(self, group: _Group, prediction: MaskPrediction, size: Size) -> list[Segment]:
         return frame_segments(
