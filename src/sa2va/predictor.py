@@ -361,11 +361,20 @@ class Sa2VA:
         first = checked_phrases(listed) if phrases else []
         chosen = InferenceOptions.of(**options)
 
-        def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
-            with Scene(self.engine, open_media(pixels)) as scene:
-                return scene.mask_prompts(wanted, chosen.generation)
+        def ask(wanted: Sequence[str], frames: Sequence[np.ndarray]) -> list[Tensor]:
+            shown = frames[0] if len(frames) == 1 else list(frames)
+            with Scene(self.engine, open_media(shown)) as scene:
+                return scene.mask_prompts(wanted, chosen)
 
-        tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, memory=chosen.memory, ask=ask)
+        tracker = VideoTracker(
+            self.model,
+            mode=chosen.mode,
+            output=chosen.masks,
+            memory=chosen.memory,
+            ask=ask,
+            ask_every=chosen.ask_every,
+            num_key_frames=chosen.num_key_frames,
+        )
         for phrase in first:
             tracker.add(phrase)
         return tracker

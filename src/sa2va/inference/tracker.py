@@ -10,14 +10,17 @@ There are two ways to propagate masks (``mode``):
 * ``"consistent"``, as in Sa2VA-i (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
   to SAM 2 as if a user had drawn it, and SAM 2's original decoder tracks it. The fine-tuned decoder is used only for
   what it was trained for.
+
+A clip or stream may also be asked about window by window: what a new answer points at joins the objects that are
+followed, see [`VideoTracker.prompt_window`].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,9 +28,11 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
+from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
 from sa2va.media.image import load_pixels
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -49,12 +54,16 @@ from sa2va.visualization.colors import ObjectColors
 
 Mode = Literal["released", "consistent"]
 MemoryRead = Literal["all", "near"]
+#: After how many frames, or at cuts, the language model is asked again.
+AskEvery = int | Literal["scene"] | None
 #: Prompted and tracked frames whose spatial memory ``memory="near"`` reads.
 NEAR = {"prompted": 2, "tracked": 2}
+#: Fewest frames between two questions.
+SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """Objects that were prompted together."""
 
@@ -63,6 +72,34 @@ class _Group:
     prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
     frames_to_prompt: int
     bank: MemoryBank = field(default_factory=MemoryBank)
+
+    def select(self, rows: Sequence[int]) -> _Group:
+        """Some of its objects, by row."""
+        if len(rows) == len(self.ids):
+            return self
+        pick = torch.tensor(rows, device=self.bank.prompted[0].pointer.device)
+        ids, phrases = [self.ids[row] for row in rows], [self.phrases[row] for row in rows]
+        return replace(self, ids=ids, phrases=phrases, bank=self.bank.select(pick))
+
+    def renewed(self, fresh: MemoryBank) -> _Group:
+        """With new prompted frames; of the earlier ones only the first stays, so that memory does not grow."""
+        return replace(self, bank=replace(self.bank, prompted=(*self.bank.prompted[:1], *fresh.prompted)))
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What a stream remembers in order to ask again.
+
+    Attributes:
+        reserved: for each phrase that is asked for, the id of its first object until that is found.
+        asked: index of the last frame that was asked about. recent: frames since then, evenly spread.
+        look: of the last frame, see [`scene_look`].
+    """
+
+    reserved: dict[str, int | None] = field(default_factory=dict)
+    asked: int | None = None
+    recent: tuple[Pixels, ...] = ()
+    look: np.ndarray | None = None
 
 
 class VideoTracker:
@@ -78,7 +115,10 @@ class VideoTracker:
         output: how logits become masks.
         memory: ``"all"`` reads every frame that SAM 2 would; ``"near"`` the two nearest prompted and the two last
             tracked ones, which costs less for many objects.
-        ask: makes mask prompts from phrases and a frame; [`Sa2VA.stream`] provides it.
+        ask: makes mask prompts from phrases and frames, the last of which is the present one; [`Sa2VA.stream`] provides
+            it.
+        ask_every: ask for the phrases again after so many frames, at least 2, or at cuts (``"scene"``); None asks once.
+        num_key_frames: how many of the frames since the last time are asked about then; at a cut only the present one.
 
     Attributes:
         mode: the mode in use.
@@ -103,7 +143,9 @@ class VideoTracker:
         mode: Mode | None = None,
         output: MaskPostprocessing = MaskPostprocessing(),  # noqa: B008 -- frozen
         memory: MemoryRead = "all",
-        ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
+        ask: Callable[[Sequence[str], Sequence[Pixels]], list[Tensor]] | None = None,
+        ask_every: AskEvery = None,
+        num_key_frames: int = 1,
     ):
         original = model.original_mask_decoder
         if mode not in (None, "released", "consistent"):
@@ -125,9 +167,13 @@ class VideoTracker:
         )
         self._output = output
         self._ask = ask
+        self._ask_every = checked_ask_every(ask_every)
+        self._num_key_frames = num_key_frames
+        self._watch = _Watch()
         self._groups: list[_Group] = []
+        self._away: list[_Group] = []  # of scenes before: known, but not looked for in this one
         self._phrases_to_ask: list[tuple[int, str]] = []
-        self._ready: dict[int, tuple[Segment, ...]] = {}
+        self._ready: dict[int, dict[int, Segment]] = {}  # by frame and id
         self._colors = ObjectColors()
         self._next_id = 1
         self._next_index = 0
@@ -173,6 +219,10 @@ class VideoTracker:
             raise ValueError(f"a phrase is a non-empty text; got {phrase!r}")
         check_text(phrase, "the phrase")
         if not given:
+            if phrase in self._watch.reserved:
+                raise ValueError(
+                    f"{phrase!r} is asked for already, every time; what is new of it gets an id of its own"
+                )
             if self._ask is None:
                 raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")
             self._phrases_to_ask.append((self._next_id, phrase))
@@ -212,13 +262,13 @@ class VideoTracker:
         for group in self._groups:
             if number in group.ids:
                 rows = [row for row, other in enumerate(group.ids) if other != number]
-                if not rows:
-                    self._groups.remove(group)
-                    return
-                if group.frames_to_prompt:
+                phrase = group.phrases[group.ids.index(number)]
+                if rows and group.frames_to_prompt:
                     raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
-                group.bank = group.bank.select(torch.tensor(rows, device=self._sam2.device))
-                group.ids, group.phrases = [group.ids[row] for row in rows], [group.phrases[row] for row in rows]
+                place = self._groups.index(group)
+                self._groups[place : place + 1] = [group.select(rows)] if rows else []
+                if not any(phrase in other.phrases for other in self._groups):
+                    self._forget(phrase)
                 return
         raise ValueError(f"no object has the id {number}; there are {self.ids}")
 
@@ -236,19 +286,26 @@ class VideoTracker:
         """
         pixels = load_pixels(picture)
         with self._undone_on_failure():
-            self._ask_phrases(pixels)
-            frame = self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+            size = (pixels.shape[0], pixels.shape[1])
+            if self._ask_every is None:
+                self._ask_phrases(pixels)
+                features = self.encode([pixels])
+            else:
+                features = self._ask_again(pixels, size)
+            frame = self.step_encoded(features, size, time=time)
             return replace(frame, segments=self._colors.apply(pixels, frame.segments))
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
         """Everything as it was before, when the block raises. Banks and prompts are never changed in place."""
-        groups = [replace(group) for group in self._groups]
+        groups, away, ready = [replace(group) for group in self._groups], list(self._away), dict(self._ready)
         waiting, number, index = list(self._phrases_to_ask), self._next_id, self._next_index
+        watch = self._watch
         try:
             yield
         except BaseException:
             self._groups, self._phrases_to_ask, self._next_id, self._next_index = groups, waiting, number, index
+            self._away, self._ready, self._watch = away, ready, watch
             raise
 
     def _ask_phrases(self, pixels: Pixels) -> None:
@@ -256,17 +313,61 @@ class VideoTracker:
         if not self._phrases_to_ask or self._ask is None:
             return
         numbers, phrases = zip(*self._phrases_to_ask, strict=True)
-        try:
-            found = self._ask(phrases, pixels)
-        except ValueError as error:
-            waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
-            raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
+        found = self._answers(phrases, [pixels])
         for number, phrase, prompts in zip(numbers, phrases, found, strict=True):
             if len(prompts):  # several [SEG] for one phrase are one object more each
                 ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
                 self._next_id += len(prompts) - 1
                 self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
         self._phrases_to_ask = []
+
+    def _answers(self, phrases: Sequence[str], frames: Sequence[Pixels]) -> list[Tensor]:
+        """The mask prompts of phrases in frames; ValueError that says what to do about phrases that wait."""
+        assert self._ask is not None
+        try:
+            return self._ask(phrases, frames)
+        except ValueError as error:
+            waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
+            raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
+
+    def _ask_again(self, pixels: Pixels, size: Size) -> FrameFeatures:
+        """Ask for all phrases where it is time to, and let what is found join what is followed; the frame's features.
+
+        The language model sees the frames since the last time, or the present one alone: at the beginning, after a cut,
+        and when a phrase is new.
+        """
+        watch, index = self._watch, self._next_index
+        look = scene_look(pixels) if self._ask_every == "scene" else None
+        since = None if watch.asked is None else index - watch.asked
+        cut = (
+            look is not None
+            and watch.look is not None
+            and since is not None
+            and since >= SHORTEST_SCENE
+            and is_cut(watch.look, look)
+        )
+        reserved = watch.reserved | {phrase: number for number, phrase in self._phrases_to_ask}
+        is_new, is_due = bool(self._phrases_to_ask), since == self._ask_every or cut
+        recent = () if cut or is_new else watch.recent
+        features = self.encode([pixels])
+        self._watch = replace(watch, reserved=reserved, look=look)
+        if reserved and (is_new or is_due):
+            phrases = list(reserved)
+            shown = recent[1 - self._num_key_frames :] if self._num_key_frames > 1 else ()
+            found = dict(zip(phrases, self._answers(phrases, [*shown, pixels]), strict=True))
+            self.prompt_window(found, {index: features}, size, cut=cut)
+            self._phrases_to_ask = []
+            self._watch = replace(self._watch, asked=index, recent=())
+        elif isinstance(self._ask_every, int) and since is not None:
+            stride = -(-self._ask_every // self._num_key_frames)
+            kept = (pixels,) if since % stride == 0 else ()
+            self._watch = replace(self._watch, recent=(*watch.recent, *kept))
+        return features
+
+    def _forget(self, phrase: str) -> None:
+        """Ask for a phrase no longer."""
+        self._watch = replace(self._watch, reserved={p: n for p, n in self._watch.reserved.items() if p != phrase})
+        self._away = [group for group in self._away if phrase not in group.phrases]
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
@@ -281,7 +382,11 @@ class VideoTracker:
         segments: list[Segment] = []
         with self._undone_on_failure():
             index, self._next_index = self._next_index, self._next_index + 1
+            ready = self._ready.pop(index, {})
             for group in self._groups:
+                if group.ids[0] in ready:
+                    segments += [ready[number] for number in group.ids]
+                    continue
                 if group.frames_to_prompt:
                     prediction = group.prompt(features, size)
                     group.frames_to_prompt -= 1
@@ -291,7 +396,7 @@ class VideoTracker:
                         self._sam2, self._tracking_decoder, self._read(group, index), features, index
                     )
                     group.bank = remember(self._sam2, group.bank, features, prediction, index)
-                segments += self._segments(group, prediction, size)
+                segments += self._segments(group.ids, group.phrases, prediction, size)
         return Frame(index, time, size, tuple(segments))
 
     @torch.inference_mode()
@@ -306,8 +411,96 @@ class VideoTracker:
             prediction = group.prompt(features, size)
             group.frames_to_prompt = 0
             group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
-            segments += self._segments(group, prediction, size)
-        self._ready[index] = tuple(segments)
+            segments += self._segments(group.ids, group.phrases, prediction, size)
+        self._ready[index] = {segment.id: segment for segment in segments}
+
+    @torch.inference_mode()
+    def prompt_window(
+        self, found: Mapping[str, Tensor], frames: Mapping[int, FrameFeatures], size: Size, *, cut: bool = False
+    ) -> None:
+        """Prompt objects anew in the window that comes next; results are kept until their turn comes.
+
+        A prompt that shows an object that is followed under the same phrase renews it: its memory of the first prompted
+        frame stays, that of later windows gives way to this one's. What has left and come back keeps its id, what is new
+        gets one, and what nothing points at is followed on.
+
+        Args:
+            found: for each phrase that was asked for, its mask prompts (K, C). frames: the features of one frame each,
+                on which they are decoded, by ascending place in the video.
+            cut: the window shows another scene. Objects of these phrases are then followed only where a prompt shows
+                them, and taken for one another by what they look like alone.
+        """
+        known = [group for group in self._groups if group.bank.prompted and set(group.phrases) <= set(found)]
+        others = [group for group in self._groups if group not in known]
+        if cut:
+            self._groups, self._away, known = others, [*self._away, *known], []
+        phrases = [phrase for phrase, prompts in found.items() for _ in prompts]
+        if not phrases:
+            return
+        decode = self._language_prompt(torch.cat(list(found.values())))
+        predictions = {index: decode(features, size) for index, features in frames.items()}
+        masks_PFss = torch.stack([one.logits > self._output.cut for one in predictions.values()], dim=1)
+        shown = masks_PFss.flatten(1).any(1).nonzero()[:, 0]  # the others point at nothing
+        if not len(shown):
+            return
+        predictions = {index: one[shown] for index, one in predictions.items()}
+        phrases = [phrases[row] for row in shown.tolist()]
+        bank = MemoryBank(tuple(encode_memory(self._sam2, frames[i], one, i) for i, one in predictions.items()))
+
+        new = Sighting(phrases, masks_PFss[shown], _pointers(bank))
+        same = (
+            same_objects(new, self._sighting([*known, *self._away], known, frames, new)) if known or self._away else {}
+        )
+        prompt_of = {place: row for row, place in same.items()}  # by the object's place among all that are known
+        ids: dict[int, int] = {}
+        groups, away, place = others, [], 0
+        for group in (*known, *self._away):
+            rows = [row for row in range(len(group.ids)) if place + row in prompt_of]
+            rest = [row for row in range(len(group.ids)) if row not in rows]
+            prompts = [prompt_of[place + row] for row in rows]
+            place += len(group.ids)
+            if rows:
+                ids |= {prompt: group.ids[row] for prompt, row in zip(prompts, rows, strict=True)}
+                fresh = bank.select(torch.tensor(prompts, device=self._sam2.device))
+                groups.append(group.select(rows).renewed(fresh))
+            if rest:
+                (groups if group in known else away).append(group.select(rest))
+        if fresh := [row for row in range(len(phrases)) if row not in ids]:
+            ids |= {row: self._new_id(phrases[row]) for row in fresh}
+            chosen = bank.select(torch.tensor(fresh, device=self._sam2.device))
+            groups.append(_Group([ids[row] for row in fresh], [phrases[row] for row in fresh], decode, 0, chosen))
+        self._groups, self._away = sorted(groups, key=lambda group: group.ids[0]), away
+        for index, prediction in predictions.items():
+            segments = self._segments([ids[row] for row in range(len(phrases))], phrases, prediction, size)
+            self._ready[index] = {segment.id: segment for segment in segments}
+
+    def _sighting(
+        self, groups: Sequence[_Group], followed: Sequence[_Group], frames: Mapping[int, FrameFeatures], new: Sighting
+    ) -> Sighting:
+        """Where known objects are on the frames of a window: those that are followed where memory says, the others
+        nowhere."""
+        masks = []
+        for group in groups:
+            count = len(group.ids)
+            if group not in followed:
+                masks.append(new.masks.new_zeros(count, *new.masks.shape[1:]))
+                continue
+            tracked = [
+                track_frame(self._sam2, self._tracking_decoder, self._read(group, index), features, index)
+                for index, features in frames.items()
+            ]
+            masks.append(torch.stack([one.logits > self._output.cut for one in tracked], dim=1))
+        phrases = [phrase for group in groups for phrase in group.phrases]
+        return Sighting(phrases, torch.cat(masks), torch.cat([_pointers(group.bank) for group in groups]))
+
+    def _new_id(self, phrase: str) -> int:
+        """The id of a new object: for the first of a phrase that was given an id, that one."""
+        reserved = self._watch.reserved.get(phrase)
+        if reserved is not None:
+            self._watch = replace(self._watch, reserved={**self._watch.reserved, phrase: None})
+            return reserved
+        self._next_id += 1
+        return self._next_id - 1
 
     @torch.inference_mode()
     def propagate_reverse(self, features: FrameFeatures, size: Size, index: int) -> None:
@@ -317,8 +510,8 @@ class VideoTracker:
             bank = self._read(group, index)
             prediction = track_frame(self._sam2, self._tracking_decoder, bank, features, index, backward=True)
             group.bank = remember(self._sam2, group.bank, features, prediction, index)
-            segments += self._segments(group, prediction, size)
-        self._ready[index] = tuple(segments)
+            segments += self._segments(group.ids, group.phrases, prediction, size)
+        self._ready[index] = {segment.id: segment for segment in segments}
         if index == 0:
             self._reset_tracked()
 
@@ -329,12 +522,13 @@ class VideoTracker:
 
     def is_ready(self, index: int) -> bool:
         """Whether the result of a frame is known already, so that it need not be encoded again."""
-        return index in self._ready
+        ready = self._ready.get(index, {})
+        return all(group.ids[0] in ready for group in self._groups)
 
     def pop_result(self, size: Size, *, time: float | None = None) -> Frame:
         """[`step`] over a frame whose result is known already."""
         index, self._next_index = self._next_index, self._next_index + 1
-        return Frame(index, time, size, self._ready.pop(index))
+        return Frame(index, time, size, tuple(self._ready.pop(index, {}).values()))
 
     def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
         self._groups.append(_Group(ids, phrases, prompt, frames))
@@ -406,15 +600,34 @@ class VideoTracker:
         """What a group reads of its memory at a frame."""
         return group.bank if self._memory == "all" else group.bank.near(index, **NEAR)
 
-    def _segments(self, group: _Group, prediction: MaskPrediction, size: Size) -> list[Segment]:
+    def _segments(
+        self, ids: Sequence[int], phrases: Sequence[str], prediction: MaskPrediction, size: Size
+    ) -> list[Segment]:
         return frame_segments(
             prediction,
-            group.ids,
-            group.phrases,
+            ids,
+            phrases,
             side=self._side,
             size=(size[0], size[1]),
             output=self._output,
         )
+
+
+def checked_ask_every(value: Any) -> AskEvery:
+    """The same. ValueError for anything but None, ``"scene"`` or a number of at least [`SHORTEST_WINDOW`] frames."""
+    if value is None or value == "scene":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < SHORTEST_WINDOW:
+        raise ValueError(
+            f"ask_every is a number of frames of at least {SHORTEST_WINDOW}, 'scene' for cuts, or None; got {value!r}. "
+            "To have the language model see every frame, segment them as pictures"
+        )
+    return value
+
+
+def _pointers(bank: MemoryBank) -> Tensor:
+    """What the objects of a bank look like: their pointers (K, C), means over the prompted frames."""
+    return torch.stack([memory.pointer.float() for memory in bank.prompted]).mean(0)
 
 
 #: How SAM 2 marks clicks: outside, inside, and the two corners of a box.
