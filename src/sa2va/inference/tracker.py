@@ -220,9 +220,7 @@ class VideoTracker:
         check_text(phrase, "the phrase")
         if not given:
             if phrase in self._watch.reserved:
-                raise ValueError(
-                    f"{phrase!r} is asked for already, every time; what is new of it gets an id of its own"
-                )
+                raise ValueError(f"{phrase!r} is asked for already, again and again; what else it names gets own ids")
             if self._ask is None:
                 raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")
             self._phrases_to_ask.append((self._next_id, phrase))
@@ -421,8 +419,8 @@ class VideoTracker:
         """Prompt objects anew in the window that comes next; results are kept until their turn comes.
 
         A prompt that shows an object that is followed under the same phrase renews it: its memory of the first prompted
-        frame stays, that of later windows gives way to this one's. What has left and come back keeps its id, what is new
-        gets one, and what nothing points at is followed on.
+        frame stays, that of later windows gives way to this one's. What has left and come back keeps its id, what is
+        new gets one, and what nothing points at is followed on.
 
         Args:
             found: for each phrase that was asked for, its mask prompts (K, C). frames: the features of one frame each,
@@ -448,13 +446,12 @@ class VideoTracker:
         bank = MemoryBank(tuple(encode_memory(self._sam2, frames[i], one, i) for i, one in predictions.items()))
 
         new = Sighting(phrases, masks_PFss[shown], _pointers(bank))
-        same = (
-            same_objects(new, self._sighting([*known, *self._away], known, frames, new)) if known or self._away else {}
-        )
+        everything = [*known, *self._away]
+        same = same_objects(new, self._sighting(everything, known, frames, new)) if everything else {}
         prompt_of = {place: row for row, place in same.items()}  # by the object's place among all that are known
         ids: dict[int, int] = {}
         groups, away, place = others, [], 0
-        for group in (*known, *self._away):
+        for group in everything:
             rows = [row for row in range(len(group.ids)) if place + row in prompt_of]
             rest = [row for row in range(len(group.ids)) if row not in rows]
             prompts = [prompt_of[place + row] for row in rows]
