@@ -210,6 +210,7 @@ class Scene:
             reasons |= unfound(self._engine.processor, wanted, outputs)
             frames = propagate_video(tracker, source, keys)
         else:
+            frame_count(source)  # one without an end is refused here
             frames = self._asked_again(tracker, source, list(dict.fromkeys(wanted)), chosen, reasons)
         return Track(
             frames,
@@ -264,6 +265,11 @@ class Scene:
         Args:
             names: what each asks for, when it asks for a mask. kind, on_text: see [`Engine.write`].
         """
+        if self.is_video and options.ask_every is not None:
+            raise ValueError(
+                f"ask_every={options.ask_every!r} is for track() and stream(); this gives one answer about the whole "
+                "video: track it, or leave ask_every out"
+            )
         if isinstance(questions, str):
             raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
         for name, given in (("history", histories), ("region", regions)):
@@ -283,14 +289,14 @@ class Scene:
             outputs = await self._engine.write(
                 media, questions, options.generation, histories=turns, at_once=at_once, kind=kind, on_text=on_text
             )
+            if names is not None:
+                outputs = await self._believed(media, names, outputs, options)
         else:  # each question sees a region of its own, which is its region1
             for question, grid, history in zip(questions, self._region_grids(regions), turns, strict=True):
                 shown = (await self._look(())).with_regions([grid])
                 outputs += await self._engine.write(
                     shown, [question], options.generation, histories=[history], regions=[grid], on_text=on_text
                 )
-        if names is not None and regions is None:
-            outputs = await self._believed(await self._look(keys), names, outputs, options)
         named = zip(outputs, names or [None] * len(outputs), strict=True)
         parsed = [_Parsed(self._engine, output, name) for output, name in named]
         segments = await self._segments(parsed, keys, options)

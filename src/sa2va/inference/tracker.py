@@ -168,6 +168,8 @@ class VideoTracker:
         self._output = output
         self._ask = ask
         self._ask_every = checked_ask_every(ask_every)
+        if num_key_frames < 1:
+            raise ValueError(f"num_key_frames is at least 1; got {num_key_frames}")
         self._num_key_frames = num_key_frames
         self._watch = _Watch()
         self._groups: list[_Group] = []
@@ -257,17 +259,21 @@ class VideoTracker:
         if any(number == waiting for waiting, _ in self._phrases_to_ask):
             self._phrases_to_ask = [(other, phrase) for other, phrase in self._phrases_to_ask if other != number]
             return
-        for group in self._groups:
-            if number in group.ids:
-                rows = [row for row, other in enumerate(group.ids) if other != number]
-                phrase = group.phrases[group.ids.index(number)]
-                if rows and group.frames_to_prompt:
-                    raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
-                place = self._groups.index(group)
-                self._groups[place : place + 1] = [group.select(rows)] if rows else []
-                if not any(phrase in other.phrases for other in self._groups):
-                    self._forget(phrase)
-                return
+        promised = next((phrase for phrase, first in self._watch.reserved.items() if first == number), None)
+        if promised is not None:
+            self._forget(promised)
+            return
+        for groups in (self._groups, self._away):
+            for place, group in enumerate(groups):
+                if number in group.ids:
+                    phrase = group.phrases[group.ids.index(number)]
+                    rows = [row for row, other in enumerate(group.ids) if other != number]
+                    if rows and group.frames_to_prompt:
+                        raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
+                    groups[place : place + 1] = [group.select(rows)] if rows else []
+                    if not any(phrase in other.phrases for other in (*self._groups, *self._away)):
+                        self._forget(phrase)
+                    return
         raise ValueError(f"no object has the id {number}; there are {self.ids}")
 
     @torch.inference_mode()
@@ -289,7 +295,7 @@ class VideoTracker:
                 self._ask_phrases(pixels)
                 features = self.encode([pixels])
             else:
-                features = self._ask_again(pixels, size)
+                features = self._ask_again(self._ask_every, pixels, size)
             frame = self.step_encoded(features, size, time=time)
             return replace(frame, segments=self._colors.apply(pixels, frame.segments))
 
@@ -328,44 +334,34 @@ class VideoTracker:
             waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
             raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
 
-    def _ask_again(self, pixels: Pixels, size: Size) -> FrameFeatures:
+    def _ask_again(self, every: int | Literal["scene"], pixels: Pixels, size: Size) -> FrameFeatures:
         """Ask for all phrases where it is time to, and let what is found join what is followed; the frame's features.
 
         The language model sees the frames since the last time, or the present one alone: at the beginning, after a cut,
         and when a phrase is new.
         """
         watch, index = self._watch, self._next_index
-        look = scene_look(pixels) if self._ask_every == "scene" else None
-        since = None if watch.asked is None else index - watch.asked
-        cut = (
-            look is not None
-            and watch.look is not None
-            and since is not None
-            and since >= SHORTEST_SCENE
-            and is_cut(watch.look, look)
-        )
         reserved = watch.reserved | {phrase: number for number, phrase in self._phrases_to_ask}
-        is_new, is_due = bool(self._phrases_to_ask), since == self._ask_every or cut
-        recent = () if cut or is_new else watch.recent
+        since = 0 if watch.asked is None else index - watch.asked
+        look = scene_look(pixels) if every == "scene" else None
+        cut = look is not None and watch.look is not None and since >= SHORTEST_SCENE and is_cut(watch.look, look)
+        is_due = cut or (every != "scene" and since >= every)
         features = self.encode([pixels])
         self._watch = replace(watch, reserved=reserved, look=look)
-        if reserved and (is_new or is_due):
-            phrases = list(reserved)
-            shown = recent[1 - self._num_key_frames :] if self._num_key_frames > 1 else ()
-            found = dict(zip(phrases, self._answers(phrases, [*shown, pixels]), strict=True))
-            self.prompt_window(found, {index: features}, size, cut=cut)
+        if reserved and (self._phrases_to_ask or is_due):
+            before = () if cut or self._phrases_to_ask else watch.recent
+            found = self._answers(list(reserved), [*before, pixels])
+            self.prompt_window(dict(zip(reserved, found, strict=True)), {index: features}, size, cut=cut)
             self._phrases_to_ask = []
             self._watch = replace(self._watch, asked=index, recent=())
-        elif isinstance(self._ask_every, int) and since is not None:
-            stride = -(-self._ask_every // self._num_key_frames)
-            kept = (pixels,) if since % stride == 0 else ()
-            self._watch = replace(self._watch, recent=(*watch.recent, *kept))
+        elif every != "scene" and since % -(-every // self._num_key_frames) == 0:
+            recent = (*watch.recent, pixels)[1 - self._num_key_frames :] if self._num_key_frames > 1 else ()
+            self._watch = replace(self._watch, recent=recent)
         return features
 
     def _forget(self, phrase: str) -> None:
         """Ask for a phrase no longer."""
         self._watch = replace(self._watch, reserved={p: n for p, n in self._watch.reserved.items() if p != phrase})
-        self._away = [group for group in self._away if phrase not in group.phrases]
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
