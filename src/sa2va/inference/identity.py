@@ -31,24 +31,24 @@ class Sighting:
 def same_objects(new: Sighting, old: Sighting) -> dict[int, int]:
     """Row of the known object that each new one is, for those that are one.
 
-    Objects of one phrase are the same if their masks overlap where both are in sight, or if they are never in sight on
-    the same frame: then the old one has left, and come back as the new one. Those that are in sight in two places are
-    two. Of all ways to pair them the one with the largest sum of overlaps is taken, and of these the one whose
+    Objects of one phrase are the same if their masks overlap where both are in sight. If the old one is out of sight on
+    most frames that show the new one, it has left, and come back as the new one. Those that are in sight in two places
+    are two. Of all ways to pair them the one with the largest sum of overlaps is taken, and of these the one whose
     pointers agree best.
     """
     import networkx  # takes long to import
 
-    both = (new.masks.flatten(2).any(2)[:, None] & old.masks.flatten(2).any(2)[None]).float()
     mine, theirs = new.masks.flatten(2).float(), old.masks.flatten(2).float()
     shared = torch.einsum("nfp,ofp->nof", mine, theirs)
     union = mine.sum(2)[:, None] + theirs.sum(2)[None] - shared
-    overlap = ((shared / union.clamp(min=1)).sum(2) / both.sum(2).clamp(min=1)).tolist()
-    apart = (both.sum(2) == 0).tolist()
+    both = (mine.any(2)[:, None] & theirs.any(2)[None]).sum(2)
+    overlap = ((shared / union.clamp(min=1)).sum(2) / both.clamp(min=1)).tolist()
+    gone = (2 * both < mine.any(2).sum(1)[:, None]).tolist()
     alike = F.cosine_similarity(new.pointers[:, None].float(), old.pointers[None].float(), dim=2).tolist()
     pairs = networkx.Graph()
     for row, phrase in enumerate(new.phrases):
         for known, other in enumerate(old.phrases):
-            if phrase == other and (apart[row][known] or overlap[row][known] >= SAME_IOU):
+            if phrase == other and (gone[row][known] or overlap[row][known] >= SAME_IOU):
                 weight = overlap[row][known] + _ALIKE * (2 + alike[row][known])
                 pairs.add_edge(("new", row), ("old", known), weight=weight)
     chosen = (dict(pair) for pair in networkx.max_weight_matching(pairs))
