@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: IoU from which two masks are of one object.
 SAME_IOU = 0.3
+#: Share of an object's largest mask from which a mask is no mere speck.
+_SPECK = 0.1
 #: Weight of looking alike where nothing else tells: all of it counts less than any overlap.
 _ALIKE = 1e-4
 
@@ -41,9 +43,10 @@ def same_objects(new: Sighting, old: Sighting) -> dict[int, int]:
     mine, theirs = new.masks.flatten(2).float(), old.masks.flatten(2).float()
     shared = torch.einsum("nfp,ofp->nof", mine, theirs)
     union = mine.sum(2)[:, None] + theirs.sum(2)[None] - shared
-    both = (mine.any(2)[:, None] & theirs.any(2)[None]).sum(2)
-    overlap = ((shared / union.clamp(min=1)).sum(2) / both.clamp(min=1)).tolist()
-    gone = (2 * both < mine.any(2).sum(1)[:, None]).tolist()
+    seen, known_seen = _in_sight(mine), _in_sight(theirs)
+    both = seen[:, None] & known_seen[None]
+    overlap = ((shared / union.clamp(min=1) * both).sum(2) / both.sum(2).clamp(min=1)).tolist()
+    gone = (2 * both.sum(2) < seen.sum(1)[:, None]).tolist()
     alike = F.cosine_similarity(new.pointers[:, None].float(), old.pointers[None].float(), dim=2).tolist()
     pairs = networkx.Graph()
     for row, phrase in enumerate(new.phrases):
@@ -53,3 +56,9 @@ def same_objects(new: Sighting, old: Sighting) -> dict[int, int]:
                 pairs.add_edge(("new", row), ("old", known), weight=weight)
     chosen = (dict(pair) for pair in networkx.max_weight_matching(pairs))
     return {pair["new"]: pair["old"] for pair in chosen}
+
+
+def _in_sight(masks_NFP: Tensor) -> Tensor:
+    """On which frames objects are seen, bool (N, F): specks that are left of one that is gone do not count."""
+    areas = masks_NFP.sum(2)
+    return areas > _SPECK * areas.amax(1, keepdim=True)
