@@ -220,7 +220,7 @@ def drafts(device: str) -> None:
             seconds = 0.0
             for phrase in phrases:
                 if not uses:
-                    media.drafts.clear()
+                    media.answers.clear()
                 with meter.measuring():
                     seconds += timed(tiny, lambda: scene.segment(phrase))  # noqa: B023
         passes = (meter.passes["reading"] + meter.passes["writing"]) / len(phrases)

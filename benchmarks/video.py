@@ -1,6 +1,7 @@
 """Video: our tracker against the reference's schedule, built from the same modules and run in the same process.
 
     python benchmarks/video.py                       # small sizes, CPU
+    python benchmarks/video.py --around              # drawing, resizing, run lengths and files, without a model
     python benchmarks/video.py --size large --device cuda --dtype bfloat16 --compile
 
 The reference segments each object in a session of its own: it encodes every frame again for every object, encodes
@@ -36,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sa2va.inference.tracker as tracker_module
 import sa2va.model.memory as memory_module
 import sa2va.modeling_sa2va as sa2va_module
+from around import around
 from sa2va.inference.propagation import propagate_video
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
@@ -362,10 +364,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 3, 8])
     parser.add_argument("--skip-memory", action="store_true")
+    parser.add_argument("--around", action="store_true", help="only what is done beside the model, at 1080p")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak_of:
         return peak_of(arguments.peak_of)
+    if arguments.around:
+        return around(arguments.objects[-1])
     for size in arguments.size:
         model = build(size, arguments.device, getattr(torch, arguments.dtype))
         if arguments.compile:

@@ -333,10 +333,10 @@ class Sa2VA:
                 the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array), or
                 ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, their number; ``mode``, ``"released"`` or
                 ``"consistent"``, see [`sa2va.inference.tracker`], or None for the one the checkpoint was made for;
-                ``memory``, ``"all"`` or ``"near"``, which of the remembered frames are read; ``ask_every``, a number of
-                frames or ``"scene"``: the language model sees key frames of every part of so many frames, or of every
-                scene between two cuts. What it points at joins the object that is followed there or has left, else it
-                gets an id of its own.
+                ``memory``, which frames are remembered and read, see [`sa2va.inference.memory_policies`];
+                ``ask_every``, a number of frames or ``"scene"``: the language model sees key frames of every part of so
+                many frames, or of every scene between two cuts. What it points at joins the object that is followed
+                there or has left, else it gets an id of its own.
 
         Returns:
             a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.

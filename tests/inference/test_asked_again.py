@@ -11,6 +11,7 @@ import torch
 
 from sa2va import Sa2VA, VideoTracker
 from sa2va.inference.identity import Sighting, same_objects
+from sa2va.inference.memory_policies import RecentMemory
 from sa2va.inference.options import InferenceOptions
 from sa2va.inference.vlm import VLMOutput, is_denial
 from sa2va.media.cuts import scene_starts
@@ -127,13 +128,14 @@ def test_one_window_is_the_whole_video(tiny):
 
 
 def test_memory_does_not_grow_with_the_number_of_windows(tiny, monkeypatch):
-    sizes: list[int] = []
-    read = VideoTracker._read
-    monkeypatch.setattr(
-        VideoTracker,
-        "_read",
-        lambda self, group, index: sizes.append(len(group.bank.prompted)) or read(self, group, index),
-    )
+    sizes = []
+    track = RecentMemory.track
+
+    def noted(self, *arguments):
+        sizes.append(len(self.bank.prompted))
+        return track(self, *arguments)
+
+    monkeypatch.setattr(RecentMemory, "track", noted)
     tiny.track(clip(range(30, 42, 2)), STAR, ask_every=2, num_key_frames=2, **SHORT).results()
     assert max(sizes) == 3  # the first ever, and those of the present window
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -107,14 +107,28 @@ def test_short_prompts_about_different_media_are_read_in_one_pass(open_sa2va, ca
     same(found, expected)
 
 
-def test_a_second_question_about_a_medium_reads_no_pass_with_others(sa2va):
-    """What was read of its picture is not read again."""
-    with sa2va.open(PICTURES[0]) as scene:
-        scene.chat("What is this?", **TOKENS)
-        requests = [Request(scene, question="And where?", options=TOKENS), Request(PICTURES[0], question="Where?")]
+@pytest.mark.parametrize("case", FAMILIES)
+def test_second_questions_are_read_in_one_pass(open_sa2va, case):
+    """Each goes on from what was read of its own medium, however long that is, and one is tried with a draft."""
+    sa2va = open_sa2va(case)
+    with ExitStack() as stack:
+        scenes = [stack.enter_context(sa2va.open(one)) for one in PICTURES[:3]]
+        turns = [scene.chat("What is this?", **TOKENS) for scene in scenes]
+        scenes[2].segment("the dog", **TOKENS)
+        requests = [
+            Request(scenes[0], question="And where?", history=turns[0].history, options=TOKENS),
+            Request(scenes[1], question="Where?", options=TOKENS),
+            Request(scenes[2], phrases=["the cat", "the dog"], options=TOKENS),
+        ]
         with passes(sa2va) as seen:
-            assert not any(reply.error for reply in sa2va.answers(requests))
-    assert seen["read"] == [1, 1]
+            found = [answer for reply in sa2va.answers(requests) for answer in reply.answers]
+    assert seen["read"] == [4]
+    alone = [
+        sa2va.chat(PICTURES[0], "And where?", history=turns[0].history, **TOKENS),
+        sa2va.chat(PICTURES[1], "Where?", **TOKENS),
+        *sa2va.segment(PICTURES[2], ["the cat", "the dog"], **TOKENS),
+    ]
+    same(found, alone)
 
 
 @contextmanager
@@ -130,7 +144,7 @@ def writing(sa2va: Sa2VA, text: str) -> Iterator[None]:
         chosen = [following.get(int(row[-1]), ids[0]) if read[-1].shape[1] == 1 else ids[0] for row in read[-1]]
         logits = logits * 0
         for row, token in enumerate(chosen):
-            logits[row, token] = 1.0
+            logits[row, ..., token] = 1.0
         return logits
 
     hook = sa2va.model.vlm.lm_head.register_forward_hook(choose)

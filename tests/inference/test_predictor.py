@@ -193,7 +193,7 @@ def test_an_empty_mask_is_no_segment(sa2va: Sa2VA, media):
 
 def test_the_drop_in_returns_empty_masks_all_the_same(sa2va: Sa2VA, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "sa2va.inference.postprocess.upsample_logits", lambda logits, side, size: torch.full((len(logits), *size), -1.0)
+        "sa2va.inference.postprocess.foreground", lambda logits, side, size, cut: (np.zeros((0, 0), bool), (0, 0))
     )
     with writing(sa2va, "[SEG]<|end|>"):
         result = sa2va.predict_forward(image=Image.fromarray(PICTURE), text="<image>dog", **TOKENS)

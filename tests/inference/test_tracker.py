@@ -644,7 +644,7 @@ def test_a_step_that_fails_late_changes_no_memory(model: Sa2VAModel, monkeypatch
         each.step(CLIP[0])
     with monkeypatch.context() as broken:
         calls = iter([remember])
-        broken.setattr("sa2va.inference.tracker.remember", lambda *given: next(calls)(*given))
+        broken.setattr("sa2va.inference.memory_policies.remember", lambda *given: next(calls)(*given))
         with pytest.raises(StopIteration):
             tracker.step(CLIP[7])
     frames, expected = ([each.step(frame) for frame in CLIP[1:3]] for each in (tracker, undisturbed))
@@ -730,7 +730,7 @@ def test_settings_reach_every_mask(model: Sa2VAModel):
 
 def test_near_memory_reads_less_and_keeps_all(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
     """The two nearest prompted and the two last tracked frames; every pointer; the bank itself stays whole."""
-    read: dict[str, list[int]] = {"all": [], "near": []}
+    read: dict[str, list[int]] = {"recent": [], "near": []}
     banks = {}
     for memory, lengths in read.items():
         tracker = tracker_of(model, 1, 2, frames=3, memory=memory)
@@ -742,17 +742,17 @@ def test_near_memory_reads_less_and_keeps_all(model: Sa2VAModel, monkeypatch: py
         for frame in CLIP:
             tracker.step(frame)
         banks[memory] = [tracker.ids, len(lengths)]
-    assert banks["all"] == banks["near"]
+    assert banks["recent"] == banks["near"]
     cells = (model.sam2.image_size // 16) ** 2
     spatial = {memory: [length // cells for length in lengths] for memory, lengths in read.items()}
-    assert spatial["all"] == [3, 4, 5, 6, 7, 8]
+    assert spatial["recent"] == [3, 4, 5, 6, 7, 8]
     assert spatial["near"] == [2, 3, 4, 4, 4, 4]
 
 
 def test_near_memory_is_all_of_it_while_there_is_no_more(model: Sa2VAModel):
-    everything, near = (tracker_of(model, 1, frames=2, memory=memory) for memory in ("all", "near"))
+    everything, near = (tracker_of(model, 1, frames=2, memory=memory) for memory in ("recent", "near"))
     for frame in CLIP[:5]:
         one, other = everything.step(frame), near.step(frame)
         assert [segment.masks for segment in one] == [segment.masks for segment in other]
-    with pytest.raises(ValueError, match="memory must be 'all' or 'near'; got 'some'"):
+    with pytest.raises(ValueError, match=r"memory must be one of 'recent', 'near', .*; got 'some'"):
         VideoTracker(model, memory="some")  # pyright: ignore[reportArgumentType]

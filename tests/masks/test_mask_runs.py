@@ -31,3 +31,35 @@ def test_runs_are_those_of_pycocotools(kind: str):
             mask[:] = True
         expected = coco.encode(np.asfortranarray(mask).view(np.uint8))["counts"].decode("ascii")
         assert Mask.from_array(mask).counts == expected
+
+
+def test_a_mask_from_its_part_is_that_of_the_whole():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        height, width = (int(n) for n in rng.integers(1, 30, 2))
+        (x0, x1), (y0, y1) = (np.sort(rng.integers(0, side + 1, 2)).tolist() for side in (width, height))
+        mask = np.zeros((height, width), bool)
+        mask[y0:y1, x0:x1] = rng.random((y1 - y0, x1 - x0)) < rng.random()
+        found = Mask.from_crop(mask[y0:y1, x0:x1], (x0, y0), (height, width))
+        assert found == Mask.from_array(mask)
+        np.testing.assert_array_equal(found.crop((x0, y0, x1, y1)), mask[y0:y1, x0:x1])
+
+
+@pytest.mark.parametrize(
+    ("part", "corner"),
+    [
+        (np.ones((2, 2), np.uint8), (0, 0)),
+        (np.ones(4, bool), (0, 0)),
+        (np.ones((2, 2), bool), (5, 0)),
+        (np.ones((2, 2), bool), (0, -1)),
+    ],
+)
+def test_a_part_that_is_none_is_refused(part: np.ndarray, corner: tuple[int, int]):
+    with pytest.raises(ValueError, match="expected a"):
+        Mask.from_crop(part, corner, (4, 6))
+
+
+def test_empty_runs_are_left_out_of_what_is_read():
+    expected = Mask.from_array(np.array([[0, 0, 1, 1, 0, 1]], bool))
+    for counts in ([2, 2, 1, 1], [2, 1, 0, 1, 1, 1], [1, 0, 1, 2, 1, 1, 0], [0, 0, 2, 2, 1, 0, 0, 1]):
+        assert Mask.from_rle({"size": [1, 6], "counts": counts}) == expected

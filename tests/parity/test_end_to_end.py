@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sa2va import Sa2VA
 from sa2va.model import mask_decoder
+from sa2va.model.foreground import foreground
 from synthetic_checkpoint import GOLDEN, picture
 
 TEXTS = json.loads((GOLDEN / "mllm_tiny_configs.json").read_text())["text"]
@@ -33,11 +34,11 @@ def test_text_masks_and_everything_between(sa2va: Sa2VA, kind: str, monkeypatch:
         sa2va.model.projection.register_forward_hook(lambda _, args, output: prompts.append(output)),
     ]
 
-    def to_picture(logits: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-        upsampled.append(mask_decoder.upsample_logits(logits, side, (side, side)))
-        return mask_decoder.upsample_logits(logits, side, size)
+    def to_picture(logits: Tensor, side: int, size: tuple[int, int], cut: float) -> tuple[np.ndarray, tuple[int, int]]:
+        upsampled.append(mask_decoder.upsample_logits(logits[None], side, (side, side)))
+        return foreground(logits, side, size, cut)
 
-    monkeypatch.setattr("sa2va.inference.postprocess.upsample_logits", to_picture)
+    monkeypatch.setattr("sa2va.inference.postprocess.foreground", to_picture)
     result = sa2va.predict_forward(text=TEXTS[kind], max_new_tokens=24, **MEDIA[kind])
     for hook in hooks:
         hook.remove()

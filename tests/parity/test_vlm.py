@@ -101,7 +101,7 @@ def listening(model: Sa2VAModel) -> Iterator[Steps]:
     handles = [
         language_model.register_forward_pre_hook(keep_input, with_kwargs=True),
         language_model.norm.register_forward_hook(keep_norm),
-        model.vlm.lm_head.register_forward_hook(lambda _, args, output: steps.logits.append(output)),
+        model.vlm.lm_head.register_forward_hook(lambda _, args, output: steps.logits.append(output.flatten(0, -2))),
     ]
     try:
         yield steps

@@ -115,6 +115,23 @@ def test_the_picture_given_is_not_changed_and_may_be_of_any_mode():
         assert overlay.overlay(picture.convert(mode), []).mode == "RGB"
 
 
+def test_painting_in_place_is_drawing():
+    segments = [segment(1, rectangle(10, 50, 20, 80)), segment(2, rectangle(0, 30, 0, 40))]
+    canvas = PICTURE.copy()
+    overlay.ClipOverlay().paint(canvas, segments)
+    np.testing.assert_array_equal(canvas, drawn(segments))
+
+
+@given(arrays(np.bool_, (4, 14, 19)), st.floats(0, 1))
+def test_every_pixel_is_mixed_with_the_mean_of_the_colours_that_cover_it(masks, alpha):
+    picture = PICTURE[:14, :19]
+    out = drawn([segment(i, m) for i, m in enumerate(masks, 1)], picture, alpha=alpha, contour=False, labels=False)
+    colors = np.array([overlay.color(number) for number in range(1, 5)], float)
+    covering = masks.sum(axis=0)
+    mean = np.einsum("khw,kc->hwc", masks, colors) / np.maximum(covering, 1)[..., None]
+    np.testing.assert_allclose(out[covering > 0], (picture + alpha * (mean - picture))[covering > 0], atol=1.6)
+
+
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match=r"\(60, 90\), got \(5, 5\)"):
         drawn([segment(1, np.ones((5, 5), bool))])
@@ -125,9 +142,9 @@ def test_wrong_input_is_named():
 
 
 def plates(text_of: list[labels.Label], size: tuple[int, int]) -> np.ndarray:
-    canvas = Image.new("RGB", size)
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
     labels.LabelLayout().draw(canvas, text_of)
-    return np.asarray(canvas)
+    return canvas
 
 
 def test_labels_of_crowded_objects_stay_inside_and_apart():

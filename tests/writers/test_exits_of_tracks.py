@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,17 @@ from sa2va.data.annotations.label_studio import export_file, read_label_studio
 from sa2va.data.annotations.labelme import read_labelme
 from sa2va.data.annotations.layout import Problems
 from sa2va.data.annotations.yolo import read_yolo
-from sa2va.writers import CvatVideoWriter, LabelmeWriter, LabelStudioWriter, YoloWriter, write_track
+from sa2va.media.open import open_media
+from sa2va.serve.label_studio_backend import Project
+from sa2va.writers import (
+    CvatVideoWriter,
+    LabelmeWriter,
+    LabelStudioVideoWriter,
+    LabelStudioWriter,
+    YoloWriter,
+    write_track,
+)
+from sa2va.writers.label_studio_tasks import Control
 
 SIZE = (48, 64)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]]
@@ -107,6 +119,47 @@ def test_label_studio(track, tmp_path):
     read = rows(read_label_studio(path, Problems("label studio")))
     assert read["00000", DOG] == Mask.from_array(RING) and read["00002", CAT] == Mask.from_array(RING)
     assert ("00002", DOG) not in read
+
+
+def test_label_studio_video(track, tmp_path):
+    folder = tmp_path / "clip"
+    write_track(track, [LabelStudioVideoWriter(folder, size=SIZE, fps=8, source="a clip.mov")])
+    (task,) = json.loads((folder / "tasks.json").read_text())
+    assert task["data"]["video"] == "/data/local-files/?d=clip/videos/a%20clip.mp4"
+    with open_media(folder / "videos/a clip.mp4") as video:
+        assert [round(float(decoded.pixels.mean()), -1) for decoded in video] == [0, 40, 80, 120]
+    project = Project.parse((folder / "config.xml").read_text())
+    assert (project.kind, project.key, project.frame_rate) == ("video", "video", 8)
+    assert project.controls == ((Control("videorectangle", "box", "video"), (DOG, CAT)),)
+    (prediction,) = task["predictions"]
+    read = {result["value"]["labels"][0]: boxes_by_frame(result) for result in prediction["result"]}
+    for name, masks in ((DOG, DOGS), (CAT, CATS)):
+        boxes = {n: Mask.from_array(mask).box for n, mask in enumerate(masks, 1) if mask is not None and mask.any()}
+        assert read[name] == {number: pytest.approx(box) for number, box in boxes.items()}
+    # Written again, it is replaced; what somebody else put there is not.
+    with LabelStudioVideoWriter(folder, size=SIZE) as writer:
+        writer.write(Frame(7, None, SIZE), np.zeros((*SIZE, 3), np.uint8))
+    assert [path.name for path in (folder / "videos").iterdir()] == ["video.mp4"]
+    assert json.loads((folder / "tasks.json").read_text())[0]["predictions"][0]["result"] == []
+    with pytest.raises(RuntimeError), LabelStudioVideoWriter(folder, size=SIZE) as writer:
+        writer.write(Frame(0, 0.0, SIZE), np.zeros((*SIZE, 3), np.uint8))
+        raise RuntimeError
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+    (folder / "tasks.json").write_text("[]")
+    with pytest.raises(ValueError, match="not written here"):
+        LabelStudioVideoWriter(folder, size=SIZE)
+
+
+def boxes_by_frame(result):
+    """Where the editor shows a box, and where: from each that is listed until the next, if it is enabled."""
+    value, shown = result["value"], {}
+    assert (result["type"], result["from_name"], result["to_name"]) == ("videorectangle", "box", "video")
+    for key, following in zip(value["sequence"], [*value["sequence"][1:], None], strict=True):
+        x, y = key["x"] * SIZE[1] / 100, key["y"] * SIZE[0] / 100
+        box = x, y, x + key["width"] * SIZE[1] / 100, y + key["height"] * SIZE[0] / 100
+        end = (following["frame"] if following else value["framesCount"] + 1) if key["enabled"] else key["frame"] + 1
+        shown |= dict.fromkeys(range(key["frame"], end), box)
+    return shown
 
 
 @pytest.mark.parametrize("compact", [False, True])

@@ -276,6 +276,9 @@ class TestEnds:
             assert len(path.read_text().splitlines()) == 3
         elif kind == "cvat":
             assert (path / "annotations.xml").read_text().count("<track ") == 2
+        elif kind == "label-studio":
+            assert (path / "tasks.json").read_text().count('"videorectangle"') == 2
+            assert len(decoded(path / "videos/video.mp4")) == 3
         else:
             assert {Path(name).name for name in files(path)} >= {"00000.png", "00001.png", "00002.png"}
 
@@ -335,3 +338,39 @@ class TestEnds:
     def test_files_cannot_be_resumed(self, tmp_path, kind):
         with pytest.raises(ValueError, match="cannot resume"):
             writer(kind, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["overlay", "cutout-video"])
+def test_pixels_may_be_overwritten_once_a_video_has_them(kind: str, tmp_path: Path):
+    """A camera fills the same memory again, while its last frames still wait to be encoded."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    with writer(kind, tmp_path / "one") as target:
+        write(target, range(8))
+    buffer = np.empty((*SIZE, 3), np.uint8)
+    with writer(kind, tmp_path / "other") as target:
+        for index in range(8):
+            buffer[:] = picture(index)
+            target.write(frame(index), buffer)
+            assert (buffer == picture(index)).all()
+            buffer[:] = 255
+    name = WRITERS[kind].default_name
+    first, second = decoded(tmp_path / "one" / name), decoded(tmp_path / "other" / name)
+    assert len(first) == len(second) == 8
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("count", [1, 9], ids=["found at the end", "found on the way"])
+def test_what_goes_wrong_while_a_video_is_encoded_beside_is_raised(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sa2va.writers.video_encoder.VideoEncoder.write", full)
+    written = 0
+    with pytest.raises(OSError, match="No space left"), writer("overlay", tmp_path) as target:
+        for index in range(count):
+            write(target, [index])
+            written += 1
+    assert written <= 4 and files(tmp_path) == []

@@ -57,11 +57,13 @@ class PropagationMode(StrEnum):
     CONSISTENT = "consistent"
 
 
-class MemoryReads(StrEnum):
-    """Which remembered frames are read."""
+class MemoryKind(StrEnum):
+    """Which frames are remembered and read."""
 
-    ALL = "all"
+    RECENT = "recent"
     NEAR = "near"
+    DISTRACTOR_AWARE = "distractor-aware"
+    TREE = "tree"
 
 
 Source = Annotated[
@@ -128,10 +130,11 @@ CheckPresence = Annotated[
     ),
 ]
 Memory = Annotated[
-    MemoryReads,
+    MemoryKind,
     typer.Option(
         rich_help_panel=_VIDEO,
-        help="Remembered frames that are read to carry masks on: all, or the nearest, faster with many objects.",
+        help="What carries masks on: recent frames (SAM 2's own), only the nearest (faster with many objects), frames "
+        "in which the object was told from others like it, or a tree of hypotheses (three times the work).",
     ),
 ]
 
@@ -159,7 +162,7 @@ class OutputOptions:
             show_default=False,
             rich_help_panel="Output",
             help="What goes into the folder, by commas. Pictures: overlay masks objects cutout json. "
-            "Videos: those, and binary cutout-video jsonl cvat. \\[default: overlay,masks,json]",
+            "Videos: those, and binary cutout-video jsonl cvat label-studio. \\[default: overlay,masks,json]",
         ),
     ] = None
     overwrite: Annotated[
@@ -250,7 +253,7 @@ class VideoOptions:
     key_frames: KeyFrames = "uniform"
     num_key_frames: NumKeyFrames = 5
     mode: Mode = None
-    memory: Memory = MemoryReads.ALL
+    memory: Memory = MemoryKind.RECENT
     ask_every: AskEvery = None
     stride: Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")] = 1
     fps: Annotated[

@@ -25,6 +25,7 @@ from sa2va.inference.replies import Request
 from sa2va.untrusted import STUMBLES, parse_json
 
 if TYPE_CHECKING:
+    from sa2va.inference.memory_policies import MemoryPolicy
     from sa2va.inference.options import Options
     from sa2va.inference.tracker import Mode
     from sa2va.predictor import Sa2VA
@@ -44,6 +45,7 @@ class Settings:
         num_key_frames: how many, for the two named ways.
         mode: how masks are carried through a clip, see [`sa2va.inference.tracker`]; None for what the checkpoint was
             made for.
+        memory: which frames are remembered for that, see [`sa2va.inference.memory_policies`].
         threshold: probability above which a pixel belongs to an object.
         max_new_tokens: longest answer.
         at_once: queries of one item that are answered together; fewer need less memory.
@@ -52,6 +54,7 @@ class Settings:
     key_frames: Literal["uniform", "first"] | tuple[int, ...] = "uniform"
     num_key_frames: int = 5
     mode: Mode | None = None
+    memory: MemoryPolicy = "recent"
     threshold: float = 0.5
     max_new_tokens: int = 2048
     at_once: int = 16

@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,9 +21,9 @@ from PIL import Image
 from sa2va.inference.text_stream import TextStream
 from sa2va.inference.vlm import VLMOutput
 from sa2va.inference.work import Decode, Encode, EncodedMedia, EncodeFrame, Pause, Work, Write
-from sa2va.model.generation import Reading, can_read_apart, read_apart, read_prompts
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, decode_masks, grounding_side, language_tokens
 from sa2va.model.network import Sa2VANetwork
+from sa2va.model.prompt_reader import PromptReader, Reading
 from sa2va.model.row_batch import RowBatch
 from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated, VisualTokens
@@ -35,8 +37,6 @@ T = TypeVar("T")
 MAX_ROWS, MAX_PICTURES = 32, 8
 #: Most tokens of all rows, at their longest.
 CACHE_TOKENS = 131_072
-#: Prompts about different media that are read in one pass: most tokens of them, and by how much they may differ.
-_TOKENS_A_PASS, _ALIKE = 4096, 1.25
 #: A stop word is looked for in the text of this many last tokens.
 _TAIL_TOKENS = 32
 
@@ -103,7 +103,9 @@ class Engine:
         self._open: list[_Request[Any]] = []
         self._work: dict[type, list[Any]] = {kind: [] for kind in (Pause, Decode, EncodeFrame, Encode, Write)}
         self._written: list[Write] = []
-        self._rows = RowBatch(self.model.vlm, self.model.config.family)
+        family = self.model.config.family
+        self._reader = PromptReader(self.model.vlm, family, self.model.config.seg_token_id)
+        self._rows = RowBatch(self.model.vlm, family)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -304,86 +306,51 @@ class Engine:
         return alone or (rows <= self.max_rows and rows * longest <= self.cache_tokens)
 
     def _next_to_read(self) -> list[Write]:
-        """The first request that waits, and those behind it whose short prompts are read in one pass with its own.
-
-        A long prompt fills the device by itself; and what was read of the same medium before is not read again, which a
-        common pass could not use.
-        """
+        """The first request that waits, and those behind it that are worth reading in one pass with it."""
         waiting, chosen = self._work[Write], [self._work[Write].pop(0)]
-        while waiting and self._reads_with(chosen, waiting[0]):
+        readings = self._readings(chosen[0])
+        while waiting and self._fits([*chosen, waiting[0]]):
+            readings += self._readings(waiting[0])
+            if not self._reader.fit_a_pass(readings):
+                break
             chosen.append(waiting.pop(0))
         return chosen
 
-    def _reads_with(self, chosen: Sequence[Write], other: Write) -> bool:
-        works = [*chosen, other]
-        lengths = [len(work.prompts[0]) for work in works]
-        return (
-            all(len(work.prompts) == 1 and not work.media.cache.ids and not work.media.drafts for work in works)
-            and all(other.media is not work.media for work in chosen)
-            and len(lengths) * max(lengths) <= _TOKENS_A_PASS
-            and max(lengths) <= _ALIKE * min(lengths)
-            and self._fits(works)
-            and all(can_read_apart(self.model.vlm, work.prompts[0], work.options.max_new_tokens) for work in works)
-        )
-
     def _read(self, works: Sequence[Write]) -> None:
         """Read the prompts of requests and let their rows join those that are being written."""
-        if len(works) == 1:
-            return self._read_alone(works[0])
+        readings = [self._readings(work) for work in works]
         try:
-            rows = read_apart(
-                self.model.vlm,
-                self.model.config.family,
-                self.model.config.seg_token_id,
-                [self._reading(work) for work in works],
-            )
-        except Exception:  # each alone, so that only the one at fault fails
-            for work in works:
-                self._read_alone(work)
-            return
-        for work, row in zip(works, rows, strict=True):
-            work.rows = [row]
-            self._join(work)
-        self._collect()
-
-    def _read_alone(self, work: Write) -> None:
-        """The same for one request, which goes on from what was read of its medium before."""
-        try:
-            work.rows = read_prompts(
-                self.model.vlm,
-                self.model.config.family,
-                self.model.config.seg_token_id,
-                work.prompts,
-                work.media.visual,
-                options=work.options,
-                is_finished=self.is_finished,
-                on_token=work.on_token,
-                kept=work.media.cache,
-                drafts=work.media.drafts.get(work.kind or "", ()),
-            )
+            rows = iter(self._reader.read([reading for own in readings for reading in own]))
         except Exception as error:
-            work.fail(error)
-            self._done(work)
+            if len(works) > 1:  # each alone, so that only the one at fault fails
+                for work in works:
+                    self._read([work])
+                return
+            works[0].fail(error)
+            self._done(works[0])
             return
-        self._join(work)
+        for work, own in zip(works, readings, strict=True):
+            work.rows = list(islice(rows, len(own)))
+            self._written.append(work)
+            for row in work.rows:
+                if not row.is_over:
+                    self._rows.join(row)
         self._collect()
 
-    def _reading(self, work: Write) -> Reading:
-        tell = work.on_token
-        return Reading(
-            work.prompts[0],
-            work.media.visual,
-            work.options,
-            self.is_finished,
-            None if tell is None else lambda token: tell(0, token),
-            work.media.cache,
-        )
-
-    def _join(self, work: Write) -> None:
-        self._written.append(work)
-        for row in work.rows:
-            if not row.is_over:
-                self._rows.join(row)
+    def _readings(self, work: Write) -> list[Reading]:
+        tell, media = work.on_token, work.media
+        return [
+            Reading(
+                prompt,
+                media.visual,
+                work.options,
+                self.is_finished,
+                None if tell is None else partial(tell, number),
+                media.cache,
+                media.draft(work.kind),
+            )
+            for number, prompt in enumerate(work.prompts)
+        ]
 
     def _collect(self) -> None:
         """End the work whose rows are all over, or one of whose rows has failed."""
@@ -394,7 +361,7 @@ class Engine:
             self._written.remove(work)
             if failed is None:
                 work.finish([row.generated() for row in work.rows])
-                work.media.remember_drafts(work.kind, [row.tokens for row in work.rows])
+                work.media.remember(work.kind, [row.tokens for row in work.rows])
             else:
                 assert failed.error is not None
                 for row in [row for row in self._rows.rows if row in work.rows]:

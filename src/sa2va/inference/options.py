@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from sa2va.inference.memory_policies import MemoryPolicy
 from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import KeyFrames
-from sa2va.inference.tracker import AskEvery, MemoryRead, Mode, checked_ask_every
+from sa2va.inference.tracker import AskEvery, Mode, checked_ask_every
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.model.sampling import GenerationOptions
 
@@ -28,8 +29,9 @@ class InferenceOptions:
         num_key_frames: number of uniform or first frames.
         mode: how masks are propagated through a video, ``"released"`` or ``"consistent"``, see
             [`sa2va.inference.tracker`]; None means the one the checkpoint was made for.
-        memory: which frames SAM 2 reads of its memory to carry masks on: ``"all"`` it has, or ``"near"``, the two
-            nearest key frames and the two last ones, which is faster with many objects.
+        memory: which frames SAM 2 remembers and reads to carry masks on: ``"recent"`` (SAM 2's own), ``"near"`` (the
+            two nearest key frames and the two last ones, which is faster with many objects), ``"distractor-aware"`` or
+            ``"tree"``; see [`sa2va.inference.memory_policies`].
         ask_every: when a tracked video or stream is shown to the language model again: after so many frames, at
             least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.
         check_presence: for phrases, believe in a mask only if the model also says, asked for yes or no, that there is
@@ -44,7 +46,7 @@ class InferenceOptions:
     key_frames: KeyFrames | Literal["compressed"] = "uniform"
     num_key_frames: int = KEY_FRAMES
     mode: Mode | None = None
-    memory: MemoryRead = "all"
+    memory: MemoryPolicy = "recent"
     ask_every: AskEvery = None
     check_presence: bool = False
     generation: GenerationOptions = field(default_factory=GenerationOptions)
@@ -98,7 +100,7 @@ class Options(TypedDict, total=False):
     key_frames: KeyFrames | Literal["compressed"]
     num_key_frames: int
     mode: Mode | None
-    memory: MemoryRead
+    memory: MemoryPolicy
     ask_every: AskEvery
     check_presence: bool
     max_new_tokens: int

@@ -9,12 +9,14 @@ from numbers import Real
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sa2va.masks.mask import Mask, Size
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.masks.segment import Segment
 from sa2va.model.finite import not_finite
+from sa2va.model.foreground import foreground
 from sa2va.model.mask_decoder import MaskPrediction, upsample_logits
 from sa2va.results.answer import Frame
 
@@ -45,9 +47,9 @@ class MaskPostprocessing:
         """The threshold as a logit."""
         return math.log(self.threshold / (1 - self.threshold))
 
-    def mask(self, inside_HW: Tensor) -> Mask:
-        """Clean a bool tensor (H, W) up and encode it."""
-        return Mask.from_array(self.cleanup.apply(inside_HW.cpu().numpy()))
+    def mask(self, inside_HW: NDArray[np.bool_]) -> Mask:
+        """Clean a bool array (H, W) up and encode it."""
+        return Mask.from_array(self.cleanup.apply(inside_HW))
 
 
 def frame_segments(
@@ -59,7 +61,7 @@ def frame_segments(
     size: Size,
     output: MaskPostprocessing,
 ) -> list[Segment]:
-    """The objects of one frame; one mask at a time is at full resolution.
+    """The objects of one frame; one mask at a time is at full resolution, and only where it is not empty.
 
     Args:
         side: of the grounding image, pixels. size: (height, width) of the frame.
@@ -73,10 +75,13 @@ def frame_segments(
     if not all(finite):
         raise not_finite("SAM 2", prediction.candidates.dtype)
     segments = []
-    for row, (number, phrase) in enumerate(zip(ids, phrases, strict=True)):
-        logits: Tensor = upsample_logits(prediction.logits[row : row + 1], side, size)
-        mask = output.mask(logits[0] > output.cut)
-        kept = logits.sigmoid().cpu().numpy() if output.probabilities else None
+    for row, (number, phrase, logits) in enumerate(zip(ids, phrases, prediction.logits, strict=True)):
+        mask = Mask.from_crop(*foreground(logits, side, size, output.cut), size)
+        if output.cleanup != Cleanup():
+            mask = output.mask(mask.array)
+        kept = None
+        if output.probabilities:
+            kept = upsample_logits(logits[None], side, size).sigmoid().cpu().numpy()
         segments.append(Segment(number, phrase, (mask,), scores[row], presences[row], probabilities=kept))
     return segments
 

@@ -251,7 +251,7 @@ def _averaged(
         mean = torch.stack(views).mean(dim=0)
         score = float(torch.stack([p.iou[row] for p in predictions]).mean())
         presence = float(torch.stack([p.presence[row] for p in predictions]).sigmoid().mean())
-        mask = output.mask(mean > output.threshold)
+        mask = output.mask((mean > output.threshold).cpu().numpy())
         kept = mean[None].cpu().numpy() if output.probabilities else None
         segments.append(Segment(row + 1, phrase, (mask,), score, presence, probabilities=kept))
     return tuple(segments)

@@ -197,6 +197,11 @@ class Scene:
         source = self._source("track needs a video or a picture; got None")
         chosen = InferenceOptions.of(**options)
         if isinstance(chosen.key_frames, str) and chosen.key_frames == "compressed":
+            if chosen.memory != "recent":
+                raise ValueError(
+                    f"memory={chosen.memory!r} is for key frames that masks are carried from; key_frames='compressed' "
+                    "remembers frames in its own way: leave memory out, or take key_frames='uniform'"
+                )
             return sasasa2va.track(
                 self._engine, source, wanted, selections, chosen.generation, chosen.masks, self._origin
             )

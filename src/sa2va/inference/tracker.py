@@ -17,7 +17,7 @@ followed, see [`VideoTracker.prompt_window`].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.inference.identity import Sighting, same_objects
+from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
@@ -44,7 +46,6 @@ from sa2va.model.mask_decoder import (
     point_tokens,
     upsample_logits,
 )
-from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
@@ -53,11 +54,8 @@ from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
 Mode = Literal["released", "consistent"]
-MemoryRead = Literal["all", "near"]
 #: After how many frames, or at cuts, the language model is asked again.
 AskEvery = int | Literal["scene"] | None
-#: Prompted and tracked frames whose spatial memory ``memory="near"`` reads.
-NEAR = {"prompted": 2, "tracked": 2}
 #: Fewest frames between two questions.
 SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
@@ -71,19 +69,45 @@ class _Group:
     phrases: list[str]
     prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
     frames_to_prompt: int
-    bank: MemoryBank = field(default_factory=MemoryBank)
+    memory: ObjectMemory
+    look: Tensor | None = None  # (K, C), see `_look`; None before the first prompted frame
 
     def select(self, rows: Sequence[int]) -> _Group:
         """Some of its objects, by row."""
         if len(rows) == len(self.ids):
             return self
-        pick = torch.tensor(rows, device=self.bank.prompted[0].pointer.device)
         ids, phrases = [self.ids[row] for row in rows], [self.phrases[row] for row in rows]
-        return replace(self, ids=ids, phrases=phrases, bank=self.bank.select(pick))
+        if self.look is None:
+            return replace(self, ids=ids, phrases=phrases)
+        pick = torch.tensor(rows, device=self.look.device)
+        return replace(self, ids=ids, phrases=phrases, memory=self.memory.select(pick), look=self.look[pick])
 
-    def renewed(self, fresh: MemoryBank) -> _Group:
-        """With new prompted frames; of the earlier ones only the first stays, so that memory does not grow."""
-        return replace(self, bank=replace(self.bank, prompted=(*self.bank.prompted[:1], *fresh.prompted)))
+    def add_prompted(
+        self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
+    ) -> None:
+        """Remember a frame on which its objects were prompted."""
+        self.memory = self.memory.prompt(sam2, features, prediction, index)
+        self.look = _look(self.look, prediction)
+
+    def renew(
+        self,
+        sam2: Sam2VideoModel,
+        frames: Mapping[int, FrameFeatures],
+        predictions: Mapping[int, MaskPrediction],
+        rows: Sequence[int],
+    ) -> None:
+        """Remember those rows of predictions instead of what was prompted before, but for its first frame."""
+        self.memory = self.memory.first_prompted()
+        for index, prediction in predictions.items():
+            pick = torch.tensor(rows, device=prediction.best.device)
+            self.add_prompted(sam2, frames[index], prediction[pick], index)
+
+
+def _look(before: Tensor | None, prediction: MaskPrediction) -> Tensor:
+    """What objects look like: SAM 2's pointers (K, C) where they were last seen."""
+    if before is None:
+        return prediction.pointer
+    return torch.where(prediction.presence[:, None] > 0, prediction.pointer, before)
 
 
 @dataclass(frozen=True)
@@ -113,8 +137,9 @@ class VideoTracker:
         model: a loaded [`Sa2VAModel`].
         mode: ``"released"`` or ``"consistent"``; None means the latter if the model has SAM 2's original decoder.
         output: how logits become masks.
-        memory: ``"all"`` reads every frame that SAM 2 would; ``"near"`` the two nearest prompted and the two last
-            tracked ones, which costs less for many objects.
+        memory: which frames are remembered and read, see [`sa2va.inference.memory_policies`]: ``"recent"``, as in
+            SAM 2; ``"near"``, the two nearest prompted and the two last tracked ones, which costs less for many
+            objects; ``"distractor-aware"`` or ``"tree"``, for objects that are easily lost or mistaken.
         ask: makes mask prompts from phrases and frames, the last of which is the present one; [`Sa2VA.stream`] provides
             it.
         ask_every: ask for the phrases again after so many frames, at least 2, or at cuts (``"scene"``); None asks once.
@@ -142,7 +167,7 @@ class VideoTracker:
         *,
         mode: Mode | None = None,
         output: MaskPostprocessing = MaskPostprocessing(),  # noqa: B008 -- frozen
-        memory: MemoryRead = "all",
+        memory: MemoryPolicy = "recent",
         ask: Callable[[Sequence[str], Sequence[Pixels]], list[Tensor]] | None = None,
         ask_every: AskEvery = None,
         num_key_frames: int = 1,
@@ -156,9 +181,7 @@ class VideoTracker:
                 "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
                 "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
             )
-        if memory not in ("all", "near"):
-            raise ValueError(f"memory must be 'all' or 'near'; got {memory!r}")
-        self._memory: MemoryRead = memory
+        self._memory = memory_of(memory)
         self._model = model
         self._sam2 = model.sam2
         self._side = grounding_side(model.sam2)
@@ -302,7 +325,8 @@ class VideoTracker:
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
         """Everything as it was before, when the block raises. Banks and prompts are never changed in place."""
-        groups, away, ready = [replace(group) for group in self._groups], list(self._away), dict(self._ready)
+        groups, away = ([replace(group) for group in several] for several in (self._groups, self._away))
+        ready = dict(self._ready)
         waiting, number, index = list(self._phrases_to_ask), self._next_id, self._next_index
         watch = self._watch
         try:
@@ -384,12 +408,9 @@ class VideoTracker:
                 if group.frames_to_prompt:
                     prediction = group.prompt(features, size)
                     group.frames_to_prompt -= 1
-                    group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+                    group.add_prompted(self._sam2, features, prediction, index)
                 else:
-                    prediction = track_frame(
-                        self._sam2, self._tracking_decoder, self._read(group, index), features, index
-                    )
-                    group.bank = remember(self._sam2, group.bank, features, prediction, index)
+                    prediction, group.memory = group.memory.track(self._sam2, self._tracking_decoder, features, index)
                 segments += self._segments(group.ids, group.phrases, prediction, size)
         return Frame(index, time, size, tuple(segments))
 
@@ -404,7 +425,7 @@ class VideoTracker:
         for group in self._groups:
             prediction = group.prompt(features, size)
             group.frames_to_prompt = 0
-            group.bank = group.bank.add_prompted(encode_memory(self._sam2, features, prediction, index))
+            group.add_prompted(self._sam2, features, prediction, index)
             segments += self._segments(group.ids, group.phrases, prediction, size)
         self._ready[index] = {segment.id: segment for segment in segments}
 
@@ -424,67 +445,80 @@ class VideoTracker:
             cut: the window shows another scene. Objects of these phrases are then followed only where a prompt shows
                 them, and taken for one another by what they look like alone.
         """
-        known = [group for group in self._groups if group.bank.prompted and set(group.phrases) <= set(found)]
-        others = [group for group in self._groups if group not in known]
+        known = [group for group in self._groups if group.look is not None and set(group.phrases) <= set(found)]
+        groups = [group for group in self._groups if group not in known]
         if cut:
-            self._groups, self._away, known = others, [*self._away, *known], []
+            self._away += [replace(group, memory=group.memory.without_tracked()) for group in known]
+            self._groups, known = groups, []
         phrases = [phrase for phrase, prompts in found.items() for _ in prompts]
         if not phrases:
             return
         decode = self._language_prompt(torch.cat(list(found.values())))
         predictions = {index: decode(features, size) for index, features in frames.items()}
-        masks_PFss = torch.stack([one.logits > self._output.cut for one in predictions.values()], dim=1)
-        shown = masks_PFss.flatten(1).any(1).nonzero()[:, 0]  # the others point at nothing
+        shown = self._masks(predictions.values()).flatten(1).any(1).nonzero()[:, 0]  # the others point at nothing
         if not len(shown):
             return
-        predictions = {index: one[shown] for index, one in predictions.items()}
+        predictions = {index: prediction[shown] for index, prediction in predictions.items()}
         phrases = [phrases[row] for row in shown.tolist()]
-        bank = MemoryBank(tuple(encode_memory(self._sam2, frames[i], one, i) for i, one in predictions.items()))
 
-        new = Sighting(phrases, masks_PFss[shown], _pointers(bank))
-        everything = [*known, *self._away]
-        same = same_objects(new, self._sighting(everything, known, frames, new)) if everything else {}
-        prompt_of = {place: row for row, place in same.items()}  # by the object's place among all that are known
-        ids: dict[int, int] = {}
-        groups, away, place = others, [], 0
-        for group in everything:
-            rows = [row for row in range(len(group.ids)) if place + row in prompt_of]
-            rest = [row for row in range(len(group.ids)) if row not in rows]
-            prompts = [prompt_of[place + row] for row in rows]
-            place += len(group.ids)
-            if rows:
-                ids |= {prompt: group.ids[row] for prompt, row in zip(prompts, rows, strict=True)}
-                fresh = bank.select(torch.tensor(prompts, device=self._sam2.device))
-                groups.append(group.select(rows).renewed(fresh))
-            if rest:
+        owners = [(group, row) for group in (*known, *self._away) for row in range(len(group.ids))]
+        same = self._same_objects(phrases, predictions, known, frames)
+        prompt_of: dict[_Group, dict[int, int]] = {group: {} for group, _ in owners}  # by row
+        for prompt, place in sorted(same.items(), key=lambda pair: pair[1]):
+            group, row = owners[place]
+            prompt_of[group][row] = prompt
+        away = []
+        for group, prompts in prompt_of.items():
+            if prompts:
+                groups.append(group.select(list(prompts)))
+                groups[-1].renew(self._sam2, frames, predictions, list(prompts.values()))
+            if rest := [row for row in range(len(group.ids)) if row not in prompts]:
                 (groups if group in known else away).append(group.select(rest))
-        if fresh := [row for row in range(len(phrases)) if row not in ids]:
-            ids |= {row: self._new_id(phrases[row]) for row in fresh}
-            chosen = bank.select(torch.tensor(fresh, device=self._sam2.device))
-            groups.append(_Group([ids[row] for row in fresh], [phrases[row] for row in fresh], decode, 0, chosen))
+        ids = {prompt: owners[place][0].ids[owners[place][1]] for prompt, place in same.items()}
+        if fresh := [prompt for prompt in range(len(phrases)) if prompt not in ids]:
+            ids |= {prompt: self._new_id(phrases[prompt]) for prompt in fresh}
+            named = [ids[prompt] for prompt in fresh], [phrases[prompt] for prompt in fresh]
+            groups.append(_Group(*named, decode, 0, self._memory))
+            groups[-1].renew(self._sam2, frames, predictions, fresh)
         self._groups, self._away = sorted(groups, key=lambda group: group.ids[0]), away
         for index, prediction in predictions.items():
-            segments = self._segments([ids[row] for row in range(len(phrases))], phrases, prediction, size)
+            segments = self._segments([ids[prompt] for prompt in range(len(phrases))], phrases, prediction, size)
             self._ready[index] = {segment.id: segment for segment in segments}
 
-    def _sighting(
-        self, groups: Sequence[_Group], followed: Sequence[_Group], frames: Mapping[int, FrameFeatures], new: Sighting
-    ) -> Sighting:
-        """Where known objects are on the frames of a window: those that are followed where memory says, the others
-        nowhere."""
-        masks = []
-        for group in groups:
-            count = len(group.ids)
-            if group not in followed:
-                masks.append(new.masks.new_zeros(count, *new.masks.shape[1:]))
-                continue
-            tracked = [
-                track_frame(self._sam2, self._tracking_decoder, self._read(group, index), features, index)
-                for index, features in frames.items()
-            ]
-            masks.append(torch.stack([one.logits > self._output.cut for one in tracked], dim=1))
-        phrases = [phrase for group in groups for phrase in group.phrases]
-        return Sighting(phrases, torch.cat(masks), torch.cat([_pointers(group.bank) for group in groups]))
+    def _same_objects(
+        self,
+        phrases: Sequence[str],
+        predictions: Mapping[int, MaskPrediction],
+        known: Sequence[_Group],
+        frames: Mapping[int, FrameFeatures],
+    ) -> dict[int, int]:
+        """Which prompts show which objects, see [`same_objects`]: those that are followed are where memory says, those
+        of scenes before nowhere."""
+        if not known and not self._away:
+            return {}
+        look = None
+        for prediction in predictions.values():
+            look = _look(look, prediction)
+        assert look is not None
+        new = Sighting(phrases, self._masks(predictions.values()), look)
+        masks, looks, names = [], [], []
+        for group in (*known, *self._away):
+            assert group.look is not None
+            looks.append(group.look)
+            names += group.phrases
+            if group in known:
+                tracked = [
+                    group.memory.track(self._sam2, self._tracking_decoder, features, index)[0]
+                    for index, features in frames.items()
+                ]
+                masks.append(self._masks(tracked))
+            else:
+                masks.append(new.masks.new_zeros(len(group.ids), *new.masks.shape[1:]))
+        return same_objects(new, Sighting(names, torch.cat(masks), torch.cat(looks)))
+
+    def _masks(self, predictions: Iterable[MaskPrediction]) -> Tensor:
+        """bool (N, F, s, s) from those of F frames."""
+        return torch.stack([prediction.logits > self._output.cut for prediction in predictions], dim=1)
 
     def _new_id(self, phrase: str) -> int:
         """The id of a new object: for the first of a phrase that was given an id, that one."""
@@ -500,9 +534,9 @@ class VideoTracker:
         """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
         segments: list[Segment] = []
         for group in self._groups:
-            bank = self._read(group, index)
-            prediction = track_frame(self._sam2, self._tracking_decoder, bank, features, index, backward=True)
-            group.bank = remember(self._sam2, group.bank, features, prediction, index)
+            prediction, group.memory = group.memory.track(
+                self._sam2, self._tracking_decoder, features, index, backward=True
+            )
             segments += self._segments(group.ids, group.phrases, prediction, size)
         self._ready[index] = {segment.id: segment for segment in segments}
         if index == 0:
@@ -511,7 +545,7 @@ class VideoTracker:
     def _reset_tracked(self) -> None:
         """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
         for group in self._groups:
-            group.bank = group.bank.without_tracked()
+            group.memory = group.memory.without_tracked()
 
     def is_ready(self, index: int) -> bool:
         """Whether the result of a frame is known already, so that it need not be encoded again."""
@@ -524,7 +558,7 @@ class VideoTracker:
         return Frame(index, time, size, tuple(self._ready.pop(index, {}).values()))
 
     def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
-        self._groups.append(_Group(ids, phrases, prompt, frames))
+        self._groups.append(_Group(ids, phrases, prompt, frames, self._memory))
 
     def _language_prompt(self, prompts_KC: Tensor) -> Callable[[FrameFeatures, Size], MaskPrediction]:
         tokens = language_tokens(self._sam2, prompts_KC)
@@ -589,10 +623,6 @@ class VideoTracker:
             return drawn
         return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
 
-    def _read(self, group: _Group, index: int) -> MemoryBank:
-        """What a group reads of its memory at a frame."""
-        return group.bank if self._memory == "all" else group.bank.near(index, **NEAR)
-
     def _segments(
         self, ids: Sequence[int], phrases: Sequence[str], prediction: MaskPrediction, size: Size
     ) -> list[Segment]:
@@ -616,11 +646,6 @@ def checked_ask_every(value: Any) -> AskEvery:
             "To have the language model see every frame, segment them as pictures"
         )
     return value
-
-
-def _pointers(bank: MemoryBank) -> Tensor:
-    """What the objects of a bank look like: their pointers (K, C), means over the prompted frames."""
-    return torch.stack([memory.pointer.float() for memory in bank.prompted]).mean(0)
 
 
 #: How SAM 2 marks clicks: outside, inside, and the two corners of a box.

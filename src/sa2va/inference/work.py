@@ -6,6 +6,7 @@ computes what waits, as many as it can of one kind together.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,8 +25,8 @@ from sa2va.processing.processor import VisionInputs
 
 T = TypeVar("T")
 
-#: Answers that are tried as drafts: longer ones are seldom alike, and older ones no longer tell.
-_LONGEST_DRAFT, _MOST_DRAFTS = 32, 4
+#: Answers one of which is tried as a draft: longer ones are seldom alike, and older ones no longer tell.
+_LONGEST_DRAFT, _LATEST = 32, 8
 
 
 class Work(Awaitable[T]):
@@ -127,15 +128,15 @@ class EncodedMedia:
     Attributes:
         vision: what the vision tower is given; None for words alone. look: its pass.
         cache: the keys and values of the last prompt about them, from which a prompt that begins alike goes on.
-        drafts: the latest answers of each kind of request, which the next is likely to repeat. They live here and not
-            with the model, so that a request about media opened anew does not depend, in its last digits, on what was
+        answers: the latest of each kind of request, which the next is likely to repeat. They live here and not with the
+            model, so that a request about media opened anew does not depend, in its last digits, on what was
             asked about others.
     """
 
     vision: VisionInputs | None = None
     look: Encode | None = None
     cache: PromptCache = field(default_factory=PromptCache)
-    drafts: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    answers: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, vision: VisionInputs) -> EncodedMedia:
@@ -169,8 +170,13 @@ class EncodedMedia:
         look.finish(replace(self.visual, embeddings=torch.cat([features, *marked])))
         return EncodedMedia(self.vision, look)
 
-    def remember_drafts(self, kind: str | None, answers: Iterable[Sequence[int]]) -> None:
-        """Let answers to requests of a kind, token ids each, be tried as drafts of the next ones."""
+    def remember(self, kind: str | None, answers: Iterable[Sequence[int]]) -> None:
+        """Remember answers to requests of a kind, token ids each, the latest first."""
         if kind is not None:
             short = (tuple(answer) for answer in answers if len(answer) <= _LONGEST_DRAFT)
-            self.drafts[kind] = tuple(dict.fromkeys([*short, *self.drafts.get(kind, ())]))[:_MOST_DRAFTS]
+            self.answers[kind] = (*short, *self.answers.get(kind, ()))[:_LATEST]
+
+    def draft(self, kind: str | None) -> Sequence[int]:
+        """The commonest of the latest answers to requests of a kind, of equally common ones the latest."""
+        latest = self.answers.get(kind or "", ())
+        return Counter(latest).most_common(1)[0][0] if latest else ()

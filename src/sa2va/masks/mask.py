@@ -73,6 +73,24 @@ class Mask:
         return cls((height, width), _encode(array))
 
     @classmethod
+    def from_crop(cls, part: NDArray[np.bool_], corner: tuple[int, int], size: Size) -> Mask:
+        """Encode a mask that is empty outside a part of it: the inverse of [`crop`].
+
+        Args:
+            part: bool (h, w); may have no pixels, for an empty mask. corner: its place (x, y) in the picture.
+            size: (height, width) of the picture.
+
+        Raises:
+            ValueError: another dtype or number of axes, or a part that reaches over the picture's edge.
+        """
+        (x, y), (height, width) = corner, size
+        if part.dtype != np.bool_ or part.ndim != 2 or height < 1 or width < 1:
+            raise ValueError(f"expected a bool array (h, w) of a picture, got {part.dtype} {part.shape} of {size}")
+        if min(x, y) < 0 or y + part.shape[0] > height or x + part.shape[1] > width:
+            raise ValueError(f"expected a part inside the picture (h, w) {size}, got {part.shape} at (x, y) {corner}")
+        return cls((height, width), _encode_part(part, corner, (height, width)))
+
+    @classmethod
     def from_rle(cls, record: Mapping[str, Any]) -> Mask:
         """Read ``{"size": [h, w], "counts": ...}``, the counts compressed text or a list of run lengths.
 
@@ -154,51 +172,37 @@ class Mask:
 
 
 def _encode(mask: NDArray[np.bool_]) -> str:
-    """Compressed runs of a bool (H, W) mask.
-
-    Runs go down the columns, so only those from the object's first to the one after its last are read; the empty ones
-    before and after lengthen the first and the last run.
-    """
-    height, width = mask.shape
+    """Compressed runs of a bool (H, W) mask; only the box of the object is read twice."""
     columns = np.flatnonzero(mask.any(axis=0))
-    first, end = (int(columns[0]), min(int(columns[-1]) + 2, width)) if len(columns) else (0, 1)
-    read = np.asfortranarray(mask[:, first:end]).view(np.uint8)
-    counts = cast(bytes, coco.encode(read)["counts"]).decode("ascii")
-    if first:
-        counts = _lengthened(counts, 0, first * height)
-    if end < width:
-        counts = _lengthened(counts, _last_number(counts), (width - end) * height)
-    return counts
+    left, right = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+    rows = np.flatnonzero(mask[:, left:right].any(axis=1))
+    top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    return _encode_part(mask[top:bottom, left:right], (left, top), (mask.shape[0], mask.shape[1]))
 
 
-def _last_number(counts: str) -> int:
-    """Where the last number of compressed runs begins: after the last end of another, which lacks the sixth bit."""
-    start = len(counts) - 1
-    while start and (ord(counts[start - 1]) - 48) & 32:
-        start -= 1
-    return start
+def _encode_part(part: NDArray[np.bool_], corner: tuple[int, int], size: Size) -> str:
+    """Compressed runs of a mask that is empty outside a part (h, w), whose corner is at (x, y)."""
+    (x, y), height, rows = corner, size[0], len(part)
+    # Down the columns, each closed by an empty pixel where there is one below or above.
+    stride = rows + (rows < height)
+    down = np.zeros((part.shape[1], stride), np.bool_)
+    down[:, :rows] = part.T
+    flat = down.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if len(flat) and flat[0]:
+        changes = np.concatenate([[0], changes])
+    if len(flat) and flat[-1]:
+        changes = np.append(changes, len(flat))
+    column, row = np.divmod(changes, stride)
+    return _compressed((x + column) * height + y + row, size)
 
 
-def _lengthened(counts: str, start: int, pixels: int) -> str:
-    """Compressed runs with the number at a place, a run or its difference to another, made larger."""
-    number, shift, end = 0, 0, start
-    while True:
-        digit = ord(counts[end]) - 48
-        number |= (digit & 31) << shift
-        shift, end = shift + 5, end + 1
-        if not digit & 32:
-            break
-    if digit & 16:
-        number -= 1 << shift
-    number += pixels
-    text = ""
-    more = True
-    while more:
-        digit = number & 31
-        number >>= 5
-        more = number != (-1 if digit & 16 else 0)
-        text += chr(48 + (digit | 32 if more else digit))
-    return counts[:start] + text + counts[end:]
+def _compressed(changes: NDArray[np.int64], size: Size) -> str:
+    """COCO's text of runs that end at these pixels, ascending, each once."""
+    pixels = size[0] * size[1]
+    runs = np.diff(changes[changes < pixels], prepend=0, append=pixels)
+    record = coco.frPyObjects(cast(Any, {"size": list(size), "counts": runs}), *size)
+    return cast(bytes, record["counts"]).decode("ascii")
 
 
 def _decode(size: tuple[int, int], counts: str) -> NDArray[np.bool_]:
@@ -230,7 +234,9 @@ def _canonical(size: tuple[int, int], counts: str | bytes | list[int]) -> str:
     # Each run is bounded before they are summed: a sum of hostile numbers could wrap round to the right one.
     if ((runs < 0) | (runs > pixels)).any() or runs.sum() != pixels:
         raise ValueError(f"expected RLE runs that add up to {height} x {width} = {pixels} pixels, got {_shown(counts)}")
-    return _encode(_paint(size, runs))
+    # An empty run joins those before and after it: what ends twice at one pixel does not end there.
+    ends, times = np.unique(np.cumsum(runs), return_counts=True)
+    return _compressed(ends[times % 2 == 1], size)
 
 
 def _shown(value: object) -> str:

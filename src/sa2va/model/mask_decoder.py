@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -90,6 +90,13 @@ class MaskPrediction:
             self.candidates[rows], self.ious[rows], self.best[rows], self.presence[rows], self.pointer[rows]
         )
 
+    def with_rows(self, rows: Tensor, other: MaskPrediction) -> MaskPrediction:
+        """With other predictions in some rows, int64."""
+        parts = {}
+        for name in self.__dataclass_fields__:
+            parts[name] = getattr(self, name).index_copy(0, rows, getattr(other, name))
+        return MaskPrediction(**parts)
+
     def split(self, counts: Sequence[int]) -> list[MaskPrediction]:
         """The first ``counts[0]`` prompts, the next ``counts[1]``, and so on."""
         ends = [*accumulate(counts)]
@@ -156,7 +163,22 @@ def decode_masks(
     frame_of_prompt_N: Tensor | None = None,
     conditioned_NChw: Tensor | None = None,
 ) -> MaskPrediction:
-    """Decode N prompts, each on its own frame, as one batch.
+    """Decode N prompts, each on its own frame, as one batch; see [`decode_candidates`]."""
+    return decode_candidates(
+        sam2, decoder, features, sparse_NPC, frame_of_prompt_N=frame_of_prompt_N, conditioned_NChw=conditioned_NChw
+    )[0]
+
+
+def decode_candidates(
+    sam2: Sam2VideoModel,
+    decoder: Sam2VideoMaskDecoder,
+    features: FrameFeatures,
+    sparse_NPC: Tensor,
+    *,
+    frame_of_prompt_N: Tensor | None = None,
+    conditioned_NChw: Tensor | None = None,
+) -> tuple[MaskPrediction, Tensor]:
+    """Decode N prompts, each on its own frame, as one batch, and keep what [`with_candidate`] needs.
 
     Unlike transformers, logits are not blanked where the object score is low: the released weights were trained
     without.
@@ -167,6 +189,9 @@ def decode_masks(
         sparse_NPC: sparse prompt tokens, see [`language_tokens`].
         frame_of_prompt_N: int64 frame index of each prompt; None where all prompts look at the only frame.
         conditioned_NChw: image features that memory attention has seen, one per prompt; None decodes without memory.
+
+    Returns:
+        the prediction, and (N, 3, C) the decoder's output token of each candidate mask.
     """
     count = len(sparse_NPC)
     if frame_of_prompt_N is None:
@@ -190,7 +215,29 @@ def decode_masks(
     presence = presence[:, 0, 0]
     best = ious.argmax(dim=1)
     token = tokens[torch.arange(count, device=best.device), best]
-    return MaskPrediction(candidates, ious, best, presence, _gated_pointer(sam2, token, presence > 0))
+    return MaskPrediction(candidates, ious, best, presence, _gated_pointer(sam2, token, presence > 0)), tokens
+
+
+def with_candidate(
+    sam2: Sam2VideoModel, prediction: MaskPrediction, tokens_N3C: Tensor, candidate_N: Tensor
+) -> MaskPrediction:
+    """The same prediction with other masks chosen, int64 0 to 2 for each; see [`decode_candidates`]."""
+    token = tokens_N3C[torch.arange(len(candidate_N), device=candidate_N.device), candidate_N]
+    pointer = _gated_pointer(sam2, token, prediction.presence > 0)
+    return replace(prediction, best=candidate_N, pointer=pointer)
+
+
+def absent_prediction(sam2: Sam2VideoModel, count: int) -> MaskPrediction:
+    """What N objects that are not looked for get: empty masks, and the learned "no object" pointer."""
+    weight = sam2.no_object_pointer
+    side = grounding_side(sam2) // 4
+    return MaskPrediction(
+        candidates=weight.new_full((count, 3, side, side), -MASK_LOGIT),
+        ious=weight.new_zeros(count, 3),
+        best=torch.zeros(count, dtype=torch.long, device=weight.device),
+        presence=weight.new_full((count,), -MASK_LOGIT),
+        pointer=weight.expand(count, -1),
+    )
 
 
 def mask_as_prediction(

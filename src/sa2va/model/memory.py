@@ -12,7 +12,7 @@ Source: SAM 2 (arXiv 2408.00714, section 4, "Memory attention", "Memory encoder 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,10 +53,17 @@ class FrameMemory:
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """The frames K objects remember: all prompted ones, and the most recent tracked ones (oldest first)."""
+    """The frames K objects remember: all prompted ones, and the most recent tracked ones (oldest first).
+
+    Attributes:
+        prompted, tracked: the frames.
+        ranked: spatial memory of tracked frames is read as if it were of the last frames without a gap: what counts is
+            its rank from the latest, not its distance in time. For banks that pick frames.
+    """
 
     prompted: tuple[FrameMemory, ...] = ()
     tracked: tuple[FrameMemory, ...] = ()
+    ranked: bool = False
 
     def add_prompted(self, memory: FrameMemory) -> MemoryBank:
         """With one more prompted frame; it is read for as long as the bank lives."""
@@ -73,6 +80,19 @@ class MemoryBank:
         tracked = tuple(old if i >= len(kept) - slots else replace(old, features=None) for i, old in enumerate(kept))
         return replace(self, tracked=tracked)
 
+    def add_picked(self, memory: FrameMemory, keep: Collection[int], *, pointers: int) -> MemoryBank:
+        """With one more tracked frame; spatial memory is kept of some frames only, however old they are.
+
+        Args:
+            keep: indices of the tracked frames whose spatial memory is kept, this one's among them or not.
+            pointers: as in [`add_tracked`]; those of frames with spatial memory are kept too.
+        """
+        known = (*self.tracked, memory)
+        slim = [one if one.index in keep else replace(one, features=None) for one in known]
+        oldest = len(known) - pointers
+        kept = tuple(one for place, one in enumerate(slim) if one.features is not None or place >= oldest)
+        return replace(self, tracked=kept)
+
     def select(self, rows_K: Tensor) -> MemoryBank:
         """The bank of some of its objects, by int64 row."""
 
@@ -80,7 +100,7 @@ class MemoryBank:
             features = None if memory.features is None else memory.features[rows_K]
             return FrameMemory(memory.index, features, memory.pointer[rows_K])
 
-        return MemoryBank(tuple(map(pick, self.prompted)), tuple(map(pick, self.tracked)))
+        return replace(self, prompted=tuple(map(pick, self.prompted)), tracked=tuple(map(pick, self.tracked)))
 
     def near(self, index: int, *, prompted: int, tracked: int) -> MemoryBank:
         """With the spatial memory of those frames only that are nearest to one: so many prompted, so many tracked.
@@ -94,11 +114,16 @@ class MemoryBank:
 
         with_features = tuple(memory for memory in self.tracked if memory.features is not None)
         without = self.tracked[: len(self.tracked) - len(with_features)]
-        return MemoryBank(nearest(self.prompted, prompted), (*without, *nearest(with_features, tracked)))
+        kept = (*without, *nearest(with_features, tracked))
+        return replace(self, prompted=nearest(self.prompted, prompted), tracked=kept)
 
     def without_tracked(self) -> MemoryBank:
         """Only the prompted frames: where propagation in the other direction starts."""
-        return MemoryBank(self.prompted)
+        return replace(self, tracked=())
+
+    def first_prompted(self) -> MemoryBank:
+        """Of the prompted frames only the first."""
+        return replace(self, prompted=self.prompted[:1])
 
 
 def encode_memory(
@@ -270,11 +295,15 @@ def _read(
     memories = [memory.features for memory in bank.prompted if memory.features is not None]
     positions = [spatial_MD + temporal_TD[-1] for _ in memories]
     pointing = [memory for memory in bank.prompted if (memory.index >= index if backward else memory.index <= index)]
+    ranks = sum(memory.features is not None for memory in bank.tracked)
     for memory in bank.tracked:
         distance = abs(index - memory.index)
-        if memory.features is not None and distance < sam2.num_maskmem:
-            memories.append(memory.features)
-            positions.append(spatial_MD + temporal_TD[distance - 1])
+        if memory.features is not None:
+            place = ranks if bank.ranked else distance
+            ranks -= 1
+            if place < sam2.num_maskmem:
+                memories.append(memory.features)
+                positions.append(spatial_MD + temporal_TD[place - 1])
         if distance < sam2.config.max_object_pointers_in_encoder:
             pointing.append(memory)
 

@@ -10,6 +10,7 @@ Source: Sa2VA (arXiv 2501.04001, section 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 from sa2va.model import language
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import IGNORED_LABEL
-from sa2va.model.generation import generate
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -32,6 +32,8 @@ from sa2va.model.mask_decoder import (
 from sa2va.model.memory import propagate
 from sa2va.model.normalization import normalized_frames
 from sa2va.model.prompt_cache import PromptCache
+from sa2va.model.prompt_reader import PromptReader, Reading
+from sa2va.model.row_batch import RowBatch
 from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import (
     Batch,
@@ -130,8 +132,7 @@ class Sa2VANetwork(PreTrainedModel):
         options: GenerationOptions | None = None,
         is_finished: Callable[[list[int]], bool],
         on_token: Callable[[int, int], None] | None = None,
-        cache: PromptCache | None = None,
-        drafts: Sequence[Sequence[int]] = (),
+        draft: Sequence[int] = (),
     ) -> list[Generated]:
         """Answer prompts about the same images as one batch.
 
@@ -141,22 +142,27 @@ class Sa2VANetwork(PreTrainedModel):
             options: how answers are decoded; None means greedily.
             is_finished: called with the new tokens of a row; whether they end the answer.
             on_token: called with (row, token) for every new token.
+            draft: token ids of an answer that may be the one to come; see [`sa2va.model.prompt_reader`].
 
         Raises:
             FloatingPointError: the logits are NaN or infinite.
         """
-        return generate(
-            self.vlm,
-            self.config.family,
-            self.config.seg_token_id,
-            prompts,
-            visual,
-            options=options or GenerationOptions(),
-            is_finished=is_finished,
-            on_token=on_token,
-            kept=cache,
-            drafts=drafts,
-        )
+        kept = PromptCache()
+        readings = [
+            Reading(
+                prompt,
+                visual,
+                options or GenerationOptions(),
+                is_finished,
+                None if on_token is None else partial(on_token, number),
+                kept,
+                draft,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        family = self.config.family
+        rows = PromptReader(self.vlm, family, self.config.seg_token_id).read(readings)
+        return RowBatch(self.vlm, family).write(rows)
 
     def encode_frames(self, frames_FSS3: Tensor) -> FrameFeatures:
         """Run SAM 2's image encoder once, for all prompts and objects.

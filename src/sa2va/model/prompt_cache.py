@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache
@@ -35,16 +34,12 @@ class PromptCache:
         """How many of these tokens, from the first on, are there."""
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
 
-    def restore(self, cache: DynamicCache, length: int) -> list[Tensor]:
-        """Fill an empty cache of one row with the first ``length`` tokens, without copying.
+    def layers(self, length: int) -> KeyValues:
+        """The keys and values of the first ``length`` tokens, without copying."""
+        return [(keys[..., :length, :], values[..., :length, :]) for keys, values in self._layers]
 
-        Returns:
-            the states at the ``[SEG]`` tokens among them.
-        """
-        layers: Any = cache.layers
-        for layer, (keys, values) in zip(layers, self._layers, strict=True):
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
+    def seg_states(self, length: int) -> list[Tensor]:
+        """The states (D,) at the ``[SEG]`` tokens among the first ``length``."""
         return [state for position, state in self._seg_states.items() if position < length]
 
     def keep(self, layers: KeyValues, ids: Sequence[int], seg_states: Mapping[int, Tensor]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from sa2va.model import language
@@ -132,6 +132,19 @@ class RowBatch:
         self._cache = _RowCache()
         self.rows: list[Row] = []
 
+    def write(self, rows: Sequence[Row]) -> list[Generated]:
+        """Write answers to the end.
+
+        Raises:
+            FloatingPointError: the logits are NaN or infinite.
+        """
+        for row in rows:
+            if not row.is_over:
+                self.join(row)
+        while self.rows:
+            self.step()
+        return [row.generated() for row in rows]
+
     def join(self, row: Row) -> None:
         """Let a row that has its first token write with the others."""
         self._cache.join(row.layers)
@@ -207,21 +220,6 @@ def read_back(
     position_ids = position_BL.expand(3, -1, -1) if multimodal else position_BL
     embedded = vlm.get_input_embeddings()(ids_BL)
     return language.run_language_model(vlm, family, embedded, position_ids, mask, cache=cache)
-
-
-def layers_of(cache: DynamicCache, row: int = 0, mask_T: Tensor | None = None) -> KeyValues:
-    """The keys and values of a row of a cache.
-
-    Args:
-        mask_T: bool, which of the tokens are the row's; None for all, which copies nothing.
-    """
-
-    def own(tensor_BHTD: Tensor) -> Tensor:
-        of_row = tensor_BHTD[row : row + 1]
-        return of_row if mask_T is None else of_row[:, :, mask_T.to(of_row.device)]
-
-    layers: Any = cache.layers
-    return [(own(layer.keys), own(layer.values)) for layer in layers]
 
 
 class _RowCache(Cache):

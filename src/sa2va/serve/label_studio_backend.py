@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field
 from sa2va import __version__
 from sa2va.inference.scene import Scene
 from sa2va.media.download import download
-from sa2va.results.answer import Answer, Frame
+from sa2va.results.answer import Answer
 from sa2va.serve.bodies import read_body
 from sa2va.serve.context import ServerContext
 from sa2va.serve.dispatch import Stop
@@ -36,7 +36,7 @@ from sa2va.serve.intake import Intake, Kind, SentMedium
 from sa2va.serve.schemas import ERRORS
 from sa2va.serve.url_rules import UrlRule
 from sa2va.untrusted import STUMBLES, parse_json, stumbled
-from sa2va.writers.label_studio_tasks import Control, regions, video_regions
+from sa2va.writers.label_studio_tasks import Control, VideoBoxes, regions
 
 #: Tags that regions of pictures are made with, the most exact first.
 _DRAWN = ("brushlabels", "polygonlabels", "rectanglelabels")
@@ -341,13 +341,11 @@ def _track(
     source = context.intake.open(medium, limit=context.settings.max_frames)
     try:
         with context.monitoring.part("answering"), context.model.track(source, list(wanted)) as track:
-
-            def frames() -> Iterator[Frame]:
-                for frame in track:
-                    stop.check()
-                    yield frame
-
+            boxes = VideoBoxes(project.frame_rate)
+            for frame in track:
+                stop.check()
+                boxes.add(frame)
             control, _ = project.controls[0]
-            return list(video_regions(frames(), wanted, control, project.frame_rate).values())
+            return boxes.results(wanted, control)
     finally:
         context.intake.discard(source)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[float, float, float, float]
@@ -64,26 +66,26 @@ class LabelLayout:
         """Where in its object a label was last written at, (x, y); None before its first frame."""
         return self._anchors.get(key)
 
-    def draw(self, canvas: Image.Image, labels: Sequence[Label]) -> None:
-        """Write the labels into the picture, in place. One that no place or size makes readable is left out."""
-        width, height = canvas.size
+    def draw(self, canvas: NDArray[np.uint8], labels: Sequence[Label]) -> None:
+        """Write the labels into a picture, RGB uint8 (H, W, 3), in place.
+
+        One that no place or size makes readable is left out.
+        """
+        height, width = canvas.shape[:2]
         size = round(min(max(0.032 * (width * height) ** 0.5, 10), 44))
-        pen = ImageDraw.Draw(canvas)
         taken: list[Box] = []
         for label in labels:
-            text = label.text if _has_letters(label.text, size) else label.fallback
-            font = fitting_font(text, size)
-            pad = size * 0.3
-            text = shortened(text, font, min(width, 22 * size) - 2 * pad)
-            plate = (font.getlength(text) + 2 * pad, size * 1.4)
+            text, length = _fitted(label.text, label.fallback, size, min(width, 22 * size) - 0.6 * size)
+            plate = (length + 0.6 * size, size * 1.4)
             if not text or plate[1] > height:
                 continue
             others = [other.box for other in labels if other is not label]
-            place = self._place(label, plate, canvas.size, taken, others)
+            place = self._place(label, plate, (width, height), taken, others)
             taken.append(place)
-            pen.rounded_rectangle(place, radius=size * 0.25, fill=label.color)
-            middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-            pen.text(middle, text, fill=_ink(label.color), font=font, anchor="mm")
+            left, top, right, bottom = map(int, place)
+            written, inside = _plate(text, size, label.color, (right - left + 1, bottom - top + 1))
+            under = canvas.reshape(height, -1)[top : bottom + 1, 3 * left : 3 * (right + 1)]
+            np.copyto(under, written, where=inside)
 
     def _place(
         self,
@@ -95,13 +97,13 @@ class LabelLayout:
     ) -> Box:
         """The place that covers least of what matters, or where the label has been if that is nearly as good."""
         places = [_inside(x, y, plate, size) for x, y in _sides(plate, label)]
-        costs = [_cost(place, label.box, plate[1] * 0.15, taken, others) for place in places]
+        costs = _costs(places, label.box, plate[1] * 0.15, taken, others)
         side, last = self._places.get(label.key, (None, None)) if label.key is not None else (None, None)
         held = label.holds(plate, already=side == 0)
-        costs[0] = costs[0] - _hidden(label.box, places[0]) if held else math.inf
+        costs[0] = costs[0] - _hidden(np.array(label.box), np.array(places[0])) if held else math.inf
         if side is not None:
             costs[side] -= _MOVING
-        best = min(range(len(places)), key=costs.__getitem__)
+        best = int(costs.argmin())
         place = places[best]
         if best == side and last is not None:
             slack = plate[1] * _SLACK
@@ -143,17 +145,21 @@ def _sides(plate: tuple[float, float], label: Label) -> list[tuple[float, float]
     ]
 
 
-def _cost(place: Box, box: Box, gap: float, taken: Sequence[Box], others: Sequence[Box]) -> float:
-    """How bad a place is.
+def _costs(
+    places: Sequence[Box], box: Box, gap: float, taken: Sequence[Box], others: Sequence[Box]
+) -> NDArray[np.float64]:
+    """How bad places are.
 
     In fractions hidden: of another plate (both become unreadable), of the object, of its neighbours. So a plate may lie
     on a large object but not on a small one. A little for distance keeps it by its object.
     """
     x0, y0, x1, y1 = box
-    away = max(x0 - place[2], place[0] - x1, 0) + max(y0 - place[3], place[1] - y1, 0)
-    plates = sum(_hidden(other, place) for other in taken)
-    neighbours = sum(_hidden(other, place) for other in others)
-    return 20 * plates + _hidden(box, place) + neighbours + 0.05 * max(away - 2 * gap, 0) * 0.15 / gap
+    left, top, right, bottom = at = np.array(places, np.float64).T
+    away_x, away_y = np.maximum(x0 - right, left - x1), np.maximum(y0 - bottom, top - y1)
+    away = np.maximum(away_x, 0) + np.maximum(away_y, 0)
+    hidden = _hidden(np.array([box, *others, *taken], np.float64).T[:, None], at[:, :, None])
+    weights = np.array([1.0] * (1 + len(others)) + [20.0] * len(taken))
+    return hidden @ weights + 0.05 * np.maximum(away - 2 * gap, 0) * 0.15 / gap
 
 
 def _inside(x: float, y: float, plate: tuple[float, float], size: tuple[int, int]) -> Box:
@@ -163,11 +169,35 @@ def _inside(x: float, y: float, plate: tuple[float, float], size: tuple[int, int
     return max(left, 0), max(top, 0), min(left + round(plate[0]), size[0]) - 1, min(top + round(plate[1]), size[1]) - 1
 
 
-def _hidden(box: Box, cover: Box) -> float:
-    """The share of a box that another one covers, 0..1."""
-    common_x = max(min(box[2], cover[2]) - max(box[0], cover[0]), 0)
-    common_y = max(min(box[3], cover[3]) - max(box[1], cover[1]), 0)
-    return common_x * common_y / max((box[2] - box[0]) * (box[3] - box[1]), 1)
+def _hidden(box: NDArray[Any], cover: NDArray[Any]) -> NDArray[np.float64]:
+    """The share of boxes that others cover, 0..1; their first axis is x0, y0, x1, y1."""
+    common_x = np.minimum(box[2], cover[2]) - np.maximum(box[0], cover[0])
+    common_y = np.minimum(box[3], cover[3]) - np.maximum(box[1], cover[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return np.maximum(common_x, 0) * np.maximum(common_y, 0) / np.maximum(area, 1)
+
+
+@lru_cache(maxsize=1024)
+def _fitted(text: str, fallback: str, size: int, width: float) -> tuple[str, float]:
+    """The text, or its fallback where no font has its letters, cut to a width; and how long that is, in pixels."""
+    written = text if _has_letters(text, size) else fallback
+    font = fitting_font(written, size)
+    written = shortened(written, font, width)
+    return written, font.getlength(written)
+
+
+@lru_cache(maxsize=256)
+def _plate(
+    text: str, size: int, color: tuple[int, int, int], sides: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A plate with its text, RGB uint8 (h, 3 w), and what of it is inside its rounded corners, bool (h, 3 w)."""
+    width, height = sides
+    shape = Image.new("1", sides)
+    ImageDraw.Draw(shape).rounded_rectangle((0, 0, width - 1, height - 1), radius=size * 0.25, fill=1)
+    plate = Image.new("RGB", sides, color)
+    middle = ((width - 1) / 2, (height - 1) / 2)
+    ImageDraw.Draw(plate).text(middle, text, fill=_ink(color), font=fitting_font(text, size), anchor="mm")
+    return np.asarray(plate).reshape(height, -1), np.repeat(np.asarray(shape), 3, axis=1)
 
 
 def _ink(color: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,14 @@ from PIL import Image, ImageDraw
 from sa2va.masks.mask import Mask
 from sa2va.masks.mask_ops import components
 from sa2va.masks.segment import Segment
-from sa2va.media.image import load_image
+from sa2va.media.image import load_image, load_pixels
 from sa2va.visualization.colors import FILL, Color, ObjectColors
 from sa2va.visualization.colors import color as color
 from sa2va.visualization.labels import Label, LabelLayout, fitting_font, shortened
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]  # all that load_image takes
 Bools = NDArray[np.bool_]
+Bits = NDArray[np.uint8]  # (h, ceil(w / 8)): eight pixels of a row in a byte, the leftmost in the lowest bit
 
 #: Outside of every contour: it stands out where the scene is light, and the colour inside it where the scene is dark.
 _DARK = (16, 16, 16)
@@ -81,18 +83,25 @@ class ClipOverlay:
 
     def draw(self, image: Picture, segments: Sequence[Segment]) -> Image.Image:
         """Draw segments over the next frame; see [`overlay`]."""
-        canvas = load_image(image).copy()
-        _check_sizes(segments, canvas.size)
-        colored = self._colors.apply(np.asarray(canvas), segments)
+        canvas = np.array(load_pixels(image), order="C")
+        self.paint(canvas, segments)
+        return Image.fromarray(canvas)
+
+    def paint(self, canvas: NDArray[np.uint8], segments: Sequence[Segment]) -> None:
+        """[`draw`] in place.
+
+        Args:
+            canvas: RGB uint8 (H, W, 3), contiguous.
+        """
+        _check_sizes(segments, (canvas.shape[1], canvas.shape[0]))
+        colored = self._colors.apply(canvas, segments)
         layers = [layer for segment in colored if (layer := _layer(segment)) is not None]
-        for group in _overlapping(layers):
-            _fill(canvas, group, self._alpha)
+        _fill(canvas, layers, self._alpha)
         if self._contour:
             for layer in layers:
                 _outline(canvas, layer)
         if self._labels is not None:
             self._labels.draw(canvas, [layer.label(self._labels.anchor(layer.id)) for layer in layers])
-        return canvas
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,25 @@ class _Layer:
     y: int
     pixels: Bools
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
+    def part(self, rows: NDArray[Any], channels: int = 1) -> NDArray[Any]:
+        """The part of an array (H, W channels) that lies under it, as a view."""
         height, width = self.pixels.shape
-        return self.x, self.y, self.x + width, self.y + height
+        return rows[self.y : self.y + height, channels * self.x : channels * (self.x + width)]
+
+    def places(self, bits: Bits, width: int) -> NDArray[np.int64]:
+        """Where some of its pixels are in a picture of a width, counted row by row."""
+        pixels = np.unpackbits(bits, axis=1, count=self.pixels.shape[1], bitorder="little")
+        row, column = np.divmod(np.flatnonzero(pixels.view(np.bool_)), pixels.shape[1])
+        return (self.y + row) * width + self.x + column
+
+    def covers(self, places: NDArray[np.int64], width: int) -> tuple[slice, Bools]:
+        """Which of some places in a picture, ascending, it covers: a slice of them, and which of those."""
+        height, columns = self.pixels.shape
+        first, last = np.searchsorted(places, [self.y * width, (self.y + height) * width])
+        row, column = np.divmod(places[first:last] - (self.y * width + self.x), width)
+        covered = column < columns  # one left of it has become a column far to the right
+        covered[covered] = self.pixels[row[covered], column[covered]]
+        return slice(first, last), covered
 
     def label(self, anchor: tuple[float, float] | None) -> Label:
         """Its label, at its largest part; at the one nearest to an earlier place where that is not much smaller."""
@@ -144,80 +168,71 @@ def _layer(segment: Segment) -> _Layer | None:
     return _Layer(segment.id, text, segment.color, left, top, pixels)
 
 
-def _overlapping(layers: Sequence[_Layer]) -> list[list[_Layer]]:
-    """Layers in groups, so that boxes of different groups have no pixel in common."""
-    groups: list[list[_Layer]] = []
+def _fill(canvas: NDArray[np.uint8], layers: Sequence[_Layer], alpha: float) -> None:
+    """Blend each layer into the picture; where several overlap, the mean of their colours."""
+    opacity = round(alpha * 256)
+    depth = np.zeros(canvas.shape[:2], np.uint16)
     for layer in layers:
-        near = [group for group in groups if any(_meet(layer.box, other.box) for other in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(other for group in near for other in group), layer])
-    return groups
-
-
-def _meet(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _fill(canvas: Image.Image, layers: Sequence[_Layer], alpha: float) -> None:
-    """Mix the colours of layers into one sheet, evenly where they overlap, and lay it on once."""
-    opacity = round(alpha * 255)
-    if len(layers) == 1:
-        (layer,) = layers
-        canvas.paste(layer.color, (layer.x, layer.y), _stencil(layer.pixels, opacity))
-        return
-    boxes = np.array([layer.box for layer in layers])
-    (left, top), (right, bottom) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
-    sheet = Image.new("RGB", (right - left, bottom - top))
-    depth = np.zeros((bottom - top, right - left), np.uint8)
-    # The k-th colour on a pixel enters with weight 1/k, which leaves the plain mean of all.
-    weights = np.array([0] + [round(255 / k) for k in range(1, 256)], np.uint8)
+        part = layer.part(depth)
+        part += layer.pixels
+    shared = np.flatnonzero(depth > 1)
+    flat, rows = canvas.reshape(-1, 3), _rows(canvas)
+    before, sums = flat[shared], np.zeros((len(shared), 3), np.uint16)
     for layer in layers:
-        x, y = layer.x - left, layer.y - top
-        height, width = layer.pixels.shape
-        part = depth[y : y + height, x : x + width]
-        np.add(part, 1, out=part, where=layer.pixels & (part < 255))
-        share = weights[part]
-        share *= layer.pixels
-        sheet.paste(layer.color, (x, y), Image.fromarray(share))
-    canvas.paste(sheet, (left, top), _stencil(depth > 0, opacity))
+        under = layer.part(rows, 3)
+        colors = np.tile(np.array(layer.color, np.uint16), layer.pixels.shape[1])
+        np.copyto(under, _blended(under, colors, opacity), where=np.repeat(layer.pixels, 3, axis=1))
+        if len(shared):
+            at, covered = layer.covers(shared, canvas.shape[1])
+            sums[at][covered] += np.array(layer.color, np.uint16)
+    if len(shared):
+        means = (sums / depth.reshape(-1)[shared, None]).round().astype(np.uint16)
+        flat[shared] = _blended(before, means, opacity)
 
 
-def _outline(canvas: Image.Image, layer: _Layer) -> None:
+def _rows(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) as (H, 3 W): numpy's loops are fast along long rows only."""
+    return picture.reshape(len(picture), -1)
+
+
+def _blended(pixels: NDArray[np.uint8], colors: NDArray[np.uint16], opacity: int) -> NDArray[np.uint8]:
+    """Pixels mixed with colours (the same shape, or rows of it), whose share is ``opacity`` / 256."""
+    mixed = np.multiply(pixels, 256 - opacity, dtype=np.uint16)
+    mixed += colors * np.uint16(opacity) + np.uint16(128)
+    mixed >>= 8
+    return mixed.astype(np.uint8)
+
+
+def _outline(canvas: NDArray[np.uint8], layer: _Layer) -> None:
     """Two lines along the inside of a layer's outline: a dark one, and its colour inside that."""
-    unit = min(canvas.size) / 300
-    core = _shrunk(layer.pixels, max(1, round(unit * 0.5)))
-    thin = layer.pixels & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
-    bright = (core & ~_shrunk(core, max(1, round(unit * 0.75)))) | thin
-    canvas.paste(_DARK, (layer.x, layer.y), _stencil(layer.pixels & ~core & ~thin, 255))
-    canvas.paste(layer.color, (layer.x, layer.y), _stencil(bright, 255))
+    unit = min(canvas.shape[:2]) / 300
+    inside = np.packbits(layer.pixels, axis=1, bitorder="little")
+    within = np.packbits(np.ones_like(layer.pixels), axis=1, bitorder="little")
+    core = _shrunk(inside, within, max(1, round(unit * 0.5)))
+    thin = inside & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
+    bright = (core & ~_shrunk(core, within, max(1, round(unit * 0.75)))) | thin
+    dark = inside & ~core & ~thin
+    flat = canvas.reshape(-1, 3)
+    flat[layer.places(dark, canvas.shape[1])] = _DARK
+    flat[layer.places(bright, canvas.shape[1])] = layer.color
 
 
-def _stencil(pixels: Bools, opacity: int) -> Image.Image:
-    return Image.fromarray(pixels.view(np.uint8) * np.uint8(opacity))
+def _shrunk(inside: Bits, within: Bits, steps: int) -> Bits:
+    """Without its outermost pixels, so many deep; what is beyond the array (not ``within`` it) counts as inside."""
+    return inside & ~_grown(~inside & within, steps)
 
 
-def _shrunk(pixels: Bools, steps: int) -> Bools:
-    """Without its outermost pixels, so many deep; what is beyond the array counts as inside."""
+def _grown(inside: Bits, steps: int) -> Bits:
+    """So many pixels more on every side. Taking corners in every other step makes octagons, which look round."""
     for step in range(steps):
-        pixels = ~_neighbours(~pixels, corners=step % 2 == 1)
-    return pixels
-
-
-def _grown(pixels: Bools, steps: int) -> Bools:
-    for step in range(steps):
-        pixels = _neighbours(pixels, corners=step % 2 == 1)
-    return pixels
-
-
-def _neighbours(pixels: Bools, *, corners: bool) -> Bools:
-    """One pixel more on every side. Taking corners in every other step makes octagons, which look round."""
-    grown = pixels.copy()
-    grown[1:] |= pixels[:-1]
-    grown[:-1] |= pixels[1:]
-    rows = grown.copy() if corners else pixels
-    grown[:, 1:] |= rows[:, :-1]
-    grown[:, :-1] |= rows[:, 1:]
-    return grown
+        grown = inside | inside << 1 | inside >> 1
+        grown[:, 1:] |= inside[:, :-1] >> 7
+        grown[:, :-1] |= inside[:, 1:] << 7
+        rows = grown.copy() if step % 2 else inside
+        grown[1:] |= rows[:-1]
+        grown[:-1] |= rows[1:]
+        inside = grown
+    return inside
 
 
 def _main_part(pixels: Bools, near: tuple[float, float] | None) -> Bools:
@@ -238,17 +253,25 @@ def _thick_place(part: Bools, near: tuple[float, float] | None) -> tuple[int, in
 
     Of the places that are nearly as thick, the nearest to a point (x, y), or to the middle of the part.
     """
-    depth = np.zeros(part.shape, np.int64)
-    inner = np.pad(part, 1)
-    while inner.any():
-        depth += inner[1:-1, 1:-1]
-        inner = _shrunk(inner, 1)
+    depth = _steps_to_outside(part)
     rows, columns = np.nonzero(part)
     target = near or (float(columns.mean()), float(rows.mean()))
     thick = depth >= max(1, _THICK * depth.max())
     rows, columns = np.nonzero(thick)
     best = int(_distances(thick, target).argmin())
     return int(columns[best]), int(rows[best]), int(depth[rows[best], columns[best]])
+
+
+def _steps_to_outside(part: Bools) -> NDArray[np.int64]:
+    """How many pixels it is, along rows and columns, from each to the nearest outside; beyond the array is outside."""
+    steps = np.pad(np.where(part, sum(part.shape), 0), 1)
+    for axis, length in enumerate(steps.shape):
+        places = np.arange(length).reshape(-1, 1) if axis == 0 else np.arange(length)
+        for turn in (slice(None), slice(None, None, -1)):  # from the one end, then from the other
+            turned = np.flip(steps, axis) if turn.step else steps
+            steps = np.minimum.accumulate(turned - places, axis=axis) + places
+            steps = np.flip(steps, axis) if turn.step else steps
+    return steps[1:-1, 1:-1]
 
 
 def _distances(pixels: Bools, point: tuple[float, float]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from sa2va.writers.folders import CutoutWriter, ObjectsWriter, PaletteWriter
 from sa2va.writers.frame_writer import FramePairs, FrameWriter
 from sa2va.writers.json_files import JsonLinesWriter, JsonWriter
 from sa2va.writers.label_studio_tasks import LabelStudioWriter
+from sa2va.writers.label_studio_video import LabelStudioVideoWriter
 from sa2va.writers.labelme_files import LabelmeWriter
 from sa2va.writers.video_encoder import VIDEO_SUFFIXES, VideoEncoder
 from sa2va.writers.videos import BinaryWriter, CutoutVideoWriter, OverlayWriter
@@ -39,6 +40,7 @@ WRITERS: dict[str, type[FrameWriter]] = {
     "json": JsonWriter,
     "jsonl": JsonLinesWriter,
     "cvat": CvatVideoWriter,
+    "label-studio": LabelStudioVideoWriter,
 }
 """The kinds of output by their names on the command line; ``default_name`` is the name of each in a folder."""
 
@@ -52,6 +54,7 @@ __all__ = [
     "FrameWriter",
     "JsonLinesWriter",
     "JsonWriter",
+    "LabelStudioVideoWriter",
     "LabelStudioWriter",
     "LabelmeWriter",
     "ObjectsWriter",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from array import array
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,13 +14,11 @@ from PIL import Image
 from sa2va.atomic import naming, replacing
 from sa2va.masks.mask import Mask
 from sa2va.results.answer import Frame
-from sa2va.writers.frame_writer import FrameWriter, Pixels
-
-_FILE, _IMAGES = "annotations.xml", "images"
-_OURS = "<!-- written by sa2va -->"
+from sa2va.writers.frame_writer import Pixels
+from sa2va.writers.labelled_folder import LabelledFolderWriter
 
 
-class CvatVideoWriter(FrameWriter):
+class CvatVideoWriter(LabelledFolderWriter):
     """A folder with ``annotations.xml``, and the frames as ``images/frame_000000.png`` where their pixels are known.
 
     Import the file into a task made of these frames ("CVAT for video 1.1"), whose labels are the phrases (``"object"``
@@ -31,53 +28,30 @@ class CvatVideoWriter(FrameWriter):
     """
 
     default_name = "cvat"
+    label_file, mark, media = "annotations.xml", "<!-- written by sa2va -->", ("images/frame_*.png",)
 
     def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
-        self._source = Path(source).name if source is not None else "video"
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"expected a folder to write to, but {self.path} is a file; choose another name")
-        if self.path.is_dir() and any(self.path.iterdir()) and not self._is_ours():
-            raise ValueError(f"{self.path} holds something that was not written here; choose another folder")
-        self._frames = array("l")
+        super()._open(fps, source, resume)
         self._labels: dict[int, str] = {}
         # Masks come by frame and leave by object. They wait on disk, so that memory does not grow with the video.
         self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
 
-    def _is_ours(self) -> bool:
-        path = self.path / _FILE
-        return path.is_file() and _OURS.encode() in path.read_bytes()[:200]
-
-    def _write(self, frame: Frame, pixels: Pixels | None) -> None:
-        number = len(self._frames)
-        if not number:  # only now: a run that fails before costs nothing
-            self._clear()
-            self._write_file()  # tells the next run that the folder is ours, should this one be killed
-        self._frames.append(frame.index)
+    def _add(self, frame: Frame, pixels: Pixels | None) -> None:
         if pixels is not None:
-            with replacing(self.path / _IMAGES / f"frame_{number:06d}.png") as temporary:
+            with replacing(self.path / f"images/frame_{self._count:06d}.png") as temporary:
                 Image.fromarray(pixels).save(temporary, "PNG")
         with naming(tempfile.gettempdir()):
             for segment in frame.segments:
                 self._labels.setdefault(segment.id, segment.phrase or "object")
-                self._spool.write(f"{segment.id}\t{number}\t{_mask_values(segment.mask)}\n")
+                self._spool.write(f"{segment.id}\t{self._count}\t{_mask_values(segment.mask)}\n")
 
     def _finish(self, partial: bool) -> None:
         with self._spool:
-            self._write_file()
-
-    def _write_file(self) -> None:
-        with replacing(self.path / _FILE) as temporary, temporary.open("w", encoding="utf-8") as out:
-            out.writelines(self._pieces())
+            super()._finish(partial)
 
     def _discard(self) -> None:
         self._spool.close()
-        if self._frames:
-            self._clear()
-
-    def _clear(self) -> None:
-        """Remove the frames of an earlier run, or of one that failed, and what was said of them."""
-        for stale in (*self.path.glob(f"{_IMAGES}/frame_*.png"), self.path / _FILE):
-            stale.unlink(missing_ok=True)
+        super()._discard()
 
     def _pieces(self) -> Iterator[str]:
         height, width = self.size
@@ -87,9 +61,9 @@ class CvatVideoWriter(FrameWriter):
         )
         yield (
             '<?xml version="1.0" encoding="utf-8"?>\n'
-            f"{_OURS}\n<annotations>\n<version>1.1</version>\n<meta><task>"
-            f"<name>{escape(self._source)}</name><size>{len(self._frames)}</size><mode>interpolation</mode>"
-            f"<start_frame>0</start_frame><stop_frame>{max(len(self._frames) - 1, 0)}</stop_frame>"
+            f"{self.mark}\n<annotations>\n<version>1.1</version>\n<meta><task>"
+            f"<name>{escape(self._source)}</name><size>{self._count}</size><mode>interpolation</mode>"
+            f"<start_frame>0</start_frame><stop_frame>{max(self._count - 1, 0)}</stop_frame>"
             f"<labels>{names}</labels><original_size><width>{width}</width><height>{height}</height></original_size>"
             "</task></meta>\n"
         )

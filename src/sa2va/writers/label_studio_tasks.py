@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,42 +130,50 @@ def regions(segment: Segment, label: str, control: Control) -> list[dict[str, An
     return [control.result(value | {control.kind: [label]}, about) for value in values]
 
 
-def video_regions(frames: Iterable[Frame], labels: Mapping[str, str], control: Control, fps: float) -> dict[int, Any]:
-    """The objects of a track as results of ``VideoRectangle``, by id: their boxes in each frame of the editor.
+class VideoBoxes:
+    """The objects of a track as results of ``VideoRectangle``: their boxes in each frame of the editor.
 
     The editor counts frames of its own, from 1, so many a second (``frameRate`` of its tag); of frames of the video
     that fall into one of these the first is taken.
 
     Args:
-        labels: of the project, by phrase. fps: frames of the editor in a second.
+        fps: frames of the editor in a second.
     """
-    found: dict[int, dict[str, Any]] = {}
-    last = 0
-    for frame in frames:
-        number = frame.index + 1 if frame.time is None else int(frame.time * fps + 1.5)
-        if number <= last:
-            continue
-        last = number
+
+    def __init__(self, fps: float):
+        self._fps, self._last = fps, 0
+        self._objects: dict[int, tuple[str, list[dict[str, Any]]]] = {}  # phrase and boxes
+
+    def add(self, frame: Frame) -> None:
+        """Take in the next frame."""
+        number = frame.index + 1 if frame.time is None else int(frame.time * self._fps + 1.5)
+        if number <= self._last:
+            return
+        self._last = number
+        about = {"rotation": 0, "frame": number, "time": (number - 1) / self._fps, "enabled": True}
         for segment in frame.segments:
-            sequence = found.setdefault(segment.id, {"phrase": segment.phrase, "sequence": []})["sequence"]
+            _, boxes = self._objects.setdefault(segment.id, (segment.phrase, []))
             if segment.mask.area:
-                key = _box(segment) | {"rotation": 0, "frame": number, "time": (number - 1) / fps, "enabled": True}
-                sequence.append(key | {"score": float(segment.score)})
-            elif sequence:
-                sequence[-1]["enabled"] = False  # the box ends here, until the next one
-    results = {}
-    for identity, one in found.items():
-        if sequence := one["sequence"]:
-            sequence[-1]["enabled"] = sequence[-1]["frame"] == last and sequence[-1]["enabled"]
-            value = {
-                "framesCount": last,
-                "duration": last / fps,
-                "sequence": sequence,
-                "labels": [labels[one["phrase"]]],
-            }
-            scores = [key.pop("score") for key in sequence]
-            results[identity] = control.result(value, {"score": sum(scores) / len(scores)})
-    return results
+                boxes.append(_box(segment) | about | {"score": float(segment.score)})
+            elif boxes:
+                boxes[-1]["enabled"] = False  # the box ends here, until the next one
+
+    def results(self, labels: Mapping[str, str], control: Control) -> list[dict[str, Any]]:
+        """One result for each object that was seen.
+
+        Args:
+            labels: of the project, by phrase. control: of the kind ``videorectangle``.
+        """
+        about = {"framesCount": self._last, "duration": self._last / self._fps}
+        results = []
+        for phrase, boxes in self._objects.values():
+            if boxes:
+                sequence = [{key: value for key, value in box.items() if key != "score"} for box in boxes]
+                sequence[-1]["enabled"] = boxes[-1]["enabled"] and boxes[-1]["frame"] == self._last
+                value = about | {"sequence": sequence, "labels": [labels[phrase]]}
+                score = sum(box["score"] for box in boxes) / len(boxes)
+                results.append(control.result(value, {"score": score}))
+        return results
 
 
 def _box(segment: Segment) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,28 +16,52 @@ from sa2va.visualization.overlay import ClipOverlay, cutout
 from sa2va.writers.frame_writer import FrameWriter, Pixels
 from sa2va.writers.video_encoder import VideoEncoder
 
+#: Frames that wait to be drawn and encoded: enough for a thread that never waits, few enough to keep in memory.
+_AHEAD = 2
+
 
 class _VideoWriter(FrameWriter):
-    """A video whose frames ``_picture`` makes, in the size of the frames."""
+    """A video whose frames ``_picture`` makes, in the size of the frames.
+
+    They are made and encoded in a thread of its own, while the next frame is computed; what goes wrong there is raised
+    by one of the next calls.
+    """
 
     def _open(self, fps: float | Fraction | None, source: str | Path | None, resume: bool) -> None:
         self._file = VideoEncoder(self.path, size=self.size, fps=fps, alpha=self._alpha(), audio_from=source)
+        self._thread = ThreadPoolExecutor(1, "sa2va-video")
+        self._waiting: deque[Future[None]] = deque()
 
     def _alpha(self) -> bool:
         return False
 
     def _write(self, frame: Frame, pixels: Pixels | None) -> None:
+        # Copied: who gave the pixels may use their memory again.
+        self._waiting.append(self._thread.submit(self._encode, frame, None if pixels is None else pixels.copy()))
+        while len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
+
+    def _encode(self, frame: Frame, pixels: Pixels | None) -> None:
         self._file.write(self._picture(frame, pixels), frame.time)
 
     @abstractmethod
-    def _picture(self, frame: Frame, pixels: Pixels | None) -> Pixels: ...
+    def _picture(self, frame: Frame, pixels: Pixels | None) -> Pixels:
+        """What is shown of a frame; may be drawn over its pixels."""
 
     def _finish(self, partial: bool) -> None:
+        try:
+            while self._waiting:
+                self._waiting.popleft().result()
+        except BaseException:
+            self._discard()
+            raise
+        self._thread.shutdown()
         if partial and not self._file.started:
             return
         self._file.close()
 
     def _discard(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
         self._file.abort()
 
 
@@ -51,7 +77,8 @@ class OverlayWriter(_VideoWriter):
 
     def _picture(self, frame: Frame, pixels: Pixels | None) -> Pixels:
         assert pixels is not None
-        return np.asarray(self._overlay.draw(pixels, frame.segments))
+        self._overlay.paint(pixels, frame.segments)
+        return pixels
 
 
 class BinaryWriter(_VideoWriter):

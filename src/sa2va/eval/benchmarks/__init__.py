@@ -12,7 +12,8 @@ from sa2va.runtime import import_object
 
 _FILE_ROWS = (*refcoco.ROWS, *reasonseg_areas.ROWS, *video_sets.ROWS, *grandf.ROWS, *region_captions.ROWS)
 _DRAWN_ROWS: dict[str, BenchmarkSpec] = import_object("sa2va.tiny.synthetic_benchmarks:SYNTHETIC_ROWS", "benchmarks")
-BENCHMARKS: dict[str, BenchmarkSpec] = {**{one.name: one for one in _FILE_ROWS}, **QA_ROWS, **_DRAWN_ROWS}
+_HARD_ROWS: dict[str, BenchmarkSpec] = import_object("sa2va.tiny.hard_benchmarks:HARD_ROWS", "benchmarks")
+BENCHMARKS: dict[str, BenchmarkSpec] = {**{one.name: one for one in _FILE_ROWS}, **QA_ROWS, **_DRAWN_ROWS, **_HARD_ROWS}
 """All rows by name, in the order of tables."""
 
 __all__ = ["BENCHMARKS"]

@@ -1,4 +1,4 @@
-"""Writing answers: one batch over a shared prefix says what each prompt alone says, whatever its length."""
+"""Reading prompts and writing answers: one batch says what each prompt alone says, whatever its length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sa2va import Sa2VA
 from sa2va.inference.engine import Engine
 from sa2va.model import language
-from sa2va.model.generation import shared_prefix
+from sa2va.model.prompt_reader import shared_prefix
 from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated, VisualTokens
 from synthetic_checkpoint import picture
@@ -119,13 +119,13 @@ def test_words_alone_are_a_batch_too(open_sa2va: Callable[[str], Sa2VA], case: s
     assert_same(together(sa2va, prompts), one_by_one(sa2va, prompts))
 
 
-def test_prompts_that_share_nothing_are_read_one_by_one_and_written_together(sa2va: Sa2VA):
+def test_prompts_that_share_nothing_are_one_batch_too(sa2va: Sa2VA):
     prompts = Prompts(sa2va, QUESTIONS[:2], image=False)
     prompts.ids = [ids[number:] for number, ids in enumerate(prompts.ids)]
     assert shared_prefix(prompts.ids) == 0
     with counted_rows(sa2va) as rows:
         found = together(sa2va, prompts)
-    assert rows == [1, 1] + [2] * 11
+    assert rows == [2] * 12
     assert_same(found, one_by_one(sa2va, prompts))
 
 
@@ -202,7 +202,7 @@ def test_one_pass_over_the_whole_text_gives_the_same_states(open_sa2va: Callable
     vlm, family, seg = sa2va.model.vlm, sa2va.model.config.family, sa2va.model.config.seg_token_id
     prompts = Prompts(sa2va, QUESTIONS[:1])
     logits: list[Tensor] = []
-    hook = vlm.lm_head.register_forward_hook(lambda _, args, output: logits.append(output))
+    hook = vlm.lm_head.register_forward_hook(lambda _, args, output: logits.append(output.flatten(0, -2)))
     (answer,) = together(sa2va, prompts, max_new_tokens=16)
     hook.remove()
 
@@ -354,7 +354,7 @@ def test_sampling_from_the_likeliest_alone_is_greedy(sa2va: Sa2VA, options: dict
 def test_sampling_follows_the_probabilities(sa2va: Sa2VA):
     """First tokens of many seeds occur as often as the softmax of the logits says."""
     prompts, logits = Prompts(sa2va, QUESTIONS[:1]), list[Tensor]()
-    hook = sa2va.model.vlm.lm_head.register_forward_hook(lambda _, args, output: logits.append(output))
+    hook = sa2va.model.vlm.lm_head.register_forward_hook(lambda _, args, output: logits.append(output.flatten(0, -2)))
     together(sa2va, prompts, max_new_tokens=1)
     hook.remove()
     torch.manual_seed(0)
@@ -394,14 +394,14 @@ def test_padding_takes_no_position(open_sa2va: Callable[[str], Sa2VA], case: str
     assert torch.equal(found[..., : row.shape[1]], alone)
 
 
-def drafted(sa2va: Sa2VA, prompts: Prompts, drafts: Sequence[Sequence[int]], finished: Callable = never, **options):
-    """Answers with drafts, and the lengths of the passes of the language model."""
+def drafted(sa2va: Sa2VA, prompts: Prompts, draft: Sequence[int], finished: Callable = never, **options):
+    """Answers with a draft, and the lengths of the passes of the language model."""
     lengths: list[int] = []
     note = lambda _module, _args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1])  # noqa: E731
     hook = sa2va.model.vlm.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
     settings = GenerationOptions(**{"max_new_tokens": 12, **options})
     try:
-        found = sa2va.model.generate(prompts.ids, prompts.visual, options=settings, is_finished=finished, drafts=drafts)
+        found = sa2va.model.generate(prompts.ids, prompts.visual, options=settings, is_finished=finished, draft=draft)
     finally:
         hook.remove()
     return found, lengths
@@ -415,26 +415,26 @@ def test_drafts_change_no_token_and_no_state(open_sa2va, case, rows):
     expected = together(sa2va, prompts)
     answer = expected[-1].token_ids
     for draft in (answer, answer[:5], [*answer[:3], answer[0], answer[1]], answer[:1], [*answer, *answer]):
-        found, _ = drafted(sa2va, prompts, [draft])
+        found, _ = drafted(sa2va, prompts, draft)
         assert_same(found, expected)
 
 
-def test_a_right_draft_is_read_in_one_pass(sa2va):
+def test_a_right_draft_is_read_with_the_prompt(sa2va):
     prompts = Prompts(sa2va, QUESTIONS[:1])
     expected = together(sa2va, prompts)
-    found, lengths = drafted(sa2va, prompts, [[1, 2, 3], expected[0].token_ids])
+    found, lengths = drafted(sa2va, prompts, expected[0].token_ids)
     assert_same(found, expected)
-    assert lengths == [len(prompts.ids[0]), 11]
-    found, lengths = drafted(sa2va, prompts, [expected[0].token_ids[:4] + [1] * 4])
+    assert lengths == [len(prompts.ids[0]) + 11]
+    found, lengths = drafted(sa2va, prompts, expected[0].token_ids[:4] + [1] * 4)
     assert_same(found, expected)
-    assert lengths == [len(prompts.ids[0]), 7] + [1] * 7  # of the draft four tokens are right
+    assert lengths == [len(prompts.ids[0]) + 7] + [1] * 7  # of the draft four tokens are right
 
 
-def test_a_draft_that_begins_otherwise_costs_nothing(sa2va):
+def test_a_wrong_draft_costs_no_pass(sa2va):
     prompts = Prompts(sa2va, QUESTIONS[:1])
     first = together(sa2va, prompts)[0].token_ids[0]
-    _, lengths = drafted(sa2va, prompts, [[first + 1, 5, 6]])
-    assert lengths == [len(prompts.ids[0])] + [1] * 11
+    _, lengths = drafted(sa2va, prompts, [first + 1, 5, 6])
+    assert lengths == [len(prompts.ids[0]) + 2] + [1] * 11
 
 
 def test_sampling_reads_no_draft(sa2va):
@@ -442,7 +442,7 @@ def test_sampling_reads_no_draft(sa2va):
     answer = together(sa2va, prompts)[0].token_ids
     for options in ({"temperature": 0.7, "seed": 1}, {"repetition_penalty": 1.3}):
         expected = together(sa2va, prompts, **options)
-        found, lengths = drafted(sa2va, prompts, [answer], **options)
+        found, lengths = drafted(sa2va, prompts, answer, **options)
         assert_same(found, expected)
         assert max(lengths[1:]) == 1
 
@@ -457,6 +457,6 @@ def test_tokens_of_a_draft_are_told_as_they_come(sa2va):
         options=GenerationOptions(max_new_tokens=12),
         is_finished=never,
         on_token=lambda row, token: told[row].append(token),
-        drafts=[expected[0].token_ids],
+        draft=expected[0].token_ids,
     )
     assert told == [answer.token_ids for answer in expected]

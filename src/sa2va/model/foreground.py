@@ -1,0 +1,121 @@
+"""The pixels of a picture that a low-resolution mask covers, computed only where there can be any.
+
+They equal, to the bit, those of the whole of [`upsample_logits`], thresholded. Two bilinear steps are one linear map
+per axis, so the part of a picture inside a box is two small matrix products. These round in another order than torch's
+kernel does, which changes a pixel only where its value is within that rounding of the threshold. The rounding is
+bounded; where a pixel is closer than the bound, the whole picture is computed by torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sa2va.model.mask_decoder import upsample_logits
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+#: Two steps in torch round a value at most 8 times, two matrix products and their weights at most 12 times, each by
+#: half a unit in the last place of the sum of magnitudes (2^-24); this is more than the sum of both.
+_ROUNDING = 2.0**-19
+#: torch resizes to less than this (height + width) with another kernel, whose weights are not those looked up here.
+_SMALL = 128
+
+
+def foreground(logits_ss: Tensor, side: int | None, size: tuple[int, int], cut: float) -> tuple[Bools, tuple[int, int]]:
+    """Where ``upsample_logits(...) > cut``, as the part of the picture outside of which it is nowhere so.
+
+    Args:
+        logits_ss: finite low-resolution logits (s, s). side, size: as for [`upsample_logits`]. cut: a logit.
+
+    Returns:
+        bool (h, w), and the place (x, y) of its corner in the picture; (0, 0) pixels where the mask is empty.
+    """
+    if logits_ss.device.type == "cpu" and sum(size) > _SMALL and (side is None or side > _SMALL // 2):
+        found = _inside_box(logits_ss.detach().float().numpy(), side, size, cut)
+        if found is not None:
+            return found
+    return (upsample_logits(logits_ss[None], side, size)[0] > cut).cpu().numpy(), (0, 0)
+
+
+def _inside_box(
+    low: Floats, side: int | None, size: tuple[int, int], cut: float
+) -> tuple[Bools, tuple[int, int]] | None:
+    """See [`foreground`]; None where rounding could decide a pixel."""
+    # No pixel is above all cells it is made from, save for rounding.
+    cells = low > cut - _ROUNDING * (float(np.abs(low).max()) + abs(cut))
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    if len(rows) == 0:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    down, across = (_resampling(len(low), side, length) for length in size)
+    y0, y1 = down.reach(int(rows[0]), int(rows[-1]))
+    x0, x1 = across.reach(int(columns[0]), int(columns[-1]))
+    (top, bottom), (left, right) = down.needs(y0, y1), across.needs(x0, x1)
+    part, by_row, by_column = (
+        low[top:bottom, left:right],
+        down.weights[y0:y1, top:bottom],
+        across.weights[x0:x1, left:right],
+    )
+    values = (by_row @ part) @ by_column.T
+    inside = values > cut
+    values -= np.float32(cut)
+    np.abs(values, out=values)
+    magnitude = np.abs(part)
+    close_y, close_x = np.nonzero(values <= _ROUNDING * (float(magnitude.max()) + abs(cut)))
+    if len(close_y):
+        if len(close_y) > _MANY_CLOSE:
+            return None
+        around = ((by_row[close_y] @ magnitude) * by_column[close_x]).sum(axis=1)
+        if (values[close_y, close_x] <= _ROUNDING * (around + abs(cut))).any():
+            return None
+    return inside, (x0, y0)
+
+
+#: So many pixels near the threshold are looked at one by one; a mask with more of them is flat there.
+_MANY_CLOSE = 1000
+
+
+@dataclass(frozen=True)
+class _Resampling:
+    """What one axis of a picture is made from: ``weights`` float32 (n, s); each row's first and last that counts."""
+
+    weights: Floats
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """The pixels that some cells, both ends inclusive, have a part in: start and end."""
+        return int(np.searchsorted(self.last, first)), int(np.searchsorted(self.first, last, side="right"))
+
+    def needs(self, start: int, end: int) -> tuple[int, int]:
+        """The cells, start and end, that pixels are made from."""
+        return int(self.first[start]), int(self.last[end - 1]) + 1
+
+
+@lru_cache(maxsize=16)
+def _resampling(cells: int, side: int | None, pixels: int) -> _Resampling:
+    steps = [(cells, pixels)] if side is None else [(cells, side), (side, pixels)]
+    weights = np.eye(cells)
+    for step in steps:
+        weights = _torch_weights(*step) @ weights
+    counts = weights != 0
+    return _Resampling(weights.astype(np.float32), counts.argmax(axis=1), cells - 1 - counts[:, ::-1].argmax(axis=1))
+
+
+def _torch_weights(cells: int, pixels: int) -> NDArray[np.float64]:
+    """The weights (pixels, cells) that torch's bilinear kernel uses on this machine, to the bit: what it makes of ones.
+
+    Its places between cells are rounded, and differently with and without fused multiply-add; so they are not computed
+    here again.
+    """
+    height = max(1, _SMALL + 1 - pixels)  # not so small that the other kernel runs; the first row is that of the cells
+    ones = torch.eye(cells)[:, None, None]
+    resized = F.interpolate(ones, size=(height, pixels), mode="bilinear", align_corners=False)
+    return resized[:, 0, 0].T.double().numpy()
