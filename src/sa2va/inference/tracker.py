@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,8 @@ from sa2va.visualization.colors import ObjectColors
 Mode = Literal["released", "consistent"]
 #: After how many frames, or at cuts, the language model is asked again.
 AskEvery = int | Literal["scene"] | None
+#: Share of a prompt's highest object score (a logit) in a window from which it is trusted on a key frame.
+SURE = 0.5
 #: Fewest frames between two questions.
 SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
@@ -87,27 +90,27 @@ class _Group:
     ) -> None:
         """Remember a frame on which its objects were prompted."""
         self.memory = self.memory.prompt(sam2, features, prediction, index)
-        self.look = _look(self.look, prediction)
+        self.look = _look(self.look, prediction, prediction.presence > 0)
 
-    def renew(
+    def renewed(
         self,
         sam2: Sam2VideoModel,
         frames: Mapping[int, FrameFeatures],
-        predictions: Mapping[int, MaskPrediction],
+        predictions: Sequence[tuple[int, MaskPrediction]],
         rows: Sequence[int],
-    ) -> None:
-        """Remember those rows of predictions instead of what was prompted before, but for its first frame."""
-        self.memory = self.memory.first_prompted()
-        for index, prediction in predictions.items():
+    ) -> _Group:
+        """Itself with those rows of predictions, by frame, instead of what was prompted before, but for its first
+        frame."""
+        group = replace(self, memory=self.memory.first_prompted())
+        for index, prediction in predictions:
             pick = torch.tensor(rows, device=prediction.best.device)
-            self.add_prompted(sam2, frames[index], prediction[pick], index)
+            group.add_prompted(sam2, frames[index], prediction[pick], index)
+        return group
 
 
-def _look(before: Tensor | None, prediction: MaskPrediction) -> Tensor:
-    """What objects look like: SAM 2's pointers (K, C) where they were last seen."""
-    if before is None:
-        return prediction.pointer
-    return torch.where(prediction.presence[:, None] > 0, prediction.pointer, before)
+def _look(before: Tensor | None, prediction: MaskPrediction, seen_K: Tensor) -> Tensor:
+    """What objects look like: SAM 2's pointers (K, C) of the last frame on which they were seen."""
+    return prediction.pointer if before is None else torch.where(seen_K[:, None], prediction.pointer, before)
 
 
 @dataclass(frozen=True)
@@ -325,7 +328,7 @@ class VideoTracker:
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
         """Everything as it was before, when the block raises. Banks and prompts are never changed in place."""
-        groups, away = ([replace(group) for group in several] for several in (self._groups, self._away))
+        groups, away = [replace(group) for group in self._groups], list(self._away)
         ready = dict(self._ready)
         waiting, number, index = list(self._phrases_to_ask), self._next_id, self._next_index
         watch = self._watch
@@ -455,40 +458,58 @@ class VideoTracker:
             return
         decode = self._language_prompt(torch.cat(list(found.values())))
         predictions = {index: decode(features, size) for index, features in frames.items()}
-        shown = self._masks(predictions.values()).flatten(1).any(1).nonzero()[:, 0]  # the others point at nothing
-        if not len(shown):
+        trusted_PF = self._trusted(predictions.values())
+        pointing = trusted_PF.any(1).nonzero()[:, 0]  # the others show nothing
+        if not len(pointing):
             return
-        predictions = {index: prediction[shown] for index, prediction in predictions.items()}
-        phrases = [phrases[row] for row in shown.tolist()]
+        predictions = {index: prediction[pointing] for index, prediction in predictions.items()}
+        phrases, trusted_PF = [phrases[row] for row in pointing.tolist()], trusted_PF[pointing]
 
         owners = [(group, row) for group in (*known, *self._away) for row in range(len(group.ids))]
-        same = self._same_objects(phrases, predictions, known, frames)
-        prompt_of: dict[_Group, dict[int, int]] = {group: {} for group, _ in owners}  # by row
-        for prompt, place in sorted(same.items(), key=lambda pair: pair[1]):
-            group, row = owners[place]
-            prompt_of[group][row] = prompt
-        away = []
-        for group, prompts in prompt_of.items():
-            if prompts:
-                groups.append(group.select(list(prompts)))
-                groups[-1].renew(self._sam2, frames, predictions, list(prompts.values()))
-            if rest := [row for row in range(len(group.ids)) if row not in prompts]:
+        same = self._same_objects(phrases, predictions, trusted_PF, known, frames)
+        ids = [
+            owners[same[prompt]][0].ids[owners[same[prompt]][1]] if prompt in same else self._new_id(phrase)
+            for prompt, phrase in enumerate(phrases)
+        ]
+        # Objects of one memory that are prompted on the same frames stay together: (row in it, prompt) of each.
+        together: dict[tuple[_Group | None, tuple[bool, ...]], list[tuple[int, int]]] = {}
+        for prompt, on in enumerate(trusted_PF.tolist()):
+            group, row = owners[same[prompt]] if prompt in same else (None, prompt)
+            together.setdefault((group, tuple(on)), []).append((row, prompt))
+        for (group, on), pairs in together.items():
+            rows, prompts = zip(*sorted(pairs), strict=True)
+            if group is None:
+                part = _Group([ids[row] for row in rows], [phrases[row] for row in rows], decode, 0, self._memory)
+            else:
+                part = group.select(rows)
+            groups.append(part.renewed(self._sam2, frames, list(compress(predictions.items(), on)), prompts))
+        joined, away = {owners[place] for place in same.values()}, []
+        for group in (*known, *self._away):
+            rest = [row for row in range(len(group.ids)) if (group, row) not in joined]
+            if rest:
                 (groups if group in known else away).append(group.select(rest))
-        ids = {prompt: owners[place][0].ids[owners[place][1]] for prompt, place in same.items()}
-        if fresh := [prompt for prompt in range(len(phrases)) if prompt not in ids]:
-            ids |= {prompt: self._new_id(phrases[prompt]) for prompt in fresh}
-            named = [ids[prompt] for prompt in fresh], [phrases[prompt] for prompt in fresh]
-            groups.append(_Group(*named, decode, 0, self._memory))
-            groups[-1].renew(self._sam2, frames, predictions, fresh)
         self._groups, self._away = sorted(groups, key=lambda group: group.ids[0]), away
-        for index, prediction in predictions.items():
-            segments = self._segments([ids[prompt] for prompt in range(len(phrases))], phrases, prediction, size)
-            self._ready[index] = {segment.id: segment for segment in segments}
+        for (index, prediction), on in zip(predictions.items(), trusted_PF.T, strict=True):
+            rows = on.nonzero()[:, 0]
+            names = [ids[row] for row in rows.tolist()], [phrases[row] for row in rows.tolist()]
+            self._ready[index] = {one.id: one for one in self._segments(*names, prediction[rows], size)}
+
+    def _trusted(self, predictions: Iterable[MaskPrediction]) -> Tensor:
+        """The key frames on which a prompt is taken at its word, bool (P, F).
+
+        A prompt is of the whole window, and is decoded on frames in which the object is not there yet, too. What is
+        drawn there is something else, with a lower object score.
+        """
+        masks_PFss = self._masks(predictions)
+        presence_PF = torch.stack([prediction.presence for prediction in predictions], dim=1)
+        best = presence_PF.amax(1, keepdim=True)
+        return masks_PFss.flatten(2).any(2) & ((best <= 0) | (presence_PF >= SURE * best))
 
     def _same_objects(
         self,
         phrases: Sequence[str],
         predictions: Mapping[int, MaskPrediction],
+        trusted_PF: Tensor,
         known: Sequence[_Group],
         frames: Mapping[int, FrameFeatures],
     ) -> dict[int, int]:
@@ -497,10 +518,10 @@ class VideoTracker:
         if not known and not self._away:
             return {}
         look = None
-        for prediction in predictions.values():
-            look = _look(look, prediction)
+        for prediction, seen_P in zip(predictions.values(), trusted_PF.T, strict=True):
+            look = _look(look, prediction, seen_P)
         assert look is not None
-        new = Sighting(phrases, self._masks(predictions.values()), look)
+        new = Sighting(phrases, self._masks(predictions.values()) & trusted_PF[..., None, None], look)
         masks, looks, names = [], [], []
         for group in (*known, *self._away):
             assert group.look is not None
