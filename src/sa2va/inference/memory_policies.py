@@ -83,6 +83,10 @@ class ObjectMemory(Protocol):
         """Only the prompted frames: where propagation in the other direction starts."""
         ...
 
+    def first_prompted(self) -> ObjectMemory:
+        """Of the prompted frames only the first: where a new window starts, so that memory does not grow with them."""
+        ...
+
 
 @dataclass(frozen=True)
 class RecentMemory:
@@ -122,6 +126,10 @@ class RecentMemory:
     def without_tracked(self) -> RecentMemory:
         """See [`ObjectMemory`]."""
         return replace(self, bank=self.bank.without_tracked())
+
+    def first_prompted(self) -> RecentMemory:
+        """See [`ObjectMemory`]."""
+        return replace(self, bank=self.bank.first_prompted())
 
 
 @dataclass(frozen=True)
@@ -222,6 +230,10 @@ class DistractorAwareMemory:
         """See [`ObjectMemory`]."""
         return DistractorAwareMemory(tuple(WatchedObject(one.bank.without_tracked()) for one in self.objects))
 
+    def first_prompted(self) -> DistractorAwareMemory:
+        """See [`ObjectMemory`]."""
+        return DistractorAwareMemory(tuple(replace(one, bank=one.bank.first_prompted()) for one in self.objects))
+
 
 @dataclass(frozen=True)
 class _Path:
@@ -296,6 +308,12 @@ class TreeMemory:
     def without_tracked(self) -> TreeMemory:
         """See [`ObjectMemory`]."""
         return TreeMemory(tuple((_Path(paths[0].bank.without_tracked()),) for paths in self.objects))
+
+    def first_prompted(self) -> TreeMemory:
+        """See [`ObjectMemory`]."""
+        return TreeMemory(
+            tuple(tuple(replace(path, bank=path.bank.first_prompted()) for path in paths) for paths in self.objects)
+        )
 
 
 def best_branches(scores: Sequence[float], ious_N3: np.ndarray, presence_N: np.ndarray) -> list[tuple[int, int, float]]:
