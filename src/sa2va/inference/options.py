@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from sa2va.inference.memory_policies import MemoryPolicy
 from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import KeyFrames
-from sa2va.inference.tracker import Mode
+from sa2va.inference.tracker import AskEvery, Mode, checked_ask_every
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.model.sampling import GenerationOptions
 
@@ -42,10 +42,14 @@ class InferenceOptions:
         refine: ``"sam"`` gives box, a point and logits of each mask of a picture to SAM 2's original decoder;
             ``"matting"`` adds the opacity of each object's edge, ``Segment.alpha``, for cut-outs.
         matting: hub id or folder of the VitMatte weights of ``refine="matting"``.
+        ask_every: when a tracked video or stream is shown to the language model again: after so many frames, at
+            least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.
+        check_presence: for phrases, believe in a mask only if the model also says, asked for yes or no, that there is
+            such a thing. Phrases that are questions are not checked.
         generation: how text is generated.
 
     Raises:
-        ValueError: there is no such refinement.
+        ValueError: ``ask_every`` is out of range, or does not go with ``key_frames``; there is no such refinement.
     """
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
@@ -57,9 +61,24 @@ class InferenceOptions:
     instances: bool = False
     refine: Refinement | None = None
     matting: str = MATTING
+    ask_every: AskEvery = None
+    check_presence: bool = False
     generation: GenerationOptions = field(default_factory=GenerationOptions)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.check_presence, bool):
+            raise ValueError(f"check_presence is True or False; got {self.check_presence!r}")
+        named = isinstance(self.key_frames, str)
+        if checked_ask_every(self.ask_every) is not None and not (named and self.key_frames in ("uniform", "first")):
+            raise ValueError(
+                "ask_every shows the language model key frames of each part of the video, so it needs "
+                f"key_frames='uniform' or 'first'; got {self.key_frames!r}. Leave one of the two out"
+            )
+        if self.check_presence and named and self.key_frames == "compressed":
+            raise ValueError(
+                "check_presence asks about key frames as they are, and key_frames='compressed' shows a hundred in "
+                "small pictures; leave one of the two out"
+            )
         if self.refine not in (None, "sam", "matting"):
             raise ValueError(f"refine is 'sam' or 'matting'; got {self.refine!r}")
 
@@ -110,7 +129,8 @@ class Options(TypedDict, total=False):
         threshold: probability above which a pixel belongs to an object, above 0 and below 1; 0.5 if not given.
         probabilities: keep float32 probabilities in every segment.
         cleanup: postprocessing of the masks.
-        key_frames, num_key_frames, mode, memory: for videos, see [`InferenceOptions`].
+        key_frames, num_key_frames, mode, memory, ask_every: for videos, see [`InferenceOptions`].
+        check_presence: see [`InferenceOptions`].
         zoom, instances, refine, matting: for pictures, see [`InferenceOptions`].
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
     """
@@ -126,6 +146,8 @@ class Options(TypedDict, total=False):
     instances: bool
     refine: Refinement | None
     matting: str
+    ask_every: AskEvery
+    check_presence: bool
     max_new_tokens: int
     temperature: float
     top_p: float
