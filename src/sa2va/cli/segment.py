@@ -58,7 +58,11 @@ def segment(
     plan = plan_output(source, media, output)
     sa2va = arguments.load_model(screen, name, loading)
     started = perf_counter()
-    asked = {"max_new_tokens": max_new_tokens, "check_presence": check_presence}
-    options = {**asked, **masks.keywords, **looks.keywords}
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "check_presence": check_presence,
+        **masks.keywords,
+        **looks.keywords,
+    }
     answers = cast("list[Answer]", sa2va.segment(media, phrases, **options))
     report(screen, plan, media, answers, source=source, model=name, started=started, wanted=phrases)

@@ -36,20 +36,20 @@ class InferenceOptions:
         memory: which frames SAM 2 remembers and reads to carry masks on: ``"recent"`` (SAM 2's own), ``"near"`` (the
             two nearest key frames and the two last ones, which is faster with many objects), ``"distractor-aware"`` or
             ``"tree"``; see [`sa2va.inference.memory_policies`].
+        ask_every: when a tracked video or stream is shown to the language model again: after so many frames, at
+            least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.
+        check_presence: for phrases, believe in a mask only if the model also says, asked for yes or no, that there is
+            such a thing. Phrases that are questions are not checked.
         zoom: look again inside what was found in a picture, with both models; and by tiles where nothing was found in a
             large one. For phrases.
         instances: a phrase about several objects of a picture gives a segment for each of them.
         refine: ``"sam"`` gives box, a point and logits of each mask of a picture to SAM 2's original decoder;
             ``"matting"`` adds the opacity of each object's edge, ``Segment.alpha``, for cut-outs.
         matting: hub id or folder of the VitMatte weights of ``refine="matting"``.
-        ask_every: when a tracked video or stream is shown to the language model again: after so many frames, at
-            least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.
-        check_presence: for phrases, believe in a mask only if the model also says, asked for yes or no, that there is
-            such a thing. Phrases that are questions are not checked.
         generation: how text is generated.
 
     Raises:
-        ValueError: ``ask_every`` is out of range, or does not go with ``key_frames``; there is no such refinement.
+        ValueError: ``ask_every`` is out of range, or does not go with ``key_frames``; or there is no such refinement.
     """
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
@@ -57,12 +57,12 @@ class InferenceOptions:
     num_key_frames: int = KEY_FRAMES
     mode: Mode | None = None
     memory: MemoryPolicy = "recent"
+    ask_every: AskEvery = None
+    check_presence: bool = False
     zoom: bool = False
     instances: bool = False
     refine: Refinement | None = None
     matting: str = MATTING
-    ask_every: AskEvery = None
-    check_presence: bool = False
     generation: GenerationOptions = field(default_factory=GenerationOptions)
 
     def __post_init__(self) -> None:
@@ -142,12 +142,12 @@ class Options(TypedDict, total=False):
     num_key_frames: int
     mode: Mode | None
     memory: MemoryPolicy
+    ask_every: AskEvery
+    check_presence: bool
     zoom: bool
     instances: bool
     refine: Refinement | None
     matting: str
-    ask_every: AskEvery
-    check_presence: bool
     max_new_tokens: int
     temperature: float
     top_p: float

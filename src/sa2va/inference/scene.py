@@ -44,7 +44,7 @@ from sa2va.inference.vlm import (
     why_nothing,
 )
 from sa2va.inference.work import Decode, DecodeMarks, EncodedMedia, EncodeFrame, Pause, together
-from sa2va.inference.zoom import Crop, look_by_tiles, look_closer
+from sa2va.inference.zoom import Box, look_by_tiles, look_closer
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
@@ -266,7 +266,7 @@ class Scene:
         answers = await together(
             [self._look_again(phrase, answer, options) for phrase, answer in zip(wanted, first, strict=True)]
         )
-        return await self._matted(self._numbered(answers), options)
+        return await self._finished(answers, options)
 
     async def ask_steps(
         self,
@@ -327,7 +327,7 @@ class Scene:
             count = len(one.output.prompts_KC)
             own, segments = segments[:count], segments[count:]
             answers.append(replace(one.answer(own, self.size, history, keep_empty=keep_empty), origin=self._origin))
-        return await self._matted(answers, options)
+        return await self._finished(answers, options) if options.refine == "matting" else answers
 
     async def describe_steps(
         self, regions: Region | Sequence[Region], options: InferenceOptions, *, requests: Sequence[str] | None = None
@@ -361,12 +361,12 @@ class Scene:
         shown = tuple(segment for segment in segments if segment.mask.area)
         reason = None if shown else "SAM 2 found no object there: its mask is empty"
         answer = Answer("", "", shown, reason=reason, size=size, origin=self._origin)
-        return (await self._matted([answer], options))[0]
+        return (await self._finished([answer], options))[0] if options.refine == "matting" else answer
 
     async def _look_again(self, phrase: str, answer: Answer, options: InferenceOptions) -> Answer:
         """The answer to a phrase about a picture after its second looks."""
         picture, side = self._picture(), grounding_side(self._engine.model.sam2)
-        if options.instances and answer.segments:
+        if options.instances:
             features, original = await self._features(picture), self._engine.model.original_mask_decoder is not None
             parts = await together(
                 [separate(segment, features, side, original=original) for segment in answer.segments]
@@ -375,8 +375,8 @@ class Scene:
         if options.zoom:
             closer = replace(options, zoom=False, refine=options.first_look.refine)
 
-            async def ask(crop: Crop) -> Answer:
-                with Scene(self._engine, Picture(picture.image.crop(crop))) as part:
+            async def ask(window: Box) -> Answer:
+                with Scene(self._engine, Picture(picture.image.crop(window))) as part:
                     return (await part.segment_steps(phrase, closer))[0]
 
             if options.instances or not answer.segments:
@@ -384,20 +384,15 @@ class Scene:
             answer = await look_closer(answer, picture.size, side, ask)
         return answer
 
-    def _numbered(self, answers: Sequence[Answer]) -> list[Answer]:
-        """Answers about a picture with their objects numbered and coloured anew."""
+    async def _finished(self, answers: Sequence[Answer], options: InferenceOptions) -> list[Answer]:
+        """Answers about a picture with their objects numbered and coloured anew, and with their opacity."""
+        picture = self._picture()
         found = [segment for answer in answers for segment in answer.segments]
+        if options.refine == "matting":
+            found = await together([with_alpha(picture.image, segment, options.matting) for segment in found])
         numbered = [replace(segment, id=number, color=None) for number, segment in enumerate(found, 1)]
-        colored = iter(ObjectColors().apply(np.asarray(self._picture().image), numbered))
+        colored = iter(ObjectColors().apply(np.asarray(picture.image), numbered))
         return [replace(answer, segments=tuple(islice(colored, len(answer.segments)))) for answer in answers]
-
-    async def _matted(self, answers: Sequence[Answer], options: InferenceOptions) -> list[Answer]:
-        """Answers about a picture with the opacity of their objects, if it is asked for."""
-        if options.refine != "matting":
-            return list(answers)
-        image, found = self._picture().image, [segment for answer in answers for segment in answer.segments]
-        matted = iter(await together([with_alpha(image, segment, options.matting) for segment in found]))
-        return [replace(answer, segments=tuple(islice(matted, len(answer.segments)))) for answer in answers]
 
     def _check_looks(self, options: InferenceOptions, *, phrases: bool) -> None:
         """Refuse second looks that the medium, the request or the checkpoint does not allow."""

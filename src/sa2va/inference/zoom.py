@@ -15,9 +15,9 @@ from sa2va.masks.segment import Segment
 from sa2va.results.answer import Answer
 
 #: A part of a picture: (x0, y0, x1, y1) in whole pixels, ends exclusive.
-Crop: TypeAlias = tuple[int, int, int, int]
+Box: TypeAlias = tuple[int, int, int, int]
 #: Asks the same again about a part of the picture.
-AskPart: TypeAlias = Callable[[Crop], Coroutine[Any, Any, Answer]]
+AskPart: TypeAlias = Callable[[Box], Coroutine[Any, Any, Answer]]
 
 #: Around a box, in its longer sides, and the least side of a window as a share of the grounding image's.
 _MARGIN, _LEAST_WINDOW = 0.75, 1 / 8
@@ -37,7 +37,7 @@ class _Seen:
     """An object in pixels of the picture, and the window in which it was seen."""
 
     segment: Segment
-    window: Crop
+    window: Box
     size: Size
 
     @property
@@ -103,7 +103,7 @@ async def look_by_tiles(answer: Answer, size: Size, side: int, ask: AskPart, *, 
     return replace(best, segments=segments, size=answer.size, history=best.history, origin=answer.origin)
 
 
-def tiles(size: Size, side: int) -> list[Crop]:
+def tiles(size: Size, side: int) -> list[Box]:
     """Windows that cover a picture, row by row; one where the models see it well as a whole.
 
     Args:
@@ -127,12 +127,12 @@ def _starts(extent: int, length: int) -> list[int]:
     return [round(step * (extent - length) / max(steps, 1)) for step in range(steps + 1)]
 
 
-async def _asked(ask: AskPart, window: Crop, size: Size) -> tuple[Answer, list[_Seen]]:
+async def _asked(ask: AskPart, window: Box, size: Size) -> tuple[Answer, list[_Seen]]:
     answer = await ask(window)
     return answer, [_Seen(_in_picture(segment, window, size), window, size) for segment in answer.segments]
 
 
-def _window_around(segment: Segment, size: Size, side: int) -> Crop | None:
+def _window_around(segment: Segment, size: Size, side: int) -> Box | None:
     """A square around an object, as far as there is picture; None if it is hardly smaller than the picture."""
     box = segment.mask.box
     if box is None:
@@ -151,7 +151,7 @@ def _span(middle: float, length: float, extent: int) -> tuple[int, int]:
     return start, start + whole
 
 
-def _in_picture(segment: Segment, window: Crop, size: Size) -> Segment:
+def _in_picture(segment: Segment, window: Box, size: Size) -> Segment:
     """A segment of a part of a picture in the picture."""
     x0, y0, x1, y1 = window
 
