@@ -28,7 +28,6 @@ from sa2va.masks.mask_ops import largest_component
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
-    absent_prediction,
     decode_candidates,
     no_prompt_tokens,
     with_candidate,
@@ -38,8 +37,6 @@ from sa2va.model.memory import FrameMemory, MemoryBank, attend, encode_memory, r
 MemoryPolicy = Literal["recent", "near", "distractor-aware", "tree"]
 #: Prompted and tracked frames whose spatial memory ``"near"`` reads.
 NEAR = {"prompted": 2, "tracked": 2}
-#: An object that ``"near"`` has not seen for so many frames is looked for in every fourth frame only.
-_PATIENCE, _LOOK_EVERY = 3, 4
 
 # DAM4SAM: frames between two that are kept; how many of these and of the anchors are kept. What an anchor needs: the
 # predicted IoU, how near its area is to the median of the last ones, and how much of the box around the mask and the
@@ -96,20 +93,17 @@ class RecentMemory:
     """SAM 2's own: all prompted frames and the last ones.
 
     Attributes:
-        bank: of all objects.
-        near: read the nearest of its frames only, and look less often for objects that are gone.
-        gone: for how many frames in a row each object has not been seen; empty before the first tracked frame.
+        bank: of all objects. near: read the nearest of its frames only.
     """
 
     bank: MemoryBank = field(default_factory=MemoryBank)
     near: bool = False
-    gone: tuple[int, ...] = ()
 
     def prompt(
         self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
     ) -> RecentMemory:
         """See [`ObjectMemory`]."""
-        return replace(self, bank=self.bank.add_prompted(encode_memory(sam2, features, prediction, index)), gone=())
+        return replace(self, bank=self.bank.add_prompted(encode_memory(sam2, features, prediction, index)))
 
     def track(
         self,
@@ -121,32 +115,17 @@ class RecentMemory:
         backward: bool = False,
     ) -> tuple[MaskPrediction, RecentMemory]:
         """See [`ObjectMemory`]."""
-        if not self.near:
-            prediction = track_frame(sam2, decoder, self.bank, features, index, backward=backward)
-            return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index))
-        bank = self.bank.near(index, **NEAR)
-        gone = self.gone or (0,) * len(bank.prompted[0].pointer)
-        rows = [row for row, frames in enumerate(gone) if frames < _PATIENCE or index % _LOOK_EVERY == 0]
-        if len(rows) == len(gone):
-            prediction = track_frame(sam2, decoder, bank, features, index, backward=backward)
-        else:
-            prediction = absent_prediction(sam2, len(gone))
-            if rows:
-                wanted = torch.tensor(rows, device=prediction.best.device)
-                found = track_frame(sam2, decoder, bank.select(wanted), features, index, backward=backward)
-                prediction = prediction.with_rows(wanted, found)
-        seen = (prediction.presence > 0).tolist()
-        gone = tuple(0 if here else frames + 1 for here, frames in zip(seen, gone, strict=True))
-        return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index), gone=gone)
+        read = self.bank.near(index, **NEAR) if self.near else self.bank
+        prediction = track_frame(sam2, decoder, read, features, index, backward=backward)
+        return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index))
 
     def select(self, rows_K: Tensor) -> RecentMemory:
         """See [`ObjectMemory`]."""
-        gone = tuple(self.gone[row] for row in rows_K.tolist()) if self.gone else ()
-        return replace(self, bank=self.bank.select(rows_K), gone=gone)
+        return replace(self, bank=self.bank.select(rows_K))
 
     def without_tracked(self) -> RecentMemory:
         """See [`ObjectMemory`]."""
-        return replace(self, bank=self.bank.without_tracked(), gone=())
+        return replace(self, bank=self.bank.without_tracked())
 
     def first_prompted(self) -> RecentMemory:
         """See [`ObjectMemory`]."""

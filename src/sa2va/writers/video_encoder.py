@@ -21,6 +21,7 @@ from sa2va.writers.audio_copy import AudioCopy
 if TYPE_CHECKING:
     import av
     from av.container import OutputContainer
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 DEFAULT_FPS = 24
@@ -122,6 +123,7 @@ class VideoEncoder:
 
     def _open(self) -> _Output:
         import av
+        from av.video.reformatter import VideoReformatter
 
         layout = self._format
         with contextlib.ExitStack() as opened:
@@ -134,7 +136,7 @@ class VideoEncoder:
             audio = None
             if self._audio_from is not None and layout.audio_codec is not None:
                 audio = AudioCopy.open(self._audio_from, container, layout.audio_kept, layout.audio_codec)
-            return _Output(temporary, container, stream, audio, opened.pop_all())
+            return _Output(temporary, container, stream, VideoReformatter(), audio, opened.pop_all())
 
     def _set_up(self, stream: VideoStream) -> None:
         height, width = self._size
@@ -163,7 +165,7 @@ class VideoEncoder:
     def _encode(self, pixels: NDArray[np.uint8], time: float | None) -> None:
         if self._output is None:
             self._output = self._open()
-        frame = self._frame(pixels)
+        frame = self._frame(pixels, self._output.reformatter)
         self._last_tick = frame.pts = self._tick(time)
         frame.time_base = self._output.stream.codec_context.time_base
         self._output.mux(frame)
@@ -191,7 +193,7 @@ class VideoEncoder:
         """Seconds from the start of the file to the end of the last frame."""
         return float((self._last_tick + _TICKS) / (self._fps * _TICKS))
 
-    def _frame(self, pixels: NDArray[np.uint8]) -> av.VideoFrame:
+    def _frame(self, pixels: NDArray[np.uint8], reformatter: VideoReformatter) -> av.VideoFrame:
         import av
         from av.video.reformatter import ColorRange, Colorspace
 
@@ -200,8 +202,12 @@ class VideoEncoder:
         frame = av.VideoFrame.from_ndarray(
             np.ascontiguousarray(pixels), format="rgba" if self._channels == 4 else "rgb24"
         )
-        return frame.reformat(
-            format=self._pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        return reformatter.reformat(
+            frame,
+            format=self._pixel_format,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,  # the encoder's threads have the other cores
         )
 
     def close(self) -> None:
@@ -242,6 +248,7 @@ class _Output:
     temporary: Path
     container: OutputContainer
     stream: VideoStream
+    reformatter: VideoReformatter  # kept: its tables take longer to make than a small frame to convert
     audio: AudioCopy | None
     kept: contextlib.ExitStack
 
