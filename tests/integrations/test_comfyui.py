@@ -180,6 +180,22 @@ def test_marks_of_the_first_frame_are_followed(comfyui: ComfyUI, checkpoint: Any
     assert mask.shape[0] == len(boxes) == FRAMES and text == ""
 
 
+def test_phrases_are_asked_again(comfyui: ComfyUI, checkpoint: Any, tiny: Sa2VA) -> None:
+    clip = [CLIP[0], CLIP[1], PICTURE]  # the cloud comes with another scene
+    given = {"model": checkpoint, "images": as_image(*clip), "phrases": CLOUD, "check_presence": True}
+    masks = []
+    for widgets, option in (
+        ({"ask_again": "every so many frames", "ask_every": 2}, 2),
+        ({"ask_again": "never"}, None),
+    ):
+        _, objects, _, _ = comfyui.call("Sa2VASegmentVideo", **given, **widgets)
+        with tiny.track(clip, CLOUD, check_presence=True, ask_every=option) as track:
+            expected = [[one.mask for one in frame.segments] for frame in track]
+        assert [[one.mask for one in frame] for frame in objects.frames] == expected
+        masks.append(expected)
+    assert masks[0] != masks[1]
+
+
 @pytest.mark.parametrize(
     "asked, message",
     [
