@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sa2va import Answer, Frame, Request, Sa2VA, Segment
 from sa2va.inference.memory_policies import MemoryPolicy
+from sa2va.inference.options import Refinement
 from sa2va.masks import mask_ops
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.visualization.overlay import ClipOverlay
@@ -161,6 +162,18 @@ class SegmentPicture(io.ComfyNode):
                 _threshold(),
                 _max_objects(),
                 _check_presence(),
+                io.Boolean.Input(
+                    "instances",
+                    default=False,
+                    tooltip="A phrase about several things gives an object for each.",
+                ),
+                io.Boolean.Input("zoom", default=False, tooltip="Look again inside what was found: for small things."),
+                io.Combo.Input(
+                    "refine",
+                    options=["none", *get_args(Refinement)],
+                    default="none",
+                    tooltip="sam draws each mask again; matting makes soft edges, for cut-outs (hair, fur).",
+                ),
                 *_marks("in each picture"),
             ],
             outputs=[
@@ -178,6 +191,9 @@ class SegmentPicture(io.ComfyNode):
         threshold: float,
         max_objects: int,
         check_presence: bool,
+        instances: bool,
+        zoom: bool,
+        refine: str,
         bboxes: Any = None,
         positive_coords: str | None = None,
         negative_coords: str | None = None,
@@ -187,9 +203,15 @@ class SegmentPicture(io.ComfyNode):
         _one_kind(wanted, marks)
         pictures, sa2va, progress = as_pictures(image), model.ready(), Progress(len(image))
         frames, texts = [], []
-        asked = _answers(sa2va, pictures, wanted, {"threshold": threshold, "check_presence": check_presence})
-        marked = _marked(sa2va, pictures, marks, {"threshold": threshold})
-        for answers in marked if marks else asked:
+        options: dict[str, Any] = {"threshold": threshold, "refine": None if refine == "none" else refine}
+        if refine == "matting":
+            options["matting"] = checkpoint.matting()
+        if marks:
+            replies = _marked(sa2va, pictures, marks, options)
+        else:
+            options |= {"check_presence": check_presence, "instances": instances, "zoom": zoom}
+            replies = _answers(sa2va, pictures, wanted, options)
+        for answers in replies:
             found = [segment for answer in answers for segment in answer.segments]
             frames.append(tuple(replace(segment, id=number) for number, segment in enumerate(found, 1)))
             texts += [answer.reason or answer.text for answer in answers]
