@@ -3,6 +3,7 @@
 Objects that were prompted together share one memory, an immutable value: ``prompt`` and ``track`` give a new one.
 
 * [`RecentMemory`], SAM 2's: all prompted frames and the six last ones; or only the nearest of these.
+* [`sa2va.inference.local_memory.LocalMemory`]: these, and only around the object.
 * [`DistractorAwareMemory`], DAM4SAM's (arXiv 2411.17576, 2509.13864): the last frame and every fifth one in which the
   object is seen, and *anchors*, frames in which it was told well from something that looks like it.
 * [`TreeMemory`], SAM2Long's (arXiv 2410.16268, from the paper alone): several hypotheses of where the object went, each
@@ -24,6 +25,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.inference.local_memory import NEAR, LocalMemory, longer_gone, looked_for
 from sa2va.masks.mask_ops import largest_component
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -35,11 +37,7 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import FrameMemory, MemoryBank, attend, encode_memory, remember, track_frame
 
-MemoryPolicy = Literal["recent", "near", "distractor-aware", "tree"]
-#: Prompted and tracked frames whose spatial memory ``"near"`` reads.
-NEAR = {"prompted": 2, "tracked": 2}
-#: An object that ``"near"`` has not seen for so many frames is looked for in every fourth frame only.
-_PATIENCE, _LOOK_EVERY = 3, 4
+MemoryPolicy = Literal["recent", "near", "local", "distractor-aware", "tree"]
 
 # DAM4SAM: frames between two that are kept; how many of these and of the anchors are kept. What an anchor needs: the
 # predicted IoU, how near its area is to the median of the last ones, and how much of the box around the mask and the
@@ -122,7 +120,7 @@ class RecentMemory:
             return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index))
         bank = self.bank.near(index, **NEAR)
         gone = self.gone or (0,) * len(bank.prompted[0].pointer)
-        rows = [row for row, frames in enumerate(gone) if frames < _PATIENCE or index % _LOOK_EVERY == 0]
+        rows = looked_for(gone, index)
         if len(rows) == len(gone):
             prediction = track_frame(sam2, decoder, bank, features, index, backward=backward)
         else:
@@ -131,9 +129,8 @@ class RecentMemory:
                 wanted = torch.tensor(rows, device=prediction.best.device)
                 found = track_frame(sam2, decoder, bank.select(wanted), features, index, backward=backward)
                 prediction = prediction.with_rows(wanted, found)
-        seen = (prediction.presence > 0).tolist()
-        gone = tuple(0 if here else frames + 1 for here, frames in zip(seen, gone, strict=True))
-        return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index), gone=gone)
+        bank = remember(sam2, self.bank, features, prediction, index)
+        return prediction, replace(self, bank=bank, gone=longer_gone(gone, prediction))
 
     def select(self, rows_K: Tensor) -> RecentMemory:
         """See [`ObjectMemory`]."""
@@ -383,6 +380,7 @@ def memory_of(policy: MemoryPolicy) -> ObjectMemory:
     memories: dict[str, ObjectMemory] = {
         "recent": RecentMemory(),
         "near": RecentMemory(near=True),
+        "local": LocalMemory(),
         "distractor-aware": DistractorAwareMemory(),
         "tree": TreeMemory(),
     }
