@@ -30,11 +30,15 @@ def names() -> list[str]:
 
 
 def _folders() -> dict[str, Path]:
-    """Checkpoints in the model folders by name; the first folder wins."""
-    configs = [
-        config for root in folder_paths.get_folder_paths(_FOLDER) for config in sorted(Path(root).glob("*/config.json"))
-    ]
-    return {config.parent.name: config.parent for config in reversed(configs)}
+    """Checkpoints and adapters in the model folders by name; the first folder wins."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(_FOLDER)]
+    models = [path.parent for root in roots for path in sorted(root.glob("*/config.json")) if _is_ours(path)]
+    adapters = [path.parent for root in roots for path in sorted(root.glob("*/adapter_config.json"))]
+    return {folder.name: folder for folder in reversed([*models, *adapters])}
+
+
+def _is_ours(config: Path) -> bool:
+    return "sa2va" in config.read_text("utf-8").lower()
 
 
 class Checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from comfy_api.v0_0_2 import io
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Answer, Frame, Request, Sa2VA, Segment
+from sa2va.inference.memory_policies import MemoryPolicy
 from sa2va.masks import mask_ops
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.visualization.overlay import ClipOverlay
@@ -241,9 +242,9 @@ class SegmentVideo(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "memory",
-                    options=["all", "near"],
-                    default="all",
-                    tooltip="Which remembered frames are read: near is faster with many objects.",
+                    options=list(get_args(MemoryPolicy)),
+                    default="recent",
+                    tooltip="What is remembered: near reads least; the last two are for objects lost to sight.",
                 ),
                 _threshold(),
                 _max_objects(),

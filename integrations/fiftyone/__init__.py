@@ -1,8 +1,9 @@
 """Sa2VA in FiftyOne's model zoo: phrases to masks on the pictures and videos of a dataset.
 
+    import fiftyone as fo
     import fiftyone.zoo as foz
 
-    foz.register_zoo_model_source("https://github.com/OWNER/sa2va")
+    shutil.copytree("integrations/fiftyone", f"{fo.config.model_zoo_dir}/sa2va-zoo")  # once
     model = foz.load_zoo_model("Sa2VA-4B", phrases=["the red car", "the dog"])
     dataset.apply_model(model, label_field="found")
     dataset.apply_model(model, label_field="asked", prompt_field="phrases")  # words of each sample

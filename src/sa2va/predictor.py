@@ -40,7 +40,9 @@ class Sa2VA:
 
     * ``threshold``: probability above which a pixel belongs to an object (0.5). ``probabilities``: keep float32
       probabilities in every segment. ``cleanup``: a [`Cleanup`][sa2va.masks.mask_ops.Cleanup] of the masks.
-    * ``key_frames``, ``num_key_frames``, ``mode``, ``memory``: for videos, see [`track`].
+    * ``key_frames``, ``num_key_frames``, ``mode``, ``memory``, ``ask_every``: for videos, see [`track`].
+    * ``check_presence``: for phrases of [`segment`], [`track`] and [`stream`]: the model is also asked for yes or no
+      whether there is such a thing, and a no leaves the phrase without masks (False).
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
       [`sa2va.model.sampling.GenerationOptions`].
 
@@ -331,7 +333,10 @@ class Sa2VA:
                 the video (measured better), ``"first"`` (the reference), frame indices (one, or a list or array), or
                 ``"compressed"`` (SaSaSa2VA checkpoints); ``num_key_frames``, their number; ``mode``, ``"released"`` or
                 ``"consistent"``, see [`sa2va.inference.tracker`], or None for the one the checkpoint was made for;
-                ``memory``, which frames are remembered and read, see [`sa2va.inference.memory_policies`].
+                ``memory``, which frames are remembered and read, see [`sa2va.inference.memory_policies`];
+                ``ask_every``, a number of frames or ``"scene"``: the language model sees key frames of every part of so
+                many frames, or of every scene between two cuts. What it points at joins the object that is followed
+                there or has left, else it gets an id of its own.
 
         Returns:
             a [`Track`]: an iterator of frames whose memory use does not depend on the length of the video.
@@ -361,11 +366,20 @@ class Sa2VA:
         first = checked_phrases(listed) if phrases else []
         chosen = InferenceOptions.of(**options)
 
-        def ask(wanted: Sequence[str], pixels: np.ndarray) -> list[Tensor]:
-            with Scene(self.engine, open_media(pixels)) as scene:
-                return scene.mask_prompts(wanted, chosen.generation)
+        def ask(wanted: Sequence[str], frames: Sequence[np.ndarray]) -> list[Tensor]:
+            shown = frames[0] if len(frames) == 1 else list(frames)
+            with Scene(self.engine, open_media(shown)) as scene:
+                return scene.mask_prompts(wanted, chosen)
 
-        tracker = VideoTracker(self.model, mode=chosen.mode, output=chosen.masks, memory=chosen.memory, ask=ask)
+        tracker = VideoTracker(
+            self.model,
+            mode=chosen.mode,
+            output=chosen.masks,
+            memory=chosen.memory,
+            ask=ask,
+            ask_every=chosen.ask_every,
+            num_key_frames=chosen.num_key_frames,
+        )
         for phrase in first:
             tracker.add(phrase)
         return tracker

@@ -336,6 +336,9 @@ def test_track_options_reach_the_tracker(capsys: pytest.CaptureFixture[str], cli
         max_new_tokens=6,
     ).results()
     assert [Frame.from_json(line) for line in out.splitlines()] == expected and len(expected) == 3
+    out, _ = run(capsys, "track", clip, "x", "--json", "--ask-every", "4", "--check-presence", *SHORT)
+    expected = sa2va.track(clip, "x", ask_every=4, check_presence=True, max_new_tokens=6).results()
+    assert [Frame.from_json(line) for line in out.splitlines()] == expected
     _, err = run(capsys, "track", clip, "x", "--json", "--mode", "consistent", *SHORT, code=2)
     assert "which this checkpoint lacks" in err and "--sam2" in err
 
@@ -545,6 +548,11 @@ def test_resume_of_nothing_starts_and_of_something_else_refuses(capsys: pytest.C
         (["track", "street.png", "x", "-o", "o", "--key-frames", "last"], ["--key-frames"]),
         (["track", "street.png", "x", "-o", "o", "--key-frames", "0,1"], ["--key-frames", "0 to 0"]),
         (["track", "street.png", "x", "-o", "o", "--start", "soon"], ["--start"]),
+        (["track", "street.png", "x", "-o", "o", "--ask-every", "1"], ["--ask-every", "at least 2", "scene"]),
+        (
+            ["track", "street.png", "x", "-o", "o", "--ask-every", "9", "--key-frames", "0"],
+            ["--ask-every", "leave out"],
+        ),
         (["track", "street.png", "x", "-o", "o", "--stride", "2", "--fps", "3"], ["stride", "fps"]),
         (["chat", "-", "hello", "-o", "out"], ["SOURCE"]),
         (["describe", "street.png"], ["--box", "--mask"]),

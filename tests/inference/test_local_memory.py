@@ -13,7 +13,7 @@ from sa2va.inference import local_memory
 from sa2va.inference.local_memory import LocalMemory
 from sa2va.model import local_attention
 from sa2va.model.local_attention import Windows, block_side
-from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, absent_prediction
+from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 from sa2va.model.memory import MemoryBank, attend, encode_memory
 from synthetic_checkpoint import noise
 
@@ -36,12 +36,14 @@ def features_of(model: Sa2VAModel, seed: int) -> FrameFeatures:
 
 def found(model: Sa2VAModel, *boxes: tuple[int, int, int, int] | None, presence: float = 3.0) -> MaskPrediction:
     """Objects that fill boxes of low-resolution pixels (top, bottom, left, right), or nothing."""
-    blank = absent_prediction(model.sam2, len(boxes))
-    candidates = blank.candidates.clone()
+    sam2, count = model.sam2, len(boxes)
+    assert isinstance(sam2.image_size, int)
+    candidates = torch.full((count, 3, sam2.image_size // 4, sam2.image_size // 4), -5.0)
     for row, box in enumerate(boxes):
         if box is not None:
             candidates[row, :, box[0] : box[1], box[2] : box[3]] = 5.0
-    return MaskPrediction(candidates, blank.ious, blank.best, torch.full_like(blank.presence, presence), blank.pointer)
+    best, pointer = torch.zeros(count, dtype=torch.long), sam2.no_object_pointer.detach().expand(count, -1)
+    return MaskPrediction(candidates, torch.full((count, 3), 0.9), best, torch.full((count,), presence), pointer)
 
 
 def bank_of(model: Sa2VAModel, count: int) -> MemoryBank:

@@ -168,9 +168,11 @@ def test_marks_of_the_first_frame_are_followed(comfyui: ComfyUI, checkpoint: Any
     box = tiny.segment(CLIP[0], HAT).segments[0].mask.box or ()
     x0, y0, x1, y1 = map(int, box)
     bboxes = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
+    comfyui.progress.clear()
     mask, objects, boxes, text = comfyui.call(
         "Sa2VASegmentVideo", model=checkpoint, images=as_image(*CLIP), bboxes=bboxes
     )
+    assert comfyui.progress == [(number, FRAMES) for number in range(1, FRAMES + 1)]
     tracker = tiny.stream()
     tracker.add(box=box)
     expected = [tracker.step(frame).segments[0].mask for frame in CLIP]
@@ -278,16 +280,12 @@ def test_objects_are_drawn_on_their_pictures(comfyui: ComfyUI, checkpoint: Any) 
         ("Sa2VAChat", {"question": "What color is the car?"}),
     ],
 )
-def test_a_run_can_be_watched_and_cancelled(comfyui: ComfyUI, checkpoint: Any, kind: str, given: Any) -> None:
+def test_a_run_can_be_cancelled(comfyui: ComfyUI, checkpoint: Any, kind: str, given: Any) -> None:
     comfyui.progress.clear()
     comfyui.cancel_at = 1
     with pytest.raises(InterruptProcessingException):
         comfyui.call(kind, model=checkpoint, **given)
     assert [value for value, _ in comfyui.progress] == [1]
-    comfyui.progress.clear()
-    comfyui.call(kind, model=checkpoint, **given)  # the model is none the worse for it
-    values, totals = zip(*comfyui.progress, strict=True)
-    assert list(values) == list(range(1, len(values) + 1)) and values[-1] <= totals[-1]
 
 
 def test_folders_of_models_come_first_and_what_is_unloaded_comes_back(comfyui: ComfyUI) -> None:
@@ -296,7 +294,10 @@ def test_folders_of_models_come_first_and_what_is_unloaded_comes_back(comfyui: C
 
     assert options()[0] == "tiny" and "Sa2VA-4B" in options()
     shutil.copytree(sa2va.zoo.TINY, comfyui.base / "models/sa2va/Sa2VA-4B")
-    assert options()[0] == "Sa2VA-4B" and options().count("Sa2VA-4B") == 1
+    for name, file in (("of-another-kind", "config.json"), ("learnt", "adapter_config.json")):
+        (comfyui.base / "models/sa2va" / name).mkdir()
+        (comfyui.base / "models/sa2va" / name / file).write_text("{}")
+    assert options()[:3] == ["Sa2VA-4B", "learnt", "tiny"] and options().count("Sa2VA-4B") == 1
     (loaded,) = comfyui.call("Sa2VALoadModel", model="Sa2VA-4B", dtype="bfloat16")  # nothing is downloaded
     weights = weakref.ref(loaded.ready().model)
     value = object()

@@ -66,6 +66,13 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+def test_a_copied_folder_needs_no_registration(fiftyone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fiftyone.config, "model_zoo_dir", str(tmp_path))
+    assert "Sa2VA-tiny" not in fiftyone.zoo.list_zoo_models()
+    shutil.copytree(SOURCE, tmp_path / "sa2va-zoo")
+    assert load(fiftyone, phrases=CLOUD).predict(PICTURE).detections
+
+
 def load(fiftyone: Any, **options: Any) -> Any:
     return fiftyone.zoo.load_zoo_model("Sa2VA-tiny", device="cpu", cache=False, **options)
 

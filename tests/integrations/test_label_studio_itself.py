@@ -5,6 +5,7 @@ Run it with ``SA2VA_LABEL_STUDIO`` naming the ``label-studio`` program, which ma
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ from sa2va import Mask, Sa2VA
 from sa2va.cli import main
 from sa2va.data.annotations.label_studio import export_file, read_label_studio
 from sa2va.data.annotations.layout import Problems
+from sa2va.writers import LabelStudioVideoWriter, write_track
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = os.environ.get("SA2VA_LABEL_STUDIO", "")
@@ -185,3 +187,26 @@ def test_from_a_picture_to_an_export(client: httpx2.Client, backend: str, tmp_pa
     assert label == "Cloud" and drawing((256, 256)) == expected
     assert isinstance(expected, Mask)
     assert main(["data", "check", str(found)]) == 0
+
+
+def test_a_track_to_an_export(client: httpx2.Client, tmp_path: Path) -> None:
+    model = Sa2VA.from_pretrained("tiny", device="cpu")
+    with model.track(ROOT / "examples/shapes.mp4", "the orange hat", sampling={"max_frames": 3}) as track:
+        about = {"size": track.size, "fps": track.fps, "source": track.source}
+        write_track(track, [LabelStudioVideoWriter(tmp_path / "clip", **about)])
+    config, tasks = ((tmp_path / "clip" / name).read_text() for name in ("config.xml", "tasks.json"))
+
+    def ask(method: str, path: str, **sent: Any) -> Any:
+        reply = client.request(method, path, **sent)
+        assert reply.status_code < 300, f"{path}: {reply.status_code} {reply.text[:2000]}"
+        return reply.json()
+
+    project = ask("POST", "/api/projects", json={"title": "Clip", "label_config": config})["id"]
+    ask("POST", f"/api/projects/{project}/import", json=json.loads(tasks))
+    (task,) = ask("GET", f"/api/tasks?project={project}")["tasks"]
+    (prediction,) = ask("GET", f"/api/predictions?task={task['id']}")
+    ask("POST", f"/api/tasks/{task['id']}/annotations", json={"result": prediction["result"]})
+    (exported,) = ask("GET", f"/api/projects/{project}/export?exportType=JSON")
+    (result,), (written,) = exported["annotations"][0]["result"], json.loads(tasks)[0]["predictions"][0]["result"]
+    assert (result["type"], result["value"]) == ("videorectangle", written["value"])
+    assert [one["frame"] for one in result["value"]["sequence"]] == [1, 2, 3]

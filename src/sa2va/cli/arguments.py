@@ -111,6 +111,25 @@ Mode = Annotated[
 ]
 
 
+AskEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--ask-every",
+        metavar="N|scene",
+        show_default=False,
+        rich_help_panel=_VIDEO,
+        help="Show the language model key frames of every N frames, or of every scene between two cuts, so that what "
+        "comes late or comes back is found. By default it sees key frames of the whole video, once.",
+    ),
+]
+CheckPresence = Annotated[
+    bool,
+    typer.Option(
+        "--check-presence",
+        rich_help_panel=_MASKS,
+        help="Ask for yes or no whether there is such a thing, and give no mask where the answer is no.",
+    ),
+]
 Memory = Annotated[
     MemoryKind,
     typer.Option(
@@ -236,6 +255,7 @@ class VideoOptions:
     num_key_frames: NumKeyFrames = 5
     mode: Mode = None
     memory: Memory = MemoryKind.RECENT
+    ask_every: AskEvery = None
     stride: Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")] = 1
     fps: Annotated[
         float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
@@ -265,10 +285,20 @@ class VideoOptions:
 
     @property
     def tracking(self) -> dict[str, Any]:
-        """Keyword arguments of `Sa2VA.track`. Raises ValueError for ``--key-frames`` that are none."""
+        """Keyword arguments of `Sa2VA.track`.
+
+        Raises:
+            ValueError: ``--key-frames`` or ``--ask-every`` that are none, or that do not go together.
+        """
         frames, mode = parse_key_frames(self.key_frames), None if self.mode is None else self.mode.value
         chosen = {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
-        return chosen | {"memory": self.memory.value}
+        asked = {} if self.ask_every is None else {"ask_every": parse_ask_every(self.ask_every)}
+        if asked and frames not in ("uniform", "first"):
+            raise ValueError(
+                "--ask-every takes key frames of every part of the video: leave out --key-frames, or give "
+                f"--key-frames first; got {self.key_frames}"
+            )
+        return chosen | {"memory": self.memory.value} | asked
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -363,6 +393,15 @@ def parse_key_frames(text: str) -> str | list[int]:
     if re.fullmatch(r"\d+(,\d+)*", text):
         return [int(number) for number in text.split(",")]
     raise ValueError(f"--key-frames is uniform, first, compressed, or frame numbers by commas (0,10,20); got {text!r}")
+
+
+def parse_ask_every(text: str) -> int | str:
+    """``--ask-every`` as `Sa2VA.track` takes it. Raises ValueError for other text."""
+    if text == "scene":
+        return text
+    if re.fullmatch(r"\d+", text) and int(text) >= 2:
+        return int(text)
+    raise ValueError(f"--ask-every is a number of frames of at least 2 (60), or scene for cuts; got {text!r}")
 
 
 def parse_bound(name: str, text: str | None) -> int | float | None:

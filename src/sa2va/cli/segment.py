@@ -23,6 +23,7 @@ def segment(
     model: arguments.Model = None,
     loading: arguments.Loading,
     max_new_tokens: arguments.MaxNewTokens = 2048,
+    check_presence: arguments.CheckPresence = False,
 ) -> None:
     """Find what phrases or questions describe, as masks.
 
@@ -48,11 +49,13 @@ def segment(
             model=model,
             loading=loading,
             max_new_tokens=max_new_tokens,
+            check_presence=check_presence,
         )
         return
     name = arguments.model_name(model)
     plan = plan_output(source, media, output)
     sa2va = arguments.load_model(screen, name, loading)
     started = perf_counter()
-    answers = cast("list[Answer]", sa2va.segment(media, phrases, max_new_tokens=max_new_tokens, **masks.keywords))
+    options = {"max_new_tokens": max_new_tokens, "check_presence": check_presence, **masks.keywords}
+    answers = cast("list[Answer]", sa2va.segment(media, phrases, **options))
     report(screen, plan, media, answers, source=source, model=name, started=started, wanted=phrases)

@@ -52,6 +52,7 @@ def track(
     model: arguments.Model = None,
     loading: arguments.Loading,
     max_new_tokens: arguments.MaxNewTokens = 2048,
+    check_presence: arguments.CheckPresence = False,
 ) -> None:
     """Follow what phrases describe through a video of any length.
 
@@ -77,6 +78,7 @@ def track(
         model=model,
         loading=loading,
         max_new_tokens=max_new_tokens,
+        check_presence=check_presence,
         resume=resume,
     )
 
@@ -93,6 +95,7 @@ def follow(
     model: str | None,
     loading: arguments.Loading,
     max_new_tokens: int,
+    check_presence: bool,
     resume: bool = False,
 ) -> None:
     """Track objects and write the results; see the command for the options.
@@ -109,6 +112,8 @@ def follow(
     if resume and output.overwrite:
         raise ValueError("--resume keeps results and --overwrite replaces them; give one")
     options = {**video.tracking, "max_new_tokens": max_new_tokens, **masks.keywords}
+    if check_presence:
+        options["check_presence"] = True
     _check_frames(media, options["key_frames"])
     plan = plan_output(source, media, replace(output, overwrite=output.overwrite or resume), by_frame=True)
     settings = {**options, "cleanup": masks.cleanup, **video.sampling, "dtype": loading.dtype.value}

@@ -23,7 +23,7 @@ from sa2va.inference.vlm import VLMOutput
 from sa2va.inference.work import Decode, Encode, EncodedMedia, EncodeFrame, Pause, Work, Write
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, decode_masks, grounding_side, language_tokens
 from sa2va.model.network import Sa2VANetwork
-from sa2va.model.prompt_reader import PromptReader, Reading
+from sa2va.model.prompt_reader import PromptReader, Reading, fit_a_pass
 from sa2va.model.row_batch import RowBatch
 from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Generated, VisualTokens
@@ -308,10 +308,10 @@ class Engine:
     def _next_to_read(self) -> list[Write]:
         """The first request that waits, and those behind it that are worth reading in one pass with it."""
         waiting, chosen = self._work[Write], [self._work[Write].pop(0)]
-        readings = self._readings(chosen[0])
+        lengths = [self._reader.unread(reading) for reading in self._readings(chosen[0])]
         while waiting and self._fits([*chosen, waiting[0]]):
-            readings += self._readings(waiting[0])
-            if not self._reader.fit_a_pass(readings):
+            lengths += [self._reader.unread(reading) for reading in self._readings(waiting[0])]
+            if not fit_a_pass(lengths):
                 break
             chosen.append(waiting.pop(0))
         return chosen

@@ -7,7 +7,7 @@ picture in every eighth frame, after a frame in which it was not seen, and when 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ from sa2va.model.local_attention import Windows, block_side
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
-    absent_prediction,
     decode_masks,
     no_prompt_tokens,
 )
@@ -27,28 +26,15 @@ from sa2va.model.memory import MemoryBank, attend, encode_memory, remember
 
 #: Prompted and tracked frames whose spatial memory is read.
 NEAR = {"prompted": 2, "tracked": 2}
-#: An object that was not seen for so many frames is looked for in every fourth frame only.
-_PATIENCE, _LOOK_EVERY = 3, 4
 #: In every how many frames objects are looked for in the whole picture.
 _WHOLE_EVERY = 8
 #: Blocks that an object must leave free in its window, on both sides together.
 _MARGIN = 1
 
 
-def looked_for(gone: tuple[int, ...], index: int) -> list[int]:
-    """The rows of the objects that a frame is searched for; those not seen for some time only now and then."""
-    return [row for row, frames in enumerate(gone) if frames < _PATIENCE or index % _LOOK_EVERY == 0]
-
-
-def longer_gone(gone: tuple[int, ...], prediction: MaskPrediction) -> tuple[int, ...]:
-    """For how many frames each object has not been seen, after one more."""
-    seen = (prediction.presence > 0).tolist()
-    return tuple(0 if here else frames + 1 for here, frames in zip(seen, gone, strict=True))
-
-
 @dataclass(frozen=True)
 class _Places:
-    """Where K objects were in a frame: their windows' first blocks, and whether each fits into its window."""
+    """Where K objects were in a frame: their windows' first blocks, and whether each was seen and fits into its own."""
 
     index: int
     corners: tuple[tuple[int, int], ...]
@@ -60,10 +46,11 @@ class _Places:
         masks_K1bb = (prediction.logits > 0)[:, None].float()
         taken = F.adaptive_max_pool2d(masks_K1bb, blocks)[:, 0] > 0
         corners, fits = [], []
-        for rows, columns in zip(taken.any(dim=2).tolist(), taken.any(dim=1).tolist(), strict=True):
+        seen = (prediction.presence > 0).tolist()
+        for here, rows, columns in zip(seen, taken.any(dim=2).tolist(), taken.any(dim=1).tolist(), strict=True):
             (top, bottom), (left, right) = _extent(rows), _extent(columns)
             corners.append((_first(top, bottom, blocks), _first(left, right, blocks)))
-            fits.append(max(bottom - top, right - left) + _MARGIN <= blocks // 2)
+            fits.append(here and max(bottom - top, right - left) + _MARGIN <= blocks // 2)
         return cls(index, tuple(corners), tuple(fits))
 
     def select(self, rows: list[int]) -> _Places:
@@ -88,12 +75,10 @@ class LocalMemory:
     Attributes:
         bank: of all objects.
         places: where they were, in the frames of the bank.
-        gone: for how many frames in a row each object has not been seen; empty before the first tracked frame.
     """
 
     bank: MemoryBank = field(default_factory=MemoryBank)
     places: tuple[_Places, ...] = ()
-    gone: tuple[int, ...] = ()
 
     def prompt(
         self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
@@ -113,11 +98,10 @@ class LocalMemory:
     ) -> tuple[MaskPrediction, LocalMemory]:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""
         near = self.bank.near(index, **NEAR)
-        gone = self.gone or (0,) * len(near.prompted[0].pointer)
         last = min(self.places, key=lambda places: abs(places.index - index))
-        looked = looked_for(gone, index)
-        whole = [row for row in looked if gone[row] or not last.fits[row] or index % _WHOLE_EVERY == 0]
-        around = [row for row in looked if row not in whole]
+        rows = range(len(last.fits))
+        whole = [row for row in rows if not last.fits[row] or index % _WHOLE_EVERY == 0]
+        around = [row for row in rows if row not in whole]
         device, conditioned = features.top.device, []
         if whole:
             bank = near.select(torch.tensor(whole, device=device))
@@ -126,16 +110,13 @@ class LocalMemory:
             bank = near.select(torch.tensor(around, device=device))
             windows = self._windows(bank, last, around, device)
             conditioned.append(attend(sam2, bank, features.top, index, backward=backward, windows=windows))
-        prediction = absent_prediction(sam2, len(gone))
-        if looked:
-            tokens = no_prompt_tokens(sam2, len(looked))
-            found = decode_masks(sam2, decoder, features, tokens, conditioned_NChw=torch.cat(conditioned))
-            prediction = prediction.with_rows(torch.tensor([*whole, *around], device=device), found)
+        tokens = no_prompt_tokens(sam2, len(rows))
+        found = decode_masks(sam2, decoder, features, tokens, conditioned_NChw=torch.cat(conditioned))
+        prediction = found[torch.tensor([*whole, *around], device=device).argsort()]
         bank = remember(sam2, self.bank, features, prediction, index)
         kept = {memory.index for memory in (*bank.prompted, *bank.tracked) if memory.features is not None}
         places = (*self.places, _Places.of(index, prediction, features.top.shape[-1]))
-        places = tuple(one for one in places if one.index in kept)
-        return prediction, LocalMemory(bank, places, longer_gone(gone, prediction))
+        return prediction, LocalMemory(bank, tuple(one for one in places if one.index in kept))
 
     def _windows(self, bank: MemoryBank, last: _Places, rows: list[int], device: torch.device) -> Windows:
         by_index = {places.index: places for places in self.places}
@@ -146,11 +127,17 @@ class LocalMemory:
     def select(self, rows_K: Tensor) -> LocalMemory:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""
         rows = rows_K.tolist()
-        gone = tuple(self.gone[row] for row in rows) if self.gone else ()
-        return LocalMemory(self.bank.select(rows_K), tuple(places.select(rows) for places in self.places), gone)
+        return LocalMemory(self.bank.select(rows_K), tuple(places.select(rows) for places in self.places))
 
     def without_tracked(self) -> LocalMemory:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""
-        prompted = {memory.index for memory in self.bank.prompted}
-        places = tuple(one for one in self.places if one.index in prompted)
-        return replace(self, bank=self.bank.without_tracked(), places=places, gone=())
+        return self._of(self.bank.without_tracked())
+
+    def first_prompted(self) -> LocalMemory:
+        """See [`sa2va.inference.memory_policies.ObjectMemory`]."""
+        return self._of(self.bank.first_prompted())
+
+    def _of(self, bank: MemoryBank) -> LocalMemory:
+        """With fewer of its frames."""
+        kept = {memory.index for memory in (*bank.prompted, *bank.tracked)}
+        return LocalMemory(bank, tuple(places for places in self.places if places.index in kept))

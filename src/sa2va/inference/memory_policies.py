@@ -25,12 +25,11 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
-from sa2va.inference.local_memory import NEAR, LocalMemory, longer_gone, looked_for
+from sa2va.inference.local_memory import NEAR, LocalMemory
 from sa2va.masks.mask_ops import largest_component
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
-    absent_prediction,
     decode_candidates,
     no_prompt_tokens,
     with_candidate,
@@ -84,26 +83,27 @@ class ObjectMemory(Protocol):
         """Only the prompted frames: where propagation in the other direction starts."""
         ...
 
+    def first_prompted(self) -> ObjectMemory:
+        """Of the prompted frames only the first: where a new window starts, so that memory does not grow with them."""
+        ...
+
 
 @dataclass(frozen=True)
 class RecentMemory:
     """SAM 2's own: all prompted frames and the last ones.
 
     Attributes:
-        bank: of all objects.
-        near: read the nearest of its frames only, and look less often for objects that are gone.
-        gone: for how many frames in a row each object has not been seen; empty before the first tracked frame.
+        bank: of all objects. near: read the nearest of its frames only.
     """
 
     bank: MemoryBank = field(default_factory=MemoryBank)
     near: bool = False
-    gone: tuple[int, ...] = ()
 
     def prompt(
         self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
     ) -> RecentMemory:
         """See [`ObjectMemory`]."""
-        return replace(self, bank=self.bank.add_prompted(encode_memory(sam2, features, prediction, index)), gone=())
+        return replace(self, bank=self.bank.add_prompted(encode_memory(sam2, features, prediction, index)))
 
     def track(
         self,
@@ -115,31 +115,21 @@ class RecentMemory:
         backward: bool = False,
     ) -> tuple[MaskPrediction, RecentMemory]:
         """See [`ObjectMemory`]."""
-        if not self.near:
-            prediction = track_frame(sam2, decoder, self.bank, features, index, backward=backward)
-            return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index))
-        bank = self.bank.near(index, **NEAR)
-        gone = self.gone or (0,) * len(bank.prompted[0].pointer)
-        rows = looked_for(gone, index)
-        if len(rows) == len(gone):
-            prediction = track_frame(sam2, decoder, bank, features, index, backward=backward)
-        else:
-            prediction = absent_prediction(sam2, len(gone))
-            if rows:
-                wanted = torch.tensor(rows, device=prediction.best.device)
-                found = track_frame(sam2, decoder, bank.select(wanted), features, index, backward=backward)
-                prediction = prediction.with_rows(wanted, found)
-        bank = remember(sam2, self.bank, features, prediction, index)
-        return prediction, replace(self, bank=bank, gone=longer_gone(gone, prediction))
+        read = self.bank.near(index, **NEAR) if self.near else self.bank
+        prediction = track_frame(sam2, decoder, read, features, index, backward=backward)
+        return prediction, replace(self, bank=remember(sam2, self.bank, features, prediction, index))
 
     def select(self, rows_K: Tensor) -> RecentMemory:
         """See [`ObjectMemory`]."""
-        gone = tuple(self.gone[row] for row in rows_K.tolist()) if self.gone else ()
-        return replace(self, bank=self.bank.select(rows_K), gone=gone)
+        return replace(self, bank=self.bank.select(rows_K))
 
     def without_tracked(self) -> RecentMemory:
         """See [`ObjectMemory`]."""
-        return replace(self, bank=self.bank.without_tracked(), gone=())
+        return replace(self, bank=self.bank.without_tracked())
+
+    def first_prompted(self) -> RecentMemory:
+        """See [`ObjectMemory`]."""
+        return replace(self, bank=self.bank.first_prompted())
 
 
 @dataclass(frozen=True)
@@ -240,6 +230,10 @@ class DistractorAwareMemory:
         """See [`ObjectMemory`]."""
         return DistractorAwareMemory(tuple(WatchedObject(one.bank.without_tracked()) for one in self.objects))
 
+    def first_prompted(self) -> DistractorAwareMemory:
+        """See [`ObjectMemory`]."""
+        return DistractorAwareMemory(tuple(replace(one, bank=one.bank.first_prompted()) for one in self.objects))
+
 
 @dataclass(frozen=True)
 class _Path:
@@ -314,6 +308,12 @@ class TreeMemory:
     def without_tracked(self) -> TreeMemory:
         """See [`ObjectMemory`]."""
         return TreeMemory(tuple((_Path(paths[0].bank.without_tracked()),) for paths in self.objects))
+
+    def first_prompted(self) -> TreeMemory:
+        """See [`ObjectMemory`]."""
+        return TreeMemory(
+            tuple(tuple(replace(path, bank=path.bank.first_prompted()) for path in paths) for paths in self.objects)
+        )
 
 
 def best_branches(scores: Sequence[float], ious_N3: np.ndarray, presence_N: np.ndarray) -> list[tuple[int, int, float]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from sa2va.inference.memory_policies import MemoryPolicy
 from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import KeyFrames
-from sa2va.inference.tracker import Mode
+from sa2va.inference.tracker import AskEvery, Mode, checked_ask_every
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.model.sampling import GenerationOptions
 
@@ -32,7 +32,14 @@ class InferenceOptions:
         memory: which frames SAM 2 remembers and reads to carry masks on: ``"recent"`` (SAM 2's own), ``"near"`` (the
             two nearest key frames and the two last ones, which is faster with many objects), ``"distractor-aware"`` or
             ``"tree"``; see [`sa2va.inference.memory_policies`].
+        ask_every: when a tracked video or stream is shown to the language model again: after so many frames, at
+            least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.
+        check_presence: for phrases, believe in a mask only if the model also says, asked for yes or no, that there is
+            such a thing. Phrases that are questions are not checked.
         generation: how text is generated.
+
+    Raises:
+        ValueError: ``ask_every`` is out of range, or does not go with ``key_frames``.
     """
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
@@ -40,7 +47,24 @@ class InferenceOptions:
     num_key_frames: int = KEY_FRAMES
     mode: Mode | None = None
     memory: MemoryPolicy = "recent"
+    ask_every: AskEvery = None
+    check_presence: bool = False
     generation: GenerationOptions = field(default_factory=GenerationOptions)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.check_presence, bool):
+            raise ValueError(f"check_presence is True or False; got {self.check_presence!r}")
+        named = isinstance(self.key_frames, str)
+        if checked_ask_every(self.ask_every) is not None and not (named and self.key_frames in ("uniform", "first")):
+            raise ValueError(
+                "ask_every shows the language model key frames of each part of the video, so it needs "
+                f"key_frames='uniform' or 'first'; got {self.key_frames!r}. Leave one of the two out"
+            )
+        if self.check_presence and named and self.key_frames == "compressed":
+            raise ValueError(
+                "check_presence asks about key frames as they are, and key_frames='compressed' shows a hundred in "
+                "small pictures; leave one of the two out"
+            )
 
     @classmethod
     def of(cls, **options: Any) -> InferenceOptions:
@@ -51,10 +75,11 @@ class InferenceOptions:
             ValueError: a value is out of range.
         """
         masks = {name: options.pop(name) for name in _MASK_FIELDS if name in options}
-        video = {
-            name: options.pop(name) for name in ("key_frames", "num_key_frames", "mode", "memory") if name in options
-        }
-        return cls(MaskPostprocessing(**masks), **video, generation=GenerationOptions(**options))
+        own = {name: options.pop(name) for name in _OWN_FIELDS if name in options}
+        return cls(MaskPostprocessing(**masks), **own, generation=GenerationOptions(**options))
+
+
+_OWN_FIELDS = tuple(field.name for field in fields(InferenceOptions) if field.name not in ("masks", "generation"))
 
 
 class Options(TypedDict, total=False):
@@ -64,7 +89,8 @@ class Options(TypedDict, total=False):
         threshold: probability above which a pixel belongs to an object, above 0 and below 1; 0.5 if not given.
         probabilities: keep float32 probabilities in every segment.
         cleanup: postprocessing of the masks.
-        key_frames, num_key_frames, mode, memory: for videos, see [`InferenceOptions`].
+        key_frames, num_key_frames, mode, memory, ask_every: for videos, see [`InferenceOptions`].
+        check_presence: see [`InferenceOptions`].
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
     """
 
@@ -75,6 +101,8 @@ class Options(TypedDict, total=False):
     num_key_frames: int
     mode: Mode | None
     memory: MemoryPolicy
+    ask_every: AskEvery
+    check_presence: bool
     max_new_tokens: int
     temperature: float
     top_p: float

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice, pairwise
 from operator import index as whole
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from sa2va.inference.tracker import VideoTracker
+from sa2va.masks.mask import Size
+from sa2va.media.cuts import scene_starts
 from sa2va.media.frames import DecodedFrame, FrameSource, first_indices, prefetch, uniform_indices
+from sa2va.model.mask_decoder import FrameFeatures
 from sa2va.results.answer import Frame
 
 KeyFrames = Literal["first", "uniform"] | Sequence[int] | np.ndarray | int
 #: Frames that pass the image encoder together; more only cost memory once the device is busy.
 FRAMES_PER_ENCODING = 4
+
+
+class Window(NamedTuple):
+    """Frames ``start`` to ``stop - 1`` of a video, which the language model is asked about together.
+
+    ``is_cut``: they show another scene than those before.
+    """
+
+    start: int
+    stop: int
+    is_cut: bool
 
 
 def key_frame_indices(policy: KeyFrames, number: int, count: int) -> list[int]:
@@ -84,18 +99,66 @@ def propagate_video(
     if first:
         for decoded in source.iter_backward(first - 1):
             tracker.propagate_reverse(tracker.encode([decoded.pixels]), size, decoded.index)
-    # Decoding runs ahead in its own thread while the model computes.
-    with closing(prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)) as frames:
-        while chunk := list(islice(frames, FRAMES_PER_ENCODING)):
-            waiting = [decoded for decoded in chunk if not tracker.is_ready(decoded.index)]
-            encoded = tracker.encode([decoded.pixels for decoded in waiting]) if waiting else None
-            features = {decoded.index: encoded[row] for row, decoded in enumerate(waiting) if encoded}
-            for decoded in chunk:
-                if decoded.index in features:
-                    frame = tracker.step_encoded(features[decoded.index], size, time=decoded.time)
-                else:
-                    frame = tracker.pop_result(size, time=decoded.time)
-                yield frame, decoded.pixels
+    with closing(_read_ahead(source)) as frames:
+        yield from _forward(tracker, frames, size, {})
+
+
+def propagate_windows(
+    tracker: VideoTracker,
+    source: FrameSource,
+    windows: Iterable[Window],
+    key_frames: Callable[[Window], Sequence[int]],
+    ask: Callable[[Sequence[np.ndarray]], Mapping[str, Tensor]],
+) -> Iterator[tuple[Frame, np.ndarray]]:
+    """[`propagate_video`] for a video that is asked about window by window.
+
+    Between the key frames of a window masks follow from both of its sides. A frame passes the image encoder once.
+
+    Args:
+        windows: of the video, in order and without gaps. key_frames: indices of those of a window, ascending.
+        ask: the mask prompts (K, C) of each phrase in some frames.
+    """
+    size = source.size
+    with closing(_read_ahead(source)) as frames:
+        for window in windows:
+            shown = list(source.pick(key_frames(window)))
+            if not shown:
+                return  # lost at a damaged file's end
+            found = ask([decoded.pixels for decoded in shown])
+            features = {decoded.index: tracker.encode([decoded.pixels]) for decoded in shown}
+            tracker.prompt_window(found, features, size, cut=window.is_cut)
+            yield from _forward(tracker, islice(frames, window.stop - window.start), size, features)
+
+
+def video_windows(source: FrameSource, ask_every: int | Literal["scene"]) -> Iterator[Window]:
+    """The windows of a video that is asked about after so many frames, or at its cuts, which are looked for lazily."""
+    count = frame_count(source)
+    is_scene = ask_every == "scene"
+    starts = scene_starts(decoded.pixels for decoded in source) if is_scene else range(0, count, int(ask_every))
+    for start, stop in pairwise(chain(starts, [count])):
+        yield Window(start, stop, is_cut=is_scene and start > 0)
+
+
+def _read_ahead(source: FrameSource) -> Generator[DecodedFrame, None, None]:
+    """Decoding runs ahead in its own thread while the model computes."""
+    return prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)
+
+
+def _forward(
+    tracker: VideoTracker, frames: Iterator[DecodedFrame], size: Size, encoded: Mapping[int, FrameFeatures]
+) -> Iterator[tuple[Frame, np.ndarray]]:
+    """The next frames with their pixels; those that are encoded already are not encoded again."""
+    while chunk := list(islice(frames, FRAMES_PER_ENCODING)):
+        waiting = [one for one in chunk if one.index not in encoded and not tracker.is_ready(one.index)]
+        batch = tracker.encode([decoded.pixels for decoded in waiting]) if waiting else None
+        features = {decoded.index: batch[row] for row, decoded in enumerate(waiting) if batch}
+        for decoded in chunk:
+            if tracker.is_ready(decoded.index):
+                frame = tracker.pop_result(size, time=decoded.time)
+            else:
+                known = encoded if decoded.index in encoded else features
+                frame = tracker.step_encoded(known[decoded.index], size, time=decoded.time)
+            yield frame, decoded.pixels
 
 
 def _key_frames(source: FrameSource, keys: Sequence[int]) -> Iterator[DecodedFrame]:

@@ -6,7 +6,7 @@ key-value cache of the last prompt, and SAM 2's features of an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -19,11 +19,25 @@ from sa2va.inference import sasasa2va
 from sa2va.inference.engine import Engine
 from sa2va.inference.options import InferenceOptions, Options
 from sa2va.inference.postprocess import clip_segments, frame_segments
-from sa2va.inference.propagation import frame_count, key_frame_indices, propagate_video
+from sa2va.inference.propagation import (
+    Window,
+    frame_count,
+    key_frame_indices,
+    propagate_video,
+    propagate_windows,
+    video_windows,
+)
 from sa2va.inference.sasasa2va import Selection
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound, why_nothing
+from sa2va.inference.vlm import (
+    VLMOutput,
+    is_denial,
+    presence_question,
+    segmentation_request,
+    unfound,
+    why_nothing,
+)
 from sa2va.inference.work import Decode, EncodedMedia, EncodeFrame, Pause
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
@@ -34,12 +48,14 @@ from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import Region, as_regions, region_cells
 from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST
-from sa2va.results.answer import Answer
+from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import History, Turn, turns_of
 from sa2va.visualization.colors import ObjectColors
 
-#: Requests for masks: nearly all are answered in the same few words.
-_SEGMENT = "segment"
+#: Requests for masks, and for yes or no: nearly all are answered in the same few words.
+_SEGMENT, _PRESENCE = "segment", "presence"
+#: Tokens of a yes or no.
+_YES_OR_NO = 4
 
 
 class Scene:
@@ -190,24 +206,33 @@ class Scene:
                 self._engine, source, wanted, selections, chosen.generation, chosen.masks, self._origin
             )
         tracker = VideoTracker(self._engine.model, mode=chosen.mode, memory=chosen.memory, output=chosen.masks)
-        keys = self._key_frames(chosen)
-        outputs = self._engine.run(self._find(wanted, keys, chosen.generation, video=True))
-        for phrase, output in zip(wanted, outputs, strict=True):
-            tracker.add_prompts(output.prompts_KC, [phrase] * len(output.prompts_KC))
+        reasons: dict[str, str] = {}
+        if chosen.ask_every is None:
+            keys = self._key_frames(chosen)
+            outputs = self._engine.run(self._find(wanted, keys, chosen, video=True))
+            for phrase, output in zip(wanted, outputs, strict=True):
+                tracker.add_prompts(output.prompts_KC, [phrase] * len(output.prompts_KC))
+            reasons |= unfound(self._engine.processor, wanted, outputs)
+            frames = propagate_video(tracker, source, keys)
+        else:
+            frame_count(source)  # one without an end is refused here
+            frames = self._asked_again(tracker, source, list(dict.fromkeys(wanted)), chosen, reasons)
         return Track(
-            propagate_video(tracker, source, keys),
+            frames,
             source=source.path,
             fps=source.fps,
             size=source.size,
             total=source.frame_count,
-            reasons=unfound(self._engine.processor, wanted, outputs),
+            reasons=reasons,
             pixels=lambda: (decoded.pixels for decoded in source),
             origin=self._origin,
         )
 
-    def mask_prompts(self, phrases: Sequence[str], generation: GenerationOptions) -> list[Tensor]:
-        """The mask prompts (K, C) of each phrase in an image, for [`VideoTracker.add_prompts`]."""
-        return [output.prompts_KC for output in self._engine.run(self._find(phrases, (), generation, video=False))]
+    def mask_prompts(self, phrases: Sequence[str], options: InferenceOptions) -> list[Tensor]:
+        """The mask prompts (K, C) of each phrase in a picture or in all frames of a short video, for
+        [`VideoTracker`]."""
+        keys = tuple(range(frame_count(self._source("there is no picture")))) if self.is_video else ()
+        return [o.prompts_KC for o in self._engine.run(self._find(phrases, keys, options, video=self.is_video))]
 
     def prompt_tokens(self, question: str, *, history: History = (), **options: Unpack[Options]) -> int:
         """How many tokens [`chat`] has the model read for a question, those of the medium included."""
@@ -245,6 +270,11 @@ class Scene:
         Args:
             names: what each asks for, when it asks for a mask. kind, on_text: see [`Engine.write`].
         """
+        if self.is_video and options.ask_every is not None:
+            raise ValueError(
+                f"ask_every={options.ask_every!r} is for track() and stream(); this gives one answer about the whole "
+                "video: track it, or leave ask_every out"
+            )
         if isinstance(questions, str):
             raise ValueError(f"ask takes a list of questions; got one string: {questions!r:.100}. See chat")
         for name, given in (("history", histories), ("region", regions)):
@@ -264,6 +294,8 @@ class Scene:
             outputs = await self._engine.write(
                 media, questions, options.generation, histories=turns, at_once=at_once, kind=kind, on_text=on_text
             )
+            if names is not None:
+                outputs = await self._believed(media, names, outputs, options)
         else:  # each question sees a region of its own, which is its region1
             for question, grid, history in zip(questions, self._region_grids(regions), turns, strict=True):
                 shown = (await self._look(())).with_regions([grid])
@@ -314,10 +346,68 @@ class Scene:
         return Answer("", "", shown, reason=reason, size=self.media.size, origin=self._origin)
 
     async def _find(
-        self, phrases: Sequence[str], keys: tuple[int, ...], generation: GenerationOptions, *, video: bool
+        self, phrases: Sequence[str], keys: tuple[int, ...], options: InferenceOptions, *, video: bool
     ) -> list[VLMOutput]:
+        return await self._find_in(await self._look(keys, video=video), phrases, options, video=video)
+
+    async def _find_in(
+        self, media: EncodedMedia, phrases: Sequence[str], options: InferenceOptions, *, video: bool
+    ) -> list[VLMOutput]:
+        if media.look is not None:
+            await media.look
         requests = [segmentation_request(phrase, video=video) for phrase in phrases]
-        return await self._engine.write(await self._look(keys, video=video), requests, generation, kind=_SEGMENT)
+        outputs = await self._engine.write(media, requests, options.generation, kind=_SEGMENT)
+        return await self._believed(media, phrases, outputs, options)
+
+    def _asked_again(
+        self,
+        tracker: VideoTracker,
+        source: FrameSource,
+        phrases: Sequence[str],
+        options: InferenceOptions,
+        reasons: dict[str, str],
+    ) -> Iterator[tuple[Frame, np.ndarray]]:
+        """Every frame of a video that is asked about window by window. ``reasons`` are those of phrases not found so
+        far."""
+        assert options.ask_every is not None
+        found_before: set[str] = set()
+
+        def ask(frames: Sequence[np.ndarray]) -> dict[str, Tensor]:
+            media = self._engine.look([Image.fromarray(frame) for frame in frames], video=True)
+            outputs = self._engine.run(self._find_in(media, phrases, options, video=True))
+            found_before.update(phrase for phrase, one in zip(phrases, outputs, strict=True) if len(one.prompts_KC))
+            missing = unfound(self._engine.processor, phrases, outputs)
+            reasons.clear()
+            reasons.update({phrase: why for phrase, why in missing.items() if phrase not in found_before})
+            return {phrase: output.prompts_KC for phrase, output in zip(phrases, outputs, strict=True)}
+
+        def key_frames(window: Window) -> list[int]:
+            policy: Any = options.key_frames
+            indices = key_frame_indices(policy, options.num_key_frames, window.stop - window.start)
+            return [window.start + index for index in indices]
+
+        windows = video_windows(source, options.ask_every)
+        return propagate_windows(tracker, source, windows, key_frames, ask)
+
+    async def _believed(
+        self, media: EncodedMedia, phrases: Sequence[str], outputs: Sequence[VLMOutput], options: InferenceOptions
+    ) -> list[VLMOutput]:
+        """The answers without the prompts of those whose phrase the model denies when asked for yes or no.
+
+        Only what it has pointed at is asked about, in a prompt that goes on from the pictures of the requests.
+        """
+        questions = [
+            presence_question(phrase) if len(output.prompts_KC) else None
+            for phrase, output in zip(phrases, outputs, strict=True)
+        ]
+        asked = [question for question in questions if question is not None]
+        if not options.check_presence or not asked:
+            return list(outputs)
+        answers = iter(await self._engine.write(media, asked, GenerationOptions(_YES_OR_NO), kind=_PRESENCE))
+        return [
+            output.as_denied() if question is not None and is_denial(next(answers)) else output
+            for question, output in zip(questions, outputs, strict=True)
+        ]
 
     def _region_grids(self, regions: Sequence[Region]) -> list[np.ndarray]:
         """The cells of each region, bool (cells, cells)."""

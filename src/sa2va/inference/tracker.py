@@ -10,25 +10,32 @@ There are two ways to propagate masks (``mode``):
 * ``"consistent"``, as in Sa2VA-i (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
   to SAM 2 as if a user had drawn it, and SAM 2's original decoder tracks it. The fine-tuned decoder is used only for
   what it was trained for.
+
+A clip or stream may also be asked about window by window: what a new answer points at joins the objects that are
+followed, see [`VideoTracker.prompt_window`].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
+from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
 from sa2va.media.image import load_pixels
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -48,10 +55,16 @@ from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
 Mode = Literal["released", "consistent"]
+#: After how many frames, or at cuts, the language model is asked again.
+AskEvery = int | Literal["scene"] | None
+#: Share of a prompt's highest object score (a logit) in a window from which it is trusted on a key frame.
+SURE = 0.5
+#: Fewest frames between two questions.
+SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """Objects that were prompted together."""
 
@@ -60,6 +73,60 @@ class _Group:
     prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
     frames_to_prompt: int
     memory: ObjectMemory
+    look: Tensor | None = None  # (K, C), see `_look`; None before the first prompted frame
+
+    def select(self, rows: Sequence[int]) -> _Group:
+        """Some of its objects, by row."""
+        if len(rows) == len(self.ids):
+            return self
+        ids, phrases = [self.ids[row] for row in rows], [self.phrases[row] for row in rows]
+        if self.look is None:
+            return replace(self, ids=ids, phrases=phrases)
+        pick = torch.tensor(rows, device=self.look.device)
+        return replace(self, ids=ids, phrases=phrases, memory=self.memory.select(pick), look=self.look[pick])
+
+    def add_prompted(
+        self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
+    ) -> None:
+        """Remember a frame on which its objects were prompted."""
+        self.memory = self.memory.prompt(sam2, features, prediction, index)
+        self.look = _look(self.look, prediction, prediction.presence > 0)
+
+    def renewed(
+        self,
+        sam2: Sam2VideoModel,
+        frames: Mapping[int, FrameFeatures],
+        predictions: Sequence[tuple[int, MaskPrediction]],
+        rows: Sequence[int],
+    ) -> _Group:
+        """Itself with those rows of predictions, by frame, instead of what was prompted before, but for its first
+        frame."""
+        group = replace(self, memory=self.memory.first_prompted())
+        for index, prediction in predictions:
+            pick = torch.tensor(rows, device=prediction.best.device)
+            group.add_prompted(sam2, frames[index], prediction[pick], index)
+        return group
+
+
+def _look(before: Tensor | None, prediction: MaskPrediction, seen_K: Tensor) -> Tensor:
+    """What objects look like: SAM 2's pointers (K, C) of the last frame on which they were seen."""
+    return prediction.pointer if before is None else torch.where(seen_K[:, None], prediction.pointer, before)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What a stream remembers in order to ask again.
+
+    Attributes:
+        reserved: for each phrase that is asked for, the id of its first object until that is found.
+        asked: index of the last frame that was asked about. recent: frames since then, evenly spread.
+        look: of the last frame, see [`scene_look`].
+    """
+
+    reserved: dict[str, int | None] = field(default_factory=dict)
+    asked: int | None = None
+    recent: tuple[Pixels, ...] = ()
+    look: np.ndarray | None = None
 
 
 class VideoTracker:
@@ -76,7 +143,10 @@ class VideoTracker:
         memory: which frames are remembered and read, see [`sa2va.inference.memory_policies`]: ``"recent"``, as in
             SAM 2; ``"near"``, the two nearest prompted and the two last tracked ones, which costs less for many
             objects; ``"distractor-aware"`` or ``"tree"``, for objects that are easily lost or mistaken.
-        ask: makes mask prompts from phrases and a frame; [`Sa2VA.stream`] provides it.
+        ask: makes mask prompts from phrases and frames, the last of which is the present one; [`Sa2VA.stream`] provides
+            it.
+        ask_every: ask for the phrases again after so many frames, at least 2, or at cuts (``"scene"``); None asks once.
+        num_key_frames: how many of the frames since the last time are asked about then; at a cut only the present one.
 
     Attributes:
         mode: the mode in use.
@@ -101,7 +171,9 @@ class VideoTracker:
         mode: Mode | None = None,
         output: MaskPostprocessing = MaskPostprocessing(),  # noqa: B008 -- frozen
         memory: MemoryPolicy = "recent",
-        ask: Callable[[Sequence[str], Pixels], list[Tensor]] | None = None,
+        ask: Callable[[Sequence[str], Sequence[Pixels]], list[Tensor]] | None = None,
+        ask_every: AskEvery = None,
+        num_key_frames: int = 1,
     ):
         original = model.original_mask_decoder
         if mode not in (None, "released", "consistent"):
@@ -121,9 +193,15 @@ class VideoTracker:
         )
         self._output = output
         self._ask = ask
+        self._ask_every = checked_ask_every(ask_every)
+        if num_key_frames < 1:
+            raise ValueError(f"num_key_frames is at least 1; got {num_key_frames}")
+        self._num_key_frames = num_key_frames
+        self._watch = _Watch()
         self._groups: list[_Group] = []
+        self._away: list[_Group] = []  # of scenes before: known, but not looked for in this one
         self._phrases_to_ask: list[tuple[int, str]] = []
-        self._ready: dict[int, tuple[Segment, ...]] = {}
+        self._ready: dict[int, dict[int, Segment]] = {}  # by frame and id
         self._colors = ObjectColors()
         self._next_id = 1
         self._next_index = 0
@@ -169,6 +247,8 @@ class VideoTracker:
             raise ValueError(f"a phrase is a non-empty text; got {phrase!r}")
         check_text(phrase, "the phrase")
         if not given:
+            if phrase in self._watch.reserved:
+                raise ValueError(f"{phrase!r} is asked for already, again and again; what else it names gets own ids")
             if self._ask is None:
                 raise ValueError("this tracker cannot read phrases; make it with Sa2VA.stream(), or add by mask or box")
             self._phrases_to_ask.append((self._next_id, phrase))
@@ -205,17 +285,21 @@ class VideoTracker:
         if any(number == waiting for waiting, _ in self._phrases_to_ask):
             self._phrases_to_ask = [(other, phrase) for other, phrase in self._phrases_to_ask if other != number]
             return
-        for group in self._groups:
-            if number in group.ids:
-                rows = [row for row, other in enumerate(group.ids) if other != number]
-                if not rows:
-                    self._groups.remove(group)
+        promised = next((phrase for phrase, first in self._watch.reserved.items() if first == number), None)
+        if promised is not None:
+            self._forget(promised)
+            return
+        for groups in (self._groups, self._away):
+            for place, group in enumerate(groups):
+                if number in group.ids:
+                    phrase = group.phrases[group.ids.index(number)]
+                    rows = [row for row, other in enumerate(group.ids) if other != number]
+                    if rows and group.frames_to_prompt:
+                        raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
+                    groups[place : place + 1] = [group.select(rows)] if rows else []
+                    if not any(phrase in other.phrases for other in (*self._groups, *self._away)):
+                        self._forget(phrase)
                     return
-                if group.frames_to_prompt:
-                    raise ValueError(f"object {number} has not been seen yet; remove it after its first frame")
-                group.memory = group.memory.select(torch.tensor(rows, device=self._sam2.device))
-                group.ids, group.phrases = [group.ids[row] for row in rows], [group.phrases[row] for row in rows]
-                return
         raise ValueError(f"no object has the id {number}; there are {self.ids}")
 
     @torch.inference_mode()
@@ -232,19 +316,27 @@ class VideoTracker:
         """
         pixels = load_pixels(picture)
         with self._undone_on_failure():
-            self._ask_phrases(pixels)
-            frame = self.step_encoded(self.encode([pixels]), pixels.shape[:2], time=time)
+            size = (pixels.shape[0], pixels.shape[1])
+            if self._ask_every is None:
+                self._ask_phrases(pixels)
+                features = self.encode([pixels])
+            else:
+                features = self._ask_again(self._ask_every, pixels, size)
+            frame = self.step_encoded(features, size, time=time)
             return replace(frame, segments=self._colors.apply(pixels, frame.segments))
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
         """Everything as it was before, when the block raises. Banks and prompts are never changed in place."""
-        groups = [replace(group) for group in self._groups]
+        groups, away = [replace(group) for group in self._groups], list(self._away)
+        ready = dict(self._ready)
         waiting, number, index = list(self._phrases_to_ask), self._next_id, self._next_index
+        watch = self._watch
         try:
             yield
         except BaseException:
             self._groups, self._phrases_to_ask, self._next_id, self._next_index = groups, waiting, number, index
+            self._away, self._ready, self._watch = away, ready, watch
             raise
 
     def _ask_phrases(self, pixels: Pixels) -> None:
@@ -252,17 +344,51 @@ class VideoTracker:
         if not self._phrases_to_ask or self._ask is None:
             return
         numbers, phrases = zip(*self._phrases_to_ask, strict=True)
-        try:
-            found = self._ask(phrases, pixels)
-        except ValueError as error:
-            waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
-            raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
+        found = self._answers(phrases, [pixels])
         for number, phrase, prompts in zip(numbers, phrases, found, strict=True):
             if len(prompts):  # several [SEG] for one phrase are one object more each
                 ids = [number, *range(self._next_id, self._next_id + len(prompts) - 1)]
                 self._next_id += len(prompts) - 1
                 self._start(ids, [phrase] * len(prompts), self._language_prompt(prompts), frames=1)
         self._phrases_to_ask = []
+
+    def _answers(self, phrases: Sequence[str], frames: Sequence[Pixels]) -> list[Tensor]:
+        """The mask prompts of phrases in frames; ValueError that says what to do about phrases that wait."""
+        assert self._ask is not None
+        try:
+            return self._ask(phrases, frames)
+        except ValueError as error:
+            waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
+            raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
+
+    def _ask_again(self, every: int | Literal["scene"], pixels: Pixels, size: Size) -> FrameFeatures:
+        """Ask for all phrases where it is time to, and let what is found join what is followed; the frame's features.
+
+        The language model sees the frames since the last time, or the present one alone: at the beginning, after a cut,
+        and when a phrase is new.
+        """
+        watch, index = self._watch, self._next_index
+        reserved = watch.reserved | {phrase: number for number, phrase in self._phrases_to_ask}
+        since = 0 if watch.asked is None else index - watch.asked
+        look = scene_look(pixels) if every == "scene" else None
+        cut = look is not None and watch.look is not None and since >= SHORTEST_SCENE and is_cut(watch.look, look)
+        is_due = cut or (every != "scene" and since >= every)
+        features = self.encode([pixels])
+        self._watch = replace(watch, reserved=reserved, look=look)
+        if reserved and (self._phrases_to_ask or is_due):
+            before = () if cut or self._phrases_to_ask else watch.recent
+            found = self._answers(list(reserved), [*before, pixels])
+            self.prompt_window(dict(zip(reserved, found, strict=True)), {index: features}, size, cut=cut)
+            self._phrases_to_ask = []
+            self._watch = replace(self._watch, asked=index, recent=())
+        elif every != "scene" and since % -(-every // self._num_key_frames) == 0:
+            recent = (*watch.recent, pixels)[1 - self._num_key_frames :] if self._num_key_frames > 1 else ()
+            self._watch = replace(self._watch, recent=recent)
+        return features
+
+    def _forget(self, phrase: str) -> None:
+        """Ask for a phrase no longer."""
+        self._watch = replace(self._watch, reserved={p: n for p, n in self._watch.reserved.items() if p != phrase})
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
@@ -277,14 +403,18 @@ class VideoTracker:
         segments: list[Segment] = []
         with self._undone_on_failure():
             index, self._next_index = self._next_index, self._next_index + 1
+            ready = self._ready.pop(index, {})
             for group in self._groups:
+                if group.ids[0] in ready:
+                    segments += [ready[number] for number in group.ids]
+                    continue
                 if group.frames_to_prompt:
                     prediction = group.prompt(features, size)
                     group.frames_to_prompt -= 1
-                    group.memory = group.memory.prompt(self._sam2, features, prediction, index)
+                    group.add_prompted(self._sam2, features, prediction, index)
                 else:
                     prediction, group.memory = group.memory.track(self._sam2, self._tracking_decoder, features, index)
-                segments += self._segments(group, prediction, size)
+                segments += self._segments(group.ids, group.phrases, prediction, size)
         return Frame(index, time, size, tuple(segments))
 
     @torch.inference_mode()
@@ -298,9 +428,127 @@ class VideoTracker:
         for group in self._groups:
             prediction = group.prompt(features, size)
             group.frames_to_prompt = 0
-            group.memory = group.memory.prompt(self._sam2, features, prediction, index)
-            segments += self._segments(group, prediction, size)
-        self._ready[index] = tuple(segments)
+            group.add_prompted(self._sam2, features, prediction, index)
+            segments += self._segments(group.ids, group.phrases, prediction, size)
+        self._ready[index] = {segment.id: segment for segment in segments}
+
+    @torch.inference_mode()
+    def prompt_window(
+        self, found: Mapping[str, Tensor], frames: Mapping[int, FrameFeatures], size: Size, *, cut: bool = False
+    ) -> None:
+        """Prompt objects anew in the window that comes next; results are kept until their turn comes.
+
+        A prompt that shows an object that is followed under the same phrase renews it: its memory of the first prompted
+        frame stays, that of later windows gives way to this one's. What has left and come back keeps its id, what is
+        new gets one, and what nothing points at is followed on.
+
+        Args:
+            found: for each phrase that was asked for, its mask prompts (K, C). frames: the features of one frame each,
+                on which they are decoded, by ascending place in the video.
+            cut: the window shows another scene. Objects of these phrases are then followed only where a prompt shows
+                them, and taken for one another by what they look like alone.
+        """
+        known = [group for group in self._groups if group.look is not None and set(group.phrases) <= set(found)]
+        groups = [group for group in self._groups if group not in known]
+        if cut:
+            self._away += [replace(group, memory=group.memory.without_tracked()) for group in known]
+            self._groups, known = groups, []
+        phrases = [phrase for phrase, prompts in found.items() for _ in prompts]
+        if not phrases:
+            return
+        decode = self._language_prompt(torch.cat(list(found.values())))
+        predictions = {index: decode(features, size) for index, features in frames.items()}
+        trusted_PF = self._trusted(predictions.values())
+        pointing = trusted_PF.any(1).nonzero()[:, 0]  # the others show nothing
+        if not len(pointing):
+            return
+        predictions = {index: prediction[pointing] for index, prediction in predictions.items()}
+        phrases, trusted_PF = [phrases[row] for row in pointing.tolist()], trusted_PF[pointing]
+
+        owners = [(group, row) for group in (*known, *self._away) for row in range(len(group.ids))]
+        same = self._same_objects(phrases, predictions, trusted_PF, known, frames)
+        ids = [
+            owners[same[prompt]][0].ids[owners[same[prompt]][1]] if prompt in same else self._new_id(phrase)
+            for prompt, phrase in enumerate(phrases)
+        ]
+        # Objects of one memory that are prompted on the same frames stay together: (row in it, prompt) of each.
+        together: dict[tuple[_Group | None, tuple[bool, ...]], list[tuple[int, int]]] = {}
+        for prompt, on in enumerate(trusted_PF.tolist()):
+            group, row = owners[same[prompt]] if prompt in same else (None, prompt)
+            together.setdefault((group, tuple(on)), []).append((row, prompt))
+        for (group, on), pairs in together.items():
+            rows, prompts = zip(*sorted(pairs), strict=True)
+            if group is None:
+                part = _Group([ids[row] for row in rows], [phrases[row] for row in rows], decode, 0, self._memory)
+            else:
+                part = group.select(rows)
+            groups.append(part.renewed(self._sam2, frames, list(compress(predictions.items(), on)), prompts))
+        joined, away = {owners[place] for place in same.values()}, []
+        for group in (*known, *self._away):
+            rest = [row for row in range(len(group.ids)) if (group, row) not in joined]
+            if rest:
+                (groups if group in known else away).append(group.select(rest))
+        self._groups, self._away = sorted(groups, key=lambda group: group.ids[0]), away
+        for (index, prediction), on in zip(predictions.items(), trusted_PF.T, strict=True):
+            rows = on.nonzero()[:, 0]
+            names = [ids[row] for row in rows.tolist()], [phrases[row] for row in rows.tolist()]
+            self._ready[index] = {one.id: one for one in self._segments(*names, prediction[rows], size)}
+
+    def _trusted(self, predictions: Iterable[MaskPrediction]) -> Tensor:
+        """The key frames on which a prompt is taken at its word, bool (P, F).
+
+        A prompt is of the whole window, and is decoded on frames in which the object is not there yet, too. What is
+        drawn there is something else, with a lower object score.
+        """
+        masks_PFss = self._masks(predictions)
+        presence_PF = torch.stack([prediction.presence for prediction in predictions], dim=1)
+        best = presence_PF.amax(1, keepdim=True)
+        return masks_PFss.flatten(2).any(2) & ((best <= 0) | (presence_PF >= SURE * best))
+
+    def _same_objects(
+        self,
+        phrases: Sequence[str],
+        predictions: Mapping[int, MaskPrediction],
+        trusted_PF: Tensor,
+        known: Sequence[_Group],
+        frames: Mapping[int, FrameFeatures],
+    ) -> dict[int, int]:
+        """Which prompts show which objects, see [`same_objects`]: those that are followed are where memory says, those
+        of scenes before nowhere."""
+        if not known and not self._away:
+            return {}
+        look = None
+        for prediction, seen_P in zip(predictions.values(), trusted_PF.T, strict=True):
+            look = _look(look, prediction, seen_P)
+        assert look is not None
+        new = Sighting(phrases, self._masks(predictions.values()) & trusted_PF[..., None, None], look)
+        masks, looks, names = [], [], []
+        for group in (*known, *self._away):
+            assert group.look is not None
+            looks.append(group.look)
+            names += group.phrases
+            if group in known:
+                tracked = [
+                    group.memory.track(self._sam2, self._tracking_decoder, features, index)[0]
+                    for index, features in frames.items()
+                ]
+                masks.append(self._masks(tracked))
+            else:
+                masks.append(new.masks.new_zeros(len(group.ids), *new.masks.shape[1:]))
+        return same_objects(new, Sighting(names, torch.cat(masks), torch.cat(looks)))
+
+    def _masks(self, predictions: Iterable[MaskPrediction]) -> Tensor:
+        """bool (N, F, s, s) from those of F frames."""
+        return torch.stack([prediction.logits > self._output.cut for prediction in predictions], dim=1)
+
+    def _new_id(self, phrase: str) -> int:
+        """The id of a new object: for the first of a phrase that was given an id, that one."""
+        reserved = self._watch.reserved.get(phrase)
+        if reserved is not None:
+            self._watch = replace(self._watch, reserved={**self._watch.reserved, phrase: None})
+            return reserved
+        self._next_id += 1
+        return self._next_id - 1
 
     @torch.inference_mode()
     def propagate_reverse(self, features: FrameFeatures, size: Size, index: int) -> None:
@@ -310,8 +558,8 @@ class VideoTracker:
             prediction, group.memory = group.memory.track(
                 self._sam2, self._tracking_decoder, features, index, backward=True
             )
-            segments += self._segments(group, prediction, size)
-        self._ready[index] = tuple(segments)
+            segments += self._segments(group.ids, group.phrases, prediction, size)
+        self._ready[index] = {segment.id: segment for segment in segments}
         if index == 0:
             self._reset_tracked()
 
@@ -322,12 +570,13 @@ class VideoTracker:
 
     def is_ready(self, index: int) -> bool:
         """Whether the result of a frame is known already, so that it need not be encoded again."""
-        return index in self._ready
+        ready = self._ready.get(index, {})
+        return all(group.ids[0] in ready for group in self._groups)
 
     def pop_result(self, size: Size, *, time: float | None = None) -> Frame:
         """[`step`] over a frame whose result is known already."""
         index, self._next_index = self._next_index, self._next_index + 1
-        return Frame(index, time, size, self._ready.pop(index))
+        return Frame(index, time, size, tuple(self._ready.pop(index, {}).values()))
 
     def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
         self._groups.append(_Group(ids, phrases, prompt, frames, self._memory))
@@ -395,15 +644,29 @@ class VideoTracker:
             return drawn
         return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
 
-    def _segments(self, group: _Group, prediction: MaskPrediction, size: Size) -> list[Segment]:
+    def _segments(
+        self, ids: Sequence[int], phrases: Sequence[str], prediction: MaskPrediction, size: Size
+    ) -> list[Segment]:
         return frame_segments(
             prediction,
-            group.ids,
-            group.phrases,
+            ids,
+            phrases,
             side=self._side,
             size=(size[0], size[1]),
             output=self._output,
         )
+
+
+def checked_ask_every(value: Any) -> AskEvery:
+    """The same. ValueError for anything but None, ``"scene"`` or a number of at least [`SHORTEST_WINDOW`] frames."""
+    if value is None or value == "scene":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < SHORTEST_WINDOW:
+        raise ValueError(
+            f"ask_every is a number of frames of at least {SHORTEST_WINDOW}, 'scene' for cuts, or None; got {value!r}. "
+            "To have the language model see every frame, segment them as pictures"
+        )
+    return value
 
 
 #: How SAM 2 marks clicks: outside, inside, and the two corners of a box.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
@@ -53,7 +53,7 @@ class Track:
         fps: frames per second.
         size: (height, width) in pixels.
         total: number of frames.
-        reasons: for each phrase without an object, why.
+        reasons: for each phrase without an object, why; whoever computes the frames may change it.
         pixels: reads the pixels of all frames again from the first; None if that is impossible (a camera).
         origin: where the frames have their pixels from when a notebook shows them.
 
@@ -62,7 +62,7 @@ class Track:
         fps: frames per second of the track; None for sources without timestamps.
         size: (height, width) in pixels.
         total: number of frames; None if unknown.
-        reasons: for each phrase without an object, why.
+        reasons: for each phrase without an object, why. With ``ask_every``, among the frames read so far.
 
     Examples:
         >>> from sa2va import Sa2VA
@@ -85,7 +85,7 @@ class Track:
         fps: float | Fraction | None = None,
         size: Size,
         total: int | None = None,
-        reasons: Mapping[str, str] | None = None,
+        reasons: dict[str, str] | None = None,
         pixels: Callable[[], Iterable[Pixels]] | None = None,
         origin: Origin | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class Track:
         self.fps = fps
         self.size = size
         self.total = total
-        self.reasons = dict(reasons or {})
+        self.reasons = {} if reasons is None else reasons
         self._frames = iter(frames)
         self._pixels = pixels
         self._origin = origin

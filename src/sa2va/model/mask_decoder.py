@@ -90,13 +90,6 @@ class MaskPrediction:
             self.candidates[rows], self.ious[rows], self.best[rows], self.presence[rows], self.pointer[rows]
         )
 
-    def with_rows(self, rows: Tensor, other: MaskPrediction) -> MaskPrediction:
-        """With other predictions in some rows, int64."""
-        parts = {}
-        for name in self.__dataclass_fields__:
-            parts[name] = getattr(self, name).index_copy(0, rows, getattr(other, name))
-        return MaskPrediction(**parts)
-
     def split(self, counts: Sequence[int]) -> list[MaskPrediction]:
         """The first ``counts[0]`` prompts, the next ``counts[1]``, and so on."""
         ends = [*accumulate(counts)]
@@ -225,19 +218,6 @@ def with_candidate(
     token = tokens_N3C[torch.arange(len(candidate_N), device=candidate_N.device), candidate_N]
     pointer = _gated_pointer(sam2, token, prediction.presence > 0)
     return replace(prediction, best=candidate_N, pointer=pointer)
-
-
-def absent_prediction(sam2: Sam2VideoModel, count: int) -> MaskPrediction:
-    """What N objects that are not looked for get: empty masks, and the learned "no object" pointer."""
-    weight = sam2.no_object_pointer
-    side = grounding_side(sam2) // 4
-    return MaskPrediction(
-        candidates=weight.new_full((count, 3, side, side), -MASK_LOGIT),
-        ious=weight.new_zeros(count, 3),
-        best=torch.zeros(count, dtype=torch.long, device=weight.device),
-        presence=weight.new_full((count,), -MASK_LOGIT),
-        pointer=weight.expand(count, -1),
-    )
 
 
 def mask_as_prediction(

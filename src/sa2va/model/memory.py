@@ -122,6 +122,10 @@ class MemoryBank:
         """Only the prompted frames: where propagation in the other direction starts."""
         return replace(self, tracked=())
 
+    def first_prompted(self) -> MemoryBank:
+        """Of the prompted frames only the first."""
+        return replace(self, prompted=self.prompted[:1])
+
 
 def encode_memory(
     sam2: Sam2VideoModel,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 
 from torch import Tensor
 from transformers import DynamicCache
@@ -32,7 +31,10 @@ class PromptCache:
 
     def matching(self, ids: Sequence[int]) -> int:
         """How many of these tokens, from the first on, are there."""
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
+        length = min(len(self.ids), len(ids))
+        if self.ids[:length] == list(ids[:length]):
+            return length
+        return next(place for place, (own, other) in enumerate(zip(self.ids, ids, strict=False)) if own != other)
 
     def layers(self, length: int) -> KeyValues:
         """The keys and values of the first ``length`` tokens, without copying."""

@@ -75,15 +75,11 @@ class PromptReader:
         longest = len(reading.prompt) + reading.options.max_new_tokens
         return self._keeps_all and (self._window is None or longest <= self._window)
 
-    def fit_a_pass(self, readings: Sequence[Reading]) -> bool:
-        """Whether prompts are worth reading together: a long one fills the device by itself, and beside a much longer
-        one most of a pass is padding."""
-        if not all(map(self.splits, readings)):
-            return False
-        lengths = [len(reading.prompt) - self._known(reading) + len(self._draft(reading)) for reading in readings]
-        tokens = len(lengths) * max(lengths)
-        padding = tokens - sum(lengths)
-        return tokens <= _TOKENS_A_PASS and padding <= max(_PADDING_SHARE * sum(lengths), _LITTLE_PADDING)
+    def unread(self, reading: Reading) -> int | None:
+        """How many tokens are to be read, those of the draft included; None where [`splits`] is not so."""
+        if not self.splits(reading):
+            return None
+        return len(reading.prompt) - self._known(reading) + len(self._draft(reading))
 
     def read(self, readings: Sequence[Reading]) -> list[Row]:
         """A row of each prompt, with its first tokens, in order.
@@ -93,15 +89,14 @@ class PromptReader:
                 [`RowBatch`][sa2va.model.row_batch.RowBatch].
         """
         rows: list[Row] = []
-        waiting = list(readings)
         with language.whole_text(self._vlm):
-            self._read_shared(waiting)
-            while waiting:
-                count = 1
-                while count < len(waiting) and self.fit_a_pass(waiting[: count + 1]):
-                    count += 1
-                rows += self._read_pass(waiting[:count])
-                del waiting[:count]
+            self._read_shared(readings)
+            lengths = [self.unread(reading) for reading in readings]
+            while len(rows) < len(readings):
+                first = end = len(rows)
+                while end < len(readings) and fit_a_pass(lengths[first : end + 1]):
+                    end += 1
+                rows += self._read_pass(readings[first : max(end, first + 1)])
         return rows
 
     def _known(self, reading: Reading) -> int:
@@ -134,7 +129,8 @@ class PromptReader:
             unread = shared - self._known(group[0])
             if len(group) > 1 and unread >= _WORTH_A_PASS and self._holds_pictures(prompts, shared):
                 beginning = replace(group[0], prompt=prompts[0][:shared], draft=())
-                self._keep(beginning, self._run([beginning]), 0)
+                read = self._run([beginning])
+                self._keep(beginning, read, 0, read.layers(0, 0))
 
     def _read_pass(self, readings: Sequence[Reading]) -> list[Row]:
         """Rows of prompts that are read in one pass."""
@@ -158,10 +154,10 @@ class PromptReader:
                 on_token=reading.on_token,
                 kept=reading.kept if leaves else None,
             )
-            if leaves:
-                self._keep(reading, read, number)
-            row.accept(draft[:accepted], read.draft_states(number))
             row.layers = read.layers(number, accepted)
+            if leaves:
+                self._keep(reading, read, number, row.layers)
+            row.accept(draft[:accepted], read.draft_states(number))
             rows.append(row)
             following.append(logits_BLV[number, -1 - len(draft) + accepted])
         choose(self._vlm, rows, torch.stack(following))
@@ -172,12 +168,12 @@ class PromptReader:
                 row.leave(lambda row=row: row.layers)
         return rows
 
-    def _keep(self, reading: Reading, read: _Pass, number: int) -> None:
+    def _keep(self, reading: Reading, read: _Pass, number: int, layers: KeyValues) -> None:
         """Leave a prompt to those that begin alike at once: they need not wait for its answer."""
         assert reading.kept is not None
         places = [place for place, token in enumerate(reading.prompt) if token == self._seg_token_id]
         states = read.prompt_seg_states(number, reading, self._seg_token_id)
-        reading.kept.keep(read.layers(number, 0), reading.prompt, dict(zip(places, states, strict=True)))
+        reading.kept.keep(layers, reading.prompt, dict(zip(places, states, strict=True)))
 
     def _write_alone(self, row: Row, cache: DynamicCache) -> None:
         """Write to the end what cannot share a pass with other texts: dynamic RoPE beyond its window would turn those
@@ -277,6 +273,17 @@ class _Pass:
 
         layers: Any = self.cache.layers
         return [(own(layer.keys), own(layer.values)) for layer in layers]
+
+
+def fit_a_pass(lengths: Sequence[int | None]) -> bool:
+    """Whether prompts with so many unread tokens are worth reading together: a long one fills the device by itself, and
+    beside a much longer one most of a pass is padding. None stands for one that shares no pass."""
+    known = [length for length in lengths if length is not None]
+    if len(known) < len(lengths):
+        return False
+    tokens = len(known) * max(known)
+    padding = tokens - sum(known)
+    return tokens <= _TOKENS_A_PASS and padding <= max(_PADDING_SHARE * sum(known), _LITTLE_PADDING)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -71,6 +71,9 @@ OPEN_QUESTION_REQUEST = ("Answer the question directly.", "请直接回答问题
 YES_NO_REQUEST = "Please answer yes or no."
 #: Also in training, after questions about regions.
 SHORT_ANSWER_REQUEST = "Answer the question using a single word or phrase."
+#: Whether there is such a thing, for yes or no. The question fits any phrase, "the dog" and "dogs"; the request for a
+#: short answer follows as in the chat training of the released models.
+PRESENCE_REQUEST = f"Do you see {{phrase}}?\n{SHORT_ANSWER_REQUEST}"
 
 # -- our wordings for training -----------------------------------------------------------------------------------------
 

@@ -95,7 +95,9 @@ def _file_name(data: dict[str, Any]) -> str:
             path = parse_qs(url.query).get("d", [unquote(url.path)])[0].replace("\\", "/")
             if _PICTURE.search(path):
                 return path
-    raise ValueError("expected the name of a picture in data")
+    raise ValueError(
+        "expected the name of a picture in data; of videos Label Studio has boxes alone, which are not read"
+    )
 
 
 def _find(path: str, folders: PictureFolders) -> Path:
