@@ -141,11 +141,11 @@ def test_windows_hold_their_objects(model: Sa2VAModel):
     blocks, cells = grid // block_side(grid), 4 * block_side(grid)
     last = (blocks - blocks // 2, blocks - blocks // 2)
     side = 4 * grid
-    places = local_memory._Places.of(
+    places = local_memory.Places.of(
         0, found(model, (0, 1, 0, 1), (side - 1, side, side - 1, side), (0, side, 0, side), None), grid
     )
     assert places.corners[:2] == ((0, 0), last)
     assert places.fits == (True, True, False, True)
     for start in range(0, side - cells, 3):
-        ((row, column),) = local_memory._Places.of(0, found(model, (start, start + 1, 5, 6)), grid).corners
+        ((row, column),) = local_memory.Places.of(0, found(model, (start, start + 1, 5, 6)), grid).corners
         assert row <= start // cells < row + blocks // 2 and column <= 5 // cells < column + blocks // 2

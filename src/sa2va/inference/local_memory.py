@@ -27,13 +27,13 @@ from sa2va.model.memory import MemoryBank, attend, encode_memory, remember
 #: Prompted and tracked frames whose spatial memory is read.
 NEAR = {"prompted": 2, "tracked": 2}
 #: In every how many frames objects are looked for in the whole picture.
-_WHOLE_EVERY = 8
+WHOLE_EVERY = 8
 #: Blocks that an object must leave free in its window, on both sides together.
 _MARGIN = 1
 
 
 @dataclass(frozen=True)
-class _Places:
+class Places:
     """Where K objects were in a frame: their windows' first blocks, and whether each was seen and fits into its own."""
 
     index: int
@@ -41,7 +41,7 @@ class _Places:
     fits: tuple[bool, ...]
 
     @classmethod
-    def of(cls, index: int, prediction: MaskPrediction, grid: int) -> _Places:
+    def of(cls, index: int, prediction: MaskPrediction, grid: int) -> Places:
         blocks = grid // block_side(grid)
         masks_K1bb = (prediction.logits > 0)[:, None].float()
         taken = F.adaptive_max_pool2d(masks_K1bb, blocks)[:, 0] > 0
@@ -53,8 +53,8 @@ class _Places:
             fits.append(here and max(bottom - top, right - left) + _MARGIN <= blocks // 2)
         return cls(index, tuple(corners), tuple(fits))
 
-    def select(self, rows: list[int]) -> _Places:
-        return _Places(self.index, tuple(self.corners[row] for row in rows), tuple(self.fits[row] for row in rows))
+    def select(self, rows: list[int]) -> Places:
+        return Places(self.index, tuple(self.corners[row] for row in rows), tuple(self.fits[row] for row in rows))
 
 
 def _extent(taken: list[bool]) -> tuple[int, int]:
@@ -78,14 +78,14 @@ class LocalMemory:
     """
 
     bank: MemoryBank = field(default_factory=MemoryBank)
-    places: tuple[_Places, ...] = ()
+    places: tuple[Places, ...] = ()
 
     def prompt(
         self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
     ) -> LocalMemory:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""
         bank = self.bank.add_prompted(encode_memory(sam2, features, prediction, index))
-        return LocalMemory(bank, (*self.places, _Places.of(index, prediction, features.top.shape[-1])))
+        return LocalMemory(bank, (*self.places, Places.of(index, prediction, features.top.shape[-1])))
 
     def track(
         self,
@@ -100,7 +100,7 @@ class LocalMemory:
         near = self.bank.near(index, **NEAR)
         last = min(self.places, key=lambda places: abs(places.index - index))
         rows = range(len(last.fits))
-        whole = [row for row in rows if not last.fits[row] or index % _WHOLE_EVERY == 0]
+        whole = [row for row in rows if not last.fits[row] or index % WHOLE_EVERY == 0]
         around = [row for row in rows if row not in whole]
         device, conditioned = features.top.device, []
         if whole:
@@ -115,10 +115,10 @@ class LocalMemory:
         prediction = found[torch.tensor([*whole, *around], device=device).argsort()]
         bank = remember(sam2, self.bank, features, prediction, index)
         kept = {memory.index for memory in (*bank.prompted, *bank.tracked) if memory.features is not None}
-        places = (*self.places, _Places.of(index, prediction, features.top.shape[-1]))
+        places = (*self.places, Places.of(index, prediction, features.top.shape[-1]))
         return prediction, LocalMemory(bank, tuple(one for one in places if one.index in kept))
 
-    def _windows(self, bank: MemoryBank, last: _Places, rows: list[int], device: torch.device) -> Windows:
+    def _windows(self, bank: MemoryBank, last: Places, rows: list[int], device: torch.device) -> Windows:
         by_index = {places.index: places for places in self.places}
         read = [by_index[one.index] for one in (*bank.prompted, *bank.tracked) if one.features is not None]
         query_K2, *memory = (torch.tensor(places.select(rows).corners, device=device) for places in (last, *read))
