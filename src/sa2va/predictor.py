@@ -43,6 +43,10 @@ class Sa2VA:
     * ``key_frames``, ``num_key_frames``, ``mode``, ``memory``, ``ask_every``: for videos, see [`track`].
     * ``check_presence``: for phrases of [`segment`], [`track`] and [`stream`]: the model is also asked for yes or no
       whether there is such a thing, and a no leaves the phrase without masks (False).
+    * Second looks at pictures. ``zoom``: ask again in a window around what a phrase has found, and tile by tile where
+      it has found nothing in a large picture. ``instances``: a segment for each object that a phrase means. ``refine``:
+      ``"sam"`` draws masks anew with SAM 2's original decoder (load it with ``sam2=``), ``"matting"`` adds
+      ``Segment.alpha`` for cut-outs, with the VitMatte weights ``matting`` (hub id or folder).
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
       [`sa2va.model.sampling.GenerationOptions`].
 
@@ -181,10 +185,11 @@ class Sa2VA:
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         labels: Sequence[int] | None = None,
+        mask: np.ndarray | None = None,
         on_text: Callable[[str], None] | None = None,
         **options: Unpack[Options],
     ) -> Answer | list[Answer]:
-        """Segment what phrases or questions describe, or what a box or clicks mark in a picture.
+        """Segment what phrases or questions describe, or what a box, clicks or a rough mask mark in a picture.
 
         Args:
             media: an image, or a short video whose masks fit in memory; for long ones see [`track`]. Arrays are uint8
@@ -195,20 +200,22 @@ class Sa2VA:
                 is prompted as in its own paper (with the original decoder, where the model has it).
             points: the same with clicks (x, y) in pixels, in the box if there is one. labels: for each, 1 inside (the
                 default) or 0 outside.
+            mask: bool (H, W), the same with a rough mask of the object, alone or beside a box or points. SAM 2 draws it
+                anew.
             on_text: as in [`chat`]; for a single phrase.
             options: see [`Sa2VA`].
 
         Returns:
-            an [`Answer`] for a single phrase, a box or points; a list of them for a list. If nothing was found, it has
-            no segments and its ``reason`` says why.
+            an [`Answer`] for a single phrase, a box, points or a mask; a list of them for a list. If nothing was found,
+            it has no segments and its ``reason`` says why.
 
         Raises:
             ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
-        if box is None and points is None:
+        if box is None and points is None and mask is None:
             checked_phrases(phrases)  # before anything is decoded
         with self.open(media) as scene:
-            return scene.segment(phrases, box=box, points=points, labels=labels, on_text=on_text, **options)
+            return scene.segment(phrases, box=box, points=points, labels=labels, mask=mask, on_text=on_text, **options)
 
     def chat(
         self,
@@ -345,7 +352,7 @@ class Sa2VA:
             ValueError: a phrase is blank, the medium cannot be read, or an option is out of range.
         """
         checked_phrases(phrases)
-        InferenceOptions.of(**options)
+        InferenceOptions.of(**options).check_looks(picture=False, phrases=True)
         with self.open(media, **(sampling or {})) as scene:
             return scene.track(phrases, selections=selections, **options)
 
@@ -365,6 +372,7 @@ class Sa2VA:
         listed = phrases[0] if len(phrases) == 1 and not isinstance(phrases[0], str) else phrases
         first = checked_phrases(listed) if phrases else []
         chosen = InferenceOptions.of(**options)
+        chosen.check_looks(picture=False, phrases=True)
 
         def ask(wanted: Sequence[str], frames: Sequence[np.ndarray]) -> list[Tensor]:
             shown = frames[0] if len(frames) == 1 else list(frames)

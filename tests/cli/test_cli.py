@@ -215,6 +215,21 @@ def test_threshold_and_cleanup_reach_the_masks(capsys: pytest.CaptureFixture[str
     assert isinstance(plain, Answer) and areas != [segment.mask.area for segment in plain.segments]
 
 
+def test_second_looks_reach_the_masks(capsys: pytest.CaptureFixture[str], street: str, clip: str, sa2va: Sa2VA) -> None:
+    def found(answer: Answer | list[Answer]) -> list[tuple[float, int]]:
+        assert isinstance(answer, Answer)
+        return [(segment.score, segment.mask.area) for segment in answer.segments]
+
+    out, _ = run(capsys, "segment", street, "x", "--json", "--instances", *SHORT)
+    told = [(segment["score"], segment["area"]) for segment in json.loads(out)["answers"][0]["segments"]]
+    assert told == found(sa2va.segment(street, "x", instances=True, max_new_tokens=6))
+    assert told != found(sa2va.segment(street, "x", max_new_tokens=6))
+    assert_refused(run(capsys, "segment", clip, "x", "--zoom", code=2), "--zoom", "give a picture, not a video")
+    assert_refused(run(capsys, "segment", street, "x", "--refine", "sam", *SHORT, code=2), "sam2=", "--sam2")
+    matting = ("--refine", "matting", "--matting", "nowhere")
+    assert_refused(run(capsys, "segment", street, "x", *matting, *SHORT, code=2), "VitMatte", "'nowhere'")
+
+
 def test_caption(capsys: pytest.CaptureFixture[str], street: str, sa2va: Sa2VA) -> None:
     out, _ = run(capsys, "caption", street, "-o", "out", *SHORT)
     expected = sa2va.caption(street, max_new_tokens=6)

@@ -195,3 +195,25 @@ def crossing_fill(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
         if y0 != y1:
             inside ^= (min(y0, y1) < y) & (y < max(y0, y1)) & (x < x0)
     return inside
+
+
+@given(bool_masks)
+def test_the_innermost_pixel_is_as_far_from_the_outside_as_any(mask: np.ndarray):
+    """Along its row and column; the picture's edge is outside."""
+    if not mask.any():
+        with pytest.raises(ValueError, match="an empty mask has no inside"):
+            mask_ops.innermost(mask)
+        return
+    padded = np.pad(mask, 1)
+
+    def depth(x: int, y: int) -> int:
+        lines = [
+            padded[y + 1, : x + 2][::-1],
+            padded[y + 1, x + 1 :],
+            padded[: y + 2, x + 1][::-1],
+            padded[y + 1 :, x + 1],
+        ]
+        return min(int(np.argmin(line)) for line in lines)
+
+    x, y = mask_ops.innermost(mask)
+    assert mask[y, x] and depth(x, y) == max(depth(int(u), int(v)) for v, u in zip(*np.nonzero(mask), strict=True))

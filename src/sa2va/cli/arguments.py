@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sa2va.masks.mask_ops import Cleanup
     from sa2va.predictor import Sa2VA
 
-_MODEL, _MASKS, _VIDEO = "Model", "Masks", "Video"
+_MODEL, _MASKS, _PICTURES, _VIDEO = "Model", "Masks", "Second looks at a picture", "Video"
 
 
 class Dtype(StrEnum):
@@ -55,6 +55,13 @@ class PropagationMode(StrEnum):
 
     RELEASED = "released"
     CONSISTENT = "consistent"
+
+
+class Refinements(StrEnum):
+    """How the masks of a picture are refined."""
+
+    SAM = "sam"
+    MATTING = "matting"
 
 
 class MemoryKind(StrEnum):
@@ -245,6 +252,55 @@ class MaskOptions:
     def keywords(self) -> dict[str, Any]:
         """The same as keyword arguments of `Sa2VA`."""
         return {"threshold": self.threshold, "cleanup": parse_cleanup(self.cleanup)}
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Second looks at a picture."""
+
+    zoom: Annotated[
+        bool,
+        typer.Option(
+            "--zoom",
+            rich_help_panel=_PICTURES,
+            help="Look again inside what was found, and by tiles where nothing was found in a large picture.",
+        ),
+    ] = False
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances", rich_help_panel=_PICTURES, help='One object for each of "all the red cars", not one for all.'
+        ),
+    ] = False
+    refine: Annotated[
+        Refinements | None,
+        typer.Option(
+            "--refine",
+            show_default=False,
+            rich_help_panel=_PICTURES,
+            help="Redraw masks with SAM 2's original decoder (see --sam2), or find the opacity of edges for cut-outs.",
+        ),
+    ] = None
+    matting: Annotated[
+        str,
+        typer.Option(
+            "--matting",
+            metavar="MATTING",
+            rich_help_panel=_PICTURES,
+            help="VitMatte weights of --refine matting: hub id or folder.",
+        ),
+    ] = "hustvl/vitmatte-small-composition-1k"
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The same as keyword arguments of `Sa2VA.segment`."""
+        refine = None if self.refine is None else self.refine.value
+        return {"zoom": self.zoom, "instances": self.instances, "refine": refine, "matting": self.matting}
+
+    def check_unused(self) -> None:
+        """Raise ValueError if one is asked for, where there is a video."""
+        if self.zoom or self.instances or self.refine:
+            raise ValueError("--zoom, --instances and --refine look at one picture again; give a picture, not a video")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def segment(
     *,
     output: arguments.OutputOptions,
     masks: arguments.MaskOptions,
+    looks: arguments.PictureOptions,
     model: arguments.Model = None,
     loading: arguments.Loading,
     max_new_tokens: arguments.MaxNewTokens = 2048,
@@ -38,6 +39,7 @@ def segment(
     arguments.check_phrases(phrases)
     media = open_media(source)
     if not isinstance(media, Picture):
+        looks.check_unused()
         follow(
             screen,
             source,
@@ -56,6 +58,11 @@ def segment(
     plan = plan_output(source, media, output)
     sa2va = arguments.load_model(screen, name, loading)
     started = perf_counter()
-    options = {"max_new_tokens": max_new_tokens, "check_presence": check_presence, **masks.keywords}
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "check_presence": check_presence,
+        **masks.keywords,
+        **looks.keywords,
+    }
     answers = cast("list[Answer]", sa2va.segment(media, phrases, **options))
     report(screen, plan, media, answers, source=source, model=name, started=started, wanted=phrases)

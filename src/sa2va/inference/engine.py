@@ -12,16 +12,36 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Generic, TypeVar
 
 import torch
 from PIL import Image
 
+from sa2va.checkpoint.vitmatte import VitMatte
 from sa2va.inference.text_stream import TextStream
 from sa2va.inference.vlm import VLMOutput
-from sa2va.inference.work import Decode, Encode, EncodedMedia, EncodeFrame, Pause, Work, Write
-from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, decode_masks, grounding_side, language_tokens
+from sa2va.inference.work import (
+    Decode,
+    DecodeMarks,
+    Encode,
+    EncodedMedia,
+    EncodeFrame,
+    Matte,
+    Pause,
+    Together,
+    Work,
+    Write,
+)
+from sa2va.model.mask_decoder import (
+    FrameFeatures,
+    MaskPrediction,
+    decode_masks,
+    grounding_side,
+    language_tokens,
+    mask_prompt,
+    point_tokens,
+)
 from sa2va.model.network import Sa2VANetwork
 from sa2va.model.prompt_reader import PromptReader, Reading, fit_a_pass
 from sa2va.model.row_batch import RowBatch
@@ -33,7 +53,7 @@ from sa2va.results.history import Turn
 
 T = TypeVar("T")
 
-#: Most rows that are written together, and most pictures that pass an encoder together.
+#: Most rows that are written together (or prompts by marks decoded), and most pictures that pass an encoder together.
 MAX_ROWS, MAX_PICTURES = 32, 8
 #: Most tokens of all rows, at their longest.
 CACHE_TOKENS = 131_072
@@ -44,8 +64,9 @@ _TAIL_TOKENS = 32
 class _Request(Generic[T]):
     """A coroutine on its way."""
 
-    def __init__(self, steps: Coroutine[Work[Any], None, T]):
+    def __init__(self, steps: Coroutine[Work[Any], None, T], whole: Together | None = None):
         self.steps = steps
+        self.whole = whole  # what it is a part of
         self.turn = threading.Event()  # it is over, or its thread is to drive
         self.is_over = False
         self.is_cancelled = False
@@ -68,6 +89,10 @@ class _Request(Generic[T]):
         self.steps.close()
         self.result, self.error, self.is_over = result, error, True
         self.turn.set()
+
+    @property
+    def is_unwanted(self) -> bool:
+        return self.is_cancelled or (self.whole is not None and all(other.is_over for other in self.whole.waiting))
 
     def outcome(self) -> T:
         if self.error is not None:
@@ -93,6 +118,7 @@ class Engine:
     ):
         self.model, self.processor = model, processor
         self.max_rows, self.cache_tokens = max_rows, cache_tokens
+        self._vitmattes: dict[str, VitMatte] = {}
         self._mutex = threading.Lock()  # over the next three
         self._driver: int | None = None  # the thread that computes
         self._arrived: deque[_Request[Any]] = deque()
@@ -101,7 +127,8 @@ class Engine:
 
     def _reset(self) -> None:
         self._open: list[_Request[Any]] = []
-        self._work: dict[type, list[Any]] = {kind: [] for kind in (Pause, Decode, EncodeFrame, Encode, Write)}
+        kinds = (Pause, Decode, DecodeMarks, Matte, EncodeFrame, Encode, Write)
+        self._work: dict[type, list[Any]] = {kind: [] for kind in kinds}
         self._written: list[Write] = []
         family = self.model.config.family
         self._reader = PromptReader(self.model.vlm, family, self.model.config.seg_token_id)
@@ -216,6 +243,10 @@ class Engine:
             self._done(pause)
         if self._work[Decode]:
             self._compute(Decode, self._decode, len(self._work[Decode]))
+        elif self._work[DecodeMarks]:
+            self._compute(DecodeMarks, self._decode_marks, _alike(self._work[DecodeMarks]))
+        elif self._work[Matte]:
+            self._compute(Matte, self._matte, 1)
         elif self._work[EncodeFrame]:
             self._compute(EncodeFrame, self._encode_frames, MAX_PICTURES)
         elif self._work[Encode]:
@@ -230,20 +261,38 @@ class Engine:
         work = request.advance()
         if work is None:
             self._open.remove(request)
+            if request.whole is not None and all(part.is_over for part in request.whole.parts):
+                self._join_parts(request.whole)
             return
         work.waiting.append(request)
-        if work not in self._work[type(work)] and work not in self._written:
+        if isinstance(work, Together):
+            work.parts = [_Request(steps, work) for steps in work.steps]
+            self._open += work.parts
+            for part in work.parts:
+                self._advance(part)
+        elif work not in self._work[type(work)] and work not in self._written:
             self._work[type(work)].append(work)
 
     def _done(self, work: Work[Any]) -> None:
         for request in work.waiting:
             self._advance(request)
 
+    def _join_parts(self, whole: Together) -> None:
+        """All parts are over: the request that waits for them goes on, or fails with the first that did."""
+        failed = next((part.error for part in whole.parts if part.error is not None), None)
+        if failed is None:
+            whole.finish([part.result for part in whole.parts])
+        else:
+            whole.fail(failed)
+        self._done(whole)
+
     def _drop_cancelled(self) -> None:
-        cancelled = [request for request in self._open if request.is_cancelled]
-        for request in cancelled:
-            request.end(None)
-            self._open.remove(request)
+        cancelled = []
+        for request in list(self._open):  # a whole stands before its parts
+            if request.is_unwanted:
+                request.end(None)
+                self._open.remove(request)
+                cancelled.append(request)
         if cancelled:
             for works in (*self._work.values(), self._written):
                 works[:] = [work for work in works if not all(request.is_over for request in work.waiting)]
@@ -287,16 +336,35 @@ class Engine:
         sam2 = self.model.sam2
         counts = [len(work.prompts_KC) for work in works]
         tokens = language_tokens(sam2, torch.cat([work.prompts_KC for work in works]))
-        frames = torch.arange(len(works), device=tokens.device)
-        features = works[0].features if len(works) == 1 else FrameFeatures.cat([work.features for work in works])
+        features, frames = _side_by_side([work.features for work in works], counts)
+        return decode_masks(sam2, sam2.mask_decoder, features, tokens, frame_of_prompt_N=frames).split(counts)
+
+    def _decode_marks(self, works: list[DecodeMarks]) -> list[MaskPrediction]:
+        sam2, first = self.model.sam2, works[0]
+        counts = [len(work.labels_KP) for work in works]
+        points = torch.cat([work.points_KP2 for work in works]).to(sam2.device)
+        labels = torch.cat([work.labels_KP for work in works]).to(sam2.device)
+        features, frames = _side_by_side([work.features for work in works], counts)
+        drawn = [work.logits_KHW.to(sam2.device) for work in works if work.logits_KHW is not None]
+        original = self.model.original_mask_decoder
         prediction = decode_masks(
             sam2,
-            sam2.mask_decoder,
+            original if first.original and original is not None else sam2.mask_decoder,
             features,
-            tokens,
-            frame_of_prompt_N=frames.repeat_interleave(torch.tensor(counts, device=tokens.device)),
+            point_tokens(sam2, points, labels),
+            frame_of_prompt_N=frames,
+            dense_NChw=torch.cat([mask_prompt(sam2, logits) for logits in drawn]) if drawn else None,
+            multimask=not drawn,
         )
         return prediction.split(counts)
+
+    def _matte(self, works: list[Matte]) -> list[torch.Tensor]:
+        return [self._vitmatte(work.weights).alpha(work.image, work.trimap) for work in works]
+
+    def _vitmatte(self, weights: str) -> VitMatte:
+        if weights not in self._vitmattes:
+            self._vitmattes[weights] = VitMatte.load(weights, self.model.sam2.device)
+        return self._vitmattes[weights]
 
     def _fits(self, works: Sequence[Write]) -> bool:
         """Whether the rows of such requests may join."""
@@ -428,3 +496,18 @@ class Engine:
             return False
         tail = str(self.processor.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
         return tail.replace("\r", "").replace("\n", "").endswith(tuple(self.processor.stop_words))
+
+
+def _side_by_side(features: Sequence[FrameFeatures], counts: Sequence[int]) -> tuple[FrameFeatures, torch.Tensor]:
+    """Frames of several works as one batch, and the frame of each prompt."""
+    frames = torch.arange(len(features), device=features[0].top.device)
+    joined = features[0] if len(features) == 1 else FrameFeatures.cat(features)
+    return joined, frames.repeat_interleave(torch.tensor(counts, device=frames.device))
+
+
+def _alike(works: Sequence[DecodeMarks]) -> int:
+    """How many of the first works are one batch: as many points, with masks or without, for one decoder."""
+    kinds = [(work.labels_KP.shape[1], work.logits_KHW is None, work.original) for work in works]
+    prompts = accumulate(len(work.labels_KP) for work in works)
+    fits = [kind == kinds[0] and count <= MAX_ROWS for kind, count in zip(kinds, prompts, strict=True)]
+    return max(1, fits.index(False) if False in fits else len(fits))

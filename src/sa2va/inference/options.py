@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
 from sa2va.inference.memory_policies import MemoryPolicy
@@ -14,6 +14,10 @@ from sa2va.model.sampling import GenerationOptions
 
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5
+#: How a mask that was found in a picture is refined.
+Refinement = Literal["sam", "matting"]
+#: Weights of ``refine="matting"``.
+MATTING = "hustvl/vitmatte-small-composition-1k"
 _MASK_FIELDS = tuple(field.name for field in fields(MaskPostprocessing))
 
 
@@ -36,10 +40,16 @@ class InferenceOptions:
             least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.
         check_presence: for phrases, believe in a mask only if the model also says, asked for yes or no, that there is
             such a thing. Phrases that are questions are not checked.
+        zoom: look again inside what was found in a picture, with both models; and by tiles where nothing was found in a
+            large one. For phrases.
+        instances: a phrase about several objects of a picture gives a segment for each of them.
+        refine: ``"sam"`` gives box, a point and logits of each mask of a picture to SAM 2's original decoder;
+            ``"matting"`` adds the opacity of each object's edge, ``Segment.alpha``, for cut-outs.
+        matting: hub id or folder of the VitMatte weights of ``refine="matting"``.
         generation: how text is generated.
 
     Raises:
-        ValueError: ``ask_every`` is out of range, or does not go with ``key_frames``.
+        ValueError: ``ask_every`` is out of range, or does not go with ``key_frames``; or there is no such refinement.
     """
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
@@ -49,6 +59,10 @@ class InferenceOptions:
     memory: MemoryPolicy = "recent"
     ask_every: AskEvery = None
     check_presence: bool = False
+    zoom: bool = False
+    instances: bool = False
+    refine: Refinement | None = None
+    matting: str = MATTING
     generation: GenerationOptions = field(default_factory=GenerationOptions)
 
     def __post_init__(self) -> None:
@@ -65,6 +79,32 @@ class InferenceOptions:
                 "check_presence asks about key frames as they are, and key_frames='compressed' shows a hundred in "
                 "small pictures; leave one of the two out"
             )
+        if self.refine not in (None, "sam", "matting"):
+            raise ValueError(f"refine is 'sam' or 'matting'; got {self.refine!r}")
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether what a phrase has found is looked at again."""
+        return self.zoom or self.instances
+
+    @property
+    def first_look(self) -> InferenceOptions:
+        """The same without what comes after masks are found."""
+        return replace(self, zoom=False, instances=False, refine=None if self.refine == "matting" else self.refine)
+
+    def check_looks(self, *, picture: bool, phrases: bool) -> None:
+        """Refuse second looks that a request has no use for.
+
+        Raises:
+            ValueError: there is no picture to look at again, or no phrase to ask for again.
+        """
+        if not picture and (self.looks_again or self.refine):
+            raise ValueError(
+                "zoom, instances and refine look at one picture again; ask about frames of a video one by one: "
+                "model.segment(frame, phrase, ...)"
+            )
+        if not phrases and self.looks_again:
+            raise ValueError("zoom and instances ask for a phrase again; use segment(media, phrases, ...)")
 
     @classmethod
     def of(cls, **options: Any) -> InferenceOptions:
@@ -91,6 +131,7 @@ class Options(TypedDict, total=False):
         cleanup: postprocessing of the masks.
         key_frames, num_key_frames, mode, memory, ask_every: for videos, see [`InferenceOptions`].
         check_presence: see [`InferenceOptions`].
+        zoom, instances, refine, matting: for pictures, see [`InferenceOptions`].
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see [`GenerationOptions`].
     """
 
@@ -103,6 +144,10 @@ class Options(TypedDict, total=False):
     memory: MemoryPolicy
     ask_every: AskEvery
     check_presence: bool
+    zoom: bool
+    instances: bool
+    refine: Refinement | None
+    matting: str
     max_new_tokens: int
     temperature: float
     top_p: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any, Unpack
 
 import numpy as np
@@ -17,7 +18,10 @@ from torch import Tensor
 
 from sa2va.inference import sasasa2va
 from sa2va.inference.engine import Engine
+from sa2va.inference.instances import separate
+from sa2va.inference.matting import with_alpha
 from sa2va.inference.options import InferenceOptions, Options
+from sa2va.inference.point_prompts import Clicks, drawn_logits
 from sa2va.inference.postprocess import clip_segments, frame_segments
 from sa2va.inference.propagation import (
     Window,
@@ -27,6 +31,7 @@ from sa2va.inference.propagation import (
     propagate_windows,
     video_windows,
 )
+from sa2va.inference.refinement import refined
 from sa2va.inference.sasasa2va import Selection
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
@@ -38,12 +43,13 @@ from sa2va.inference.vlm import (
     unfound,
     why_nothing,
 )
-from sa2va.inference.work import Decode, EncodedMedia, EncodeFrame, Pause
+from sa2va.inference.work import Decode, DecodeMarks, EncodedMedia, EncodeFrame, Pause, together
+from sa2va.inference.zoom import Box, look_by_tiles, look_closer
 from sa2va.masks.segment import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
 from sa2va.media.origin import Origin
-from sa2va.model.mask_decoder import FrameFeatures, grounding_side
+from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, grounding_side
 from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import Region, as_regions, region_cells
@@ -127,15 +133,17 @@ class Scene:
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
         labels: Sequence[int] | None = None,
+        mask: np.ndarray | None = None,
         on_text: Callable[[str], None] | None = None,
         **options: Unpack[Options],
     ) -> Answer | list[Answer]:
-        """Segment what phrases or questions describe, or what a box or clicks mark; see [`Sa2VA.segment`]."""
+        """Segment what phrases or questions describe, or what a box, clicks or a rough mask mark; see
+        [`Sa2VA.segment`]."""
         chosen = InferenceOptions.of(**options)
-        if box is not None or points is not None:
+        if box is not None or points is not None or mask is not None:
             if phrases is not None:
-                raise ValueError("segment takes phrases, or a box or points without words; got both")
-            return self._engine.run(self._marked(box, points, labels, chosen))
+                raise ValueError("segment takes phrases, or a box, points or a mask without words; got both")
+            return self._engine.run(self._marked(Clicks.of(box, points, labels), mask, chosen))
         answers = self._engine.run(self.segment_steps(phrases or "", chosen, on_text=on_text))
         return answers[0] if isinstance(phrases, str) else answers
 
@@ -196,6 +204,7 @@ class Scene:
         wanted = checked_phrases(phrases)
         source = self._source("track needs a video or a picture; got None")
         chosen = InferenceOptions.of(**options)
+        chosen.check_looks(picture=False, phrases=True)
         if isinstance(chosen.key_frames, str) and chosen.key_frames == "compressed":
             if chosen.memory != "recent":
                 raise ValueError(
@@ -249,8 +258,15 @@ class Scene:
         wanted = checked_phrases(phrases)
         if self.media is None:
             raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
+        self._check_looks(options, phrases=True)
         requests = [segmentation_request(phrase, video=self.is_video) for phrase in wanted]
-        return await self.ask_steps(requests, options, names=wanted, kind=_SEGMENT, on_text=on_text)
+        if not options.looks_again:
+            return await self.ask_steps(requests, options, names=wanted, kind=_SEGMENT, on_text=on_text)
+        first = await self.ask_steps(requests, options.first_look, names=wanted, kind=_SEGMENT, on_text=on_text)
+        answers = await together(
+            [self._look_again(phrase, answer, options) for phrase, answer in zip(wanted, first, strict=True)]
+        )
+        return await self._finished(answers, options)
 
     async def ask_steps(
         self,
@@ -286,6 +302,7 @@ class Scene:
             if not isinstance(question, str) or not question.strip():
                 raise ValueError(f"a question is a non-empty text; got {question!r}")
             check_text(question, "the question")
+        self._check_looks(options, phrases=False)
         turns = [turns_of(history) for history in ([()] * len(questions) if histories is None else histories)]
         keys = self._key_frames(options) if self.is_video else ()
         outputs: list[VLMOutput] = []
@@ -310,7 +327,7 @@ class Scene:
             count = len(one.output.prompts_KC)
             own, segments = segments[:count], segments[count:]
             answers.append(replace(one.answer(own, self.size, history, keep_empty=keep_empty), origin=self._origin))
-        return answers
+        return await self._finished(answers, options) if options.refine == "matting" else answers
 
     async def describe_steps(
         self, regions: Region | Sequence[Region], options: InferenceOptions, *, requests: Sequence[str] | None = None
@@ -327,23 +344,68 @@ class Scene:
         outputs = await self._engine.write(shown, questions, options.generation, regions=grids)
         return [_Parsed(self._engine, output, None).answer((), self.size, (), keep_empty=False) for output in outputs]
 
-    async def _marked(
-        self,
-        box: Sequence[float] | None,
-        points: Sequence[Sequence[float]] | None,
-        labels: Sequence[int] | None,
-        options: InferenceOptions,
-    ) -> Answer:
-        """The object that a box or clicks mark in a picture: SAM 2's own prompts, without the language model."""
+    async def _marked(self, clicks: Clicks, mask: np.ndarray | None, options: InferenceOptions) -> Answer:
+        """The object that is marked in a picture: SAM 2's own prompts, without the language model."""
         if not isinstance(self.media, Picture):
-            raise ValueError("a box or points mark an object of a picture; in a video: model.stream() and tracker.add")
-        tracker = VideoTracker(self._engine.model, mode=options.mode, output=options.masks)
-        tracker.add("", box=box, points=points, labels=labels)
-        frame = tracker.step_encoded(await self._features(self.media), self.media.size)
-        segments = ObjectColors().apply(np.asarray(self.media.image), frame.segments)
+            raise ValueError(
+                "a box, points or a mask mark an object of a picture; in a video: model.stream() and tracker.add"
+            )
+        self._check_looks(options, phrases=False)
+        size, side = self.media.size, grounding_side(self._engine.model.sam2)
+        points, labels = clicks.tensors(size, side)
+        drawn = None if mask is None else drawn_logits(mask, size)
+        mode = VideoTracker(self._engine.model, mode=options.mode).mode
+        features = await self._features(self.media)
+        prediction = await DecodeMarks(features, points, labels, logits_KHW=drawn, original=mode == "consistent")
+        segments = await self._picture_segments(self.media, features, prediction, [""], options)
         shown = tuple(segment for segment in segments if segment.mask.area)
         reason = None if shown else "SAM 2 found no object there: its mask is empty"
-        return Answer("", "", shown, reason=reason, size=self.media.size, origin=self._origin)
+        answer = Answer("", "", shown, reason=reason, size=size, origin=self._origin)
+        return (await self._finished([answer], options))[0] if options.refine == "matting" else answer
+
+    async def _look_again(self, phrase: str, answer: Answer, options: InferenceOptions) -> Answer:
+        """The answer to a phrase about a picture after its second looks."""
+        picture, side = self._picture(), grounding_side(self._engine.model.sam2)
+        if options.instances:
+            features, original = await self._features(picture), self._engine.model.original_mask_decoder is not None
+            parts = await together(
+                [separate(segment, features, side, original=original) for segment in answer.segments]
+            )
+            answer = replace(answer, segments=tuple(chain.from_iterable(parts)))
+        if options.zoom:
+            closer = replace(options, zoom=False, refine=options.first_look.refine)
+
+            async def ask(window: Box) -> Answer:
+                with Scene(self._engine, Picture(picture.image.crop(window))) as part:
+                    return (await part.segment_steps(phrase, closer))[0]
+
+            if options.instances or not answer.segments:
+                answer = await look_by_tiles(answer, picture.size, side, ask, several=options.instances)
+            answer = await look_closer(answer, picture.size, side, ask)
+        return answer
+
+    async def _finished(self, answers: Sequence[Answer], options: InferenceOptions) -> list[Answer]:
+        """Answers about a picture with their objects numbered and coloured anew, and with their opacity."""
+        picture = self._picture()
+        found = [segment for answer in answers for segment in answer.segments]
+        if options.refine == "matting":
+            found = await together([with_alpha(picture.image, segment, options.matting) for segment in found])
+        numbered = [replace(segment, id=number, color=None) for number, segment in enumerate(found, 1)]
+        colored = iter(ObjectColors().apply(np.asarray(picture.image), numbered))
+        return [replace(answer, segments=tuple(islice(colored, len(answer.segments)))) for answer in answers]
+
+    def _check_looks(self, options: InferenceOptions, *, phrases: bool) -> None:
+        """Refuse second looks that the medium, the request or the checkpoint does not allow."""
+        options.check_looks(picture=isinstance(self.media, Picture), phrases=phrases)
+        if options.refine == "sam" and self._engine.model.original_mask_decoder is None:
+            raise ValueError(
+                "refine='sam' gives masks to SAM 2's original decoder, which this checkpoint lacks; load it with "
+                "sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
+            )
+
+    def _picture(self) -> Picture:
+        assert isinstance(self.media, Picture)
+        return self.media
 
     async def _find(
         self, phrases: Sequence[str], keys: tuple[int, ...], options: InferenceOptions, *, video: bool
@@ -478,10 +540,25 @@ class Scene:
                 frames.append(replace(frame, segments=colors.apply(pixels, frame.segments)))
                 await Pause()
             return clip_segments(frames)
-        prediction = await Decode(await self._features(self.media), prompts)
-        ids, size, side = range(1, len(prompts) + 1), self.media.size, grounding_side(model.sam2)
+        features = await self._features(self.media)
+        prediction = await Decode(features, prompts)
+        return await self._picture_segments(self.media, features, prediction, phrases, options)
+
+    async def _picture_segments(
+        self,
+        picture: Picture,
+        features: FrameFeatures,
+        prediction: MaskPrediction,
+        phrases: Sequence[str],
+        options: InferenceOptions,
+    ) -> list[Segment]:
+        """What was decoded in a picture as segments, after SAM 2's second look at it."""
+        sam2 = self._engine.model.sam2
+        if options.refine == "sam":
+            prediction = await refined(features, prediction, grounding_side(sam2))
+        ids, size, side = range(1, len(phrases) + 1), picture.size, grounding_side(sam2)
         segments = frame_segments(prediction, ids, phrases, side=side, size=size, output=options.masks)
-        return [*ObjectColors().apply(np.asarray(self.media.image), segments)]
+        return [*ObjectColors().apply(np.asarray(picture.image), segments)]
 
 
 class _Parsed:

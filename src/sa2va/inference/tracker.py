@@ -32,6 +32,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 
 from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
+from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
@@ -50,7 +51,6 @@ from sa2va.model.mask_decoder import (
 from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
-from sa2va.processing.regions import box_inside, checked_box
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
@@ -608,28 +608,15 @@ class VideoTracker:
     def _click_prompt(
         self, box: Sequence[float] | None, points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None
     ) -> Callable[[FrameFeatures, Size], MaskPrediction]:
-        corners = None if box is None else checked_box(box)
-        clicks, marks = (np.empty((0, 2), np.float32), []) if points is None else _clicks(points, labels)
+        clicks = Clicks.of(box, points, labels)
 
         def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
-            if len(clicks):
-                _check_points(clicks, size)
-            if corners is None:
-                return self._decode_clicks(features, size, clicks, marks)
-            inside = np.array(box_inside(corners, size), np.float32).reshape(2, 2)
-            return self._decode_clicks(features, size, np.concatenate([inside, clicks]), [*_BOX_CORNERS, *marks])
+            device = self._sam2.device
+            scaled, kinds = clicks.tensors(size, self._side)
+            tokens = point_tokens(self._sam2, scaled.to(device), kinds.to(device))
+            return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
 
         return decode
-
-    def _decode_clicks(
-        self, features: FrameFeatures, size: Size, points: np.ndarray, labels: list[int]
-    ) -> MaskPrediction:
-        """One object from clicks (P, 2) in pixels of the frame."""
-        scale = self._side / np.array([size[1], size[0]], np.float32)
-        device = self._sam2.device
-        scaled = torch.from_numpy(points * scale)[None].to(device)
-        tokens = point_tokens(self._sam2, scaled, torch.tensor([labels], device=device))
-        return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
 
     def _mask_as_prompt(
         self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
@@ -667,38 +654,3 @@ def checked_ask_every(value: Any) -> AskEvery:
             "To have the language model see every frame, segment them as pictures"
         )
     return value
-
-
-#: How SAM 2 marks clicks: outside, inside, and the two corners of a box.
-_OUTSIDE, _INSIDE, _BOX_CORNERS = 0, 1, [2, 3]
-
-
-def _clicks(points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
-    clicks: np.ndarray
-    try:
-        clicks = np.asarray(points, np.float32)
-    except (TypeError, ValueError, OverflowError):
-        clicks = np.empty(0)
-    if clicks.ndim != 2 or clicks.shape[1] != 2 or not len(clicks) or not np.isfinite(clicks).all():
-        raise ValueError(f"points are one or more pairs (x, y) of numbers; got {points}")
-    marks = [_INSIDE] * len(clicks) if labels is None else list(labels)
-    if len(marks) != len(clicks):
-        raise ValueError(f"{len(clicks)} points need as many labels; got {len(marks)}")
-    if not all(mark in (_OUTSIDE, _INSIDE) for mark in marks):
-        raise ValueError(f"labels are 1 (inside) or 0 (outside); got {marks}")
-    return clicks, [int(mark) for mark in marks]
-
-
-def _check_points(points: np.ndarray, size: Size) -> None:
-    """Refuse points that are not pixels of a frame."""
-    height, width = size
-    shown = [(float(x), float(y)) for x, y in points]
-    if points.min() >= 0 and points.max() <= 1 and (points % 1).any():
-        raise ValueError(
-            f"the points {shown} look like shares of the frame; points are (x, y) in pixels: "
-            f"multiply x by {width} and y by {height}"
-        )
-    if points.min() < 0 or (points >= (width, height)).any():
-        raise ValueError(
-            f"the points {shown} are not all inside the frame of {height} x {width} pixels (height x width)"
-        )

@@ -7,7 +7,7 @@ computes what waits, as many as it can of one kind together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -87,6 +87,51 @@ class Decode(Work[MaskPrediction]):
     def __init__(self, features: FrameFeatures, prompts_KC: Tensor):
         super().__init__()
         self.features, self.prompts_KC = features, prompts_KC
+
+
+class DecodeMarks(Work[MaskPrediction]):
+    """Masks of one picture from SAM 2's own prompts, of K objects.
+
+    Args:
+        points_KP2: float32 (x, y) in pixels of the grounding image; labels_KP: int64, see [`point_tokens`].
+        logits_KHW: rough masks, see [`mask_prompt`]; each gives one mask, not three candidates.
+        original: decode with SAM 2's original decoder instead of the fine-tuned one.
+    """
+
+    def __init__(
+        self,
+        features: FrameFeatures,
+        points_KP2: Tensor,
+        labels_KP: Tensor,
+        *,
+        logits_KHW: Tensor | None = None,
+        original: bool = False,
+    ):
+        super().__init__()
+        self.features, self.points_KP2, self.labels_KP = features, points_KP2, labels_KP
+        self.logits_KHW, self.original = logits_KHW, original
+
+
+class Matte(Work[Tensor]):
+    """VitMatte's opacity (H, W), float32, of a picture and its trimap (mode L: 0 outside, 255 inside, else unknown)."""
+
+    def __init__(self, image: Image.Image, trimap: Image.Image, weights: str):
+        super().__init__()
+        self.image, self.trimap, self.weights = image, trimap, weights
+
+
+class Together(Work[list[Any]]):
+    """Parts of a request that go on side by side, so that what they wait for is computed together."""
+
+    def __init__(self, steps: Sequence[Coroutine[Any, Any, Any]]):
+        super().__init__()
+        self.steps = steps
+        self.parts: list[Any] = []  # the engine's
+
+
+async def together(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of several coroutines that go on side by side."""
+    return await Together(steps) if steps else []
 
 
 class Write(Work[list[Generated]]):

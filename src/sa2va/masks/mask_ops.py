@@ -97,6 +97,22 @@ def largest_component(mask: BoolArray) -> BoolArray:
     return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
 
 
+def innermost(mask: BoolArray) -> tuple[int, int]:
+    """The pixel (x, y) of a mask that is farthest from its outside along its row and column.
+
+    Raises:
+        ValueError: an empty mask.
+    """
+    rows, columns = np.flatnonzero(_checked(mask).any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        raise ValueError("an empty mask has no inside")
+    outside = ~np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    limit = max(outside.shape)
+    depth = np.minimum(_row_distance(outside, limit=limit), _row_distance(outside.T, limit=limit).T)
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return int(columns[0] + x) - 1, int(rows[0] + y) - 1
+
+
 def components(mask: BoolArray, *, connectivity: int) -> tuple[NDArray[np.int32], int]:
     """Label the connected parts of a mask.
 

@@ -27,6 +27,8 @@ class Segment:
         presence: probability that the object is visible at all, 0..1.
         span: start and (exclusive) end of the phrase in ``Answer.text``, in characters.
         probabilities: float32 (T, H, W), 0..1, if they were asked for. Not in JSON, and ignored in comparisons.
+        alpha: float32 (H, W), 0..1, opacity for cut-outs, if ``refine="matting"`` has asked for it. Not in JSON, and
+            ignored in comparisons.
         color: RGB, 0..255, in which every output shows the object; None until it is first seen. Ignored in comparisons.
 
     Raises:
@@ -50,6 +52,7 @@ class Segment:
     presence: float
     span: tuple[int, int] | None = None
     probabilities: NDArray[np.float32] | None = field(default=None, compare=False)
+    alpha: NDArray[np.float32] | None = field(default=None, compare=False)
     color: tuple[int, int, int] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

@@ -25,6 +25,8 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 
 #: Logits that stand for "surely inside" and "surely outside" when a given mask replaces a decoded one.
 MASK_LOGIT = 10.0
+#: SAM 2 bounds the logits of a mask that it is prompted with.
+_MOST_PROMPT_LOGIT = 32.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class MaskPrediction:
     """What the decoder says for N prompts; all three candidate masks and which of them was chosen.
 
     Attributes:
-        candidates: (N, 3, s, s) mask logits. ious: (N, 3) predicted IoU in 0..1. best: (N,) int64 index of the
-            highest.
+        candidates: (N, 3, s, s) mask logits; (N, 1, s, s) where no others were wanted. ious: (N, 3) predicted IoU in
+            0..1. best: (N,) int64 index of the highest.
         presence: (N,) object-score logit; above 0 the object is thought to be in the frame.
         pointer: (N, C) object pointer for the memory, already replaced by "no object" where presence <= 0.
     """
@@ -147,6 +149,19 @@ def point_tokens(sam2: Sam2VideoModel, points_NP2: Tensor, labels_NP: Tensor) ->
     return tokens[:, 0].to(sam2.no_memory_embedding.dtype)
 
 
+def mask_prompt(sam2: Sam2VideoModel, logits_NHW: Tensor) -> Tensor:
+    """Dense prompt (N, C, h, w) of rough masks, as SAM 2 is prompted with masks to correct.
+
+    Args:
+        logits_NHW: of any size; those of a mask that is just drawn are [`MASK_LOGIT`] inside and its negative outside.
+    """
+    side = grounding_side(sam2) // 4
+    bounded = logits_NHW[:, None].float().clamp(-_MOST_PROMPT_LOGIT, _MOST_PROMPT_LOGIT)
+    if bounded.shape[-2:] != (side, side):
+        bounded = F.interpolate(bounded, size=(side, side), mode="bilinear", antialias=True)
+    return sam2.prompt_encoder.mask_embed(bounded.to(sam2.no_memory_embedding.dtype))
+
+
 def decode_masks(
     sam2: Sam2VideoModel,
     decoder: Sam2VideoMaskDecoder,
@@ -155,10 +170,19 @@ def decode_masks(
     *,
     frame_of_prompt_N: Tensor | None = None,
     conditioned_NChw: Tensor | None = None,
+    dense_NChw: Tensor | None = None,
+    multimask: bool = True,
 ) -> MaskPrediction:
     """Decode N prompts, each on its own frame, as one batch; see [`decode_candidates`]."""
     return decode_candidates(
-        sam2, decoder, features, sparse_NPC, frame_of_prompt_N=frame_of_prompt_N, conditioned_NChw=conditioned_NChw
+        sam2,
+        decoder,
+        features,
+        sparse_NPC,
+        frame_of_prompt_N=frame_of_prompt_N,
+        conditioned_NChw=conditioned_NChw,
+        dense_NChw=dense_NChw,
+        multimask=multimask,
     )[0]
 
 
@@ -170,6 +194,8 @@ def decode_candidates(
     *,
     frame_of_prompt_N: Tensor | None = None,
     conditioned_NChw: Tensor | None = None,
+    dense_NChw: Tensor | None = None,
+    multimask: bool = True,
 ) -> tuple[MaskPrediction, Tensor]:
     """Decode N prompts, each on its own frame, as one batch, and keep what [`with_candidate`] needs.
 
@@ -182,6 +208,8 @@ def decode_candidates(
         sparse_NPC: sparse prompt tokens, see [`language_tokens`].
         frame_of_prompt_N: int64 frame index of each prompt; None where all prompts look at the only frame.
         conditioned_NChw: image features that memory attention has seen, one per prompt; None decodes without memory.
+        dense_NChw: rough masks, see [`mask_prompt`]; None prompts without.
+        multimask: three candidates; False for the one mask of a prompt that leaves no doubt which object it means.
 
     Returns:
         the prediction, and (N, 3, C) the decoder's output token of each candidate mask.
@@ -200,8 +228,10 @@ def decode_candidates(
         image_embeddings=conditioned_NChw,
         image_positional_embeddings=dense_position(sam2, conditioned_NChw).expand(count, -1, -1, -1),
         sparse_prompt_embeddings=sparse_NPC[:, None],
-        dense_prompt_embeddings=sam2.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
-        multimask_output=True,
+        dense_prompt_embeddings=(
+            sam2.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1) if dense_NChw is None else dense_NChw
+        ),
+        multimask_output=multimask,
         high_resolution_features=[fine, middle],
     )
     candidates, ious, tokens = candidates[:, 0], ious[:, 0], tokens[:, 0]

@@ -37,7 +37,7 @@ def region_cells(region: np.ndarray | Sequence[float], size: tuple[int, int], ce
         ValueError: the region is neither a mask nor a box, is empty, or does not fit the picture.
     """
     array = np.asarray(region)
-    mask = _box_mask(checked_box(array), size) if array.shape == (4,) else _checked_mask(array, size)
+    mask = _box_mask(checked_box(array), size) if array.shape == (4,) else checked_mask(array, size)
     if not mask.any():
         raise ValueError(f"the region is empty: none of its {size[0]} x {size[1]} pixels is set; mark at least one")
     grid = sampled_cells(mask, cells)
@@ -118,7 +118,8 @@ def region_prompt(counts: Sequence[int], image_token: str) -> str:
     return REGIONS_ANNOUNCEMENT.format(count=len(counts), regions=", ".join(marks))
 
 
-def _checked_mask(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def checked_mask(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask as bool (H, W). Raises ValueError for another dtype, or another size than the picture's."""
     if array.ndim != 2:
         raise ValueError(f"expected a mask (H, W) or a box (x0, y0, x1, y1), got an array of shape {array.shape}")
     if array.shape != tuple(size):

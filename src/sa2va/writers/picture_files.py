@@ -73,7 +73,10 @@ def _picture(kind: str, image: Image.Image, segments: Sequence[Segment]) -> Imag
         indices, colors = [segment.id for segment in segments], [segment.color for segment in segments]
         return palette_png(masks or [nothing], indices or [1], colors or [None])
     assert kind == "cutout"
-    return cutout(image, np.logical_or.reduce([nothing, *masks]))
+    opacities = [
+        mask if segment.alpha is None else segment.alpha for mask, segment in zip(masks, segments, strict=True)
+    ]
+    return cutout(image, np.maximum.reduce([nothing, *opacities]))
 
 
 def _write_objects(folder: Path, segments: Sequence[Segment]) -> list[Path]:
