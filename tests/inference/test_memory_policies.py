@@ -14,6 +14,7 @@ from torch import Tensor
 from sa2va import Sa2VA, Sa2VAModel
 from sa2va.cli.arguments import MemoryKind, VideoOptions
 from sa2va.eval.predict import Settings
+from sa2va.inference.local_memory import LocalMemory
 from sa2va.inference.memory_policies import (
     DistractorAwareMemory,
     MemoryPolicy,
@@ -33,8 +34,8 @@ from sa2va.model.memory import FrameMemory, MemoryBank, attend
 from sa2va.results.answer import Frame
 from synthetic_checkpoint import noise
 
-POLICIES: list[MemoryPolicy] = ["recent", "near", "distractor-aware", "tree"]
-PICKING: list[MemoryPolicy] = ["distractor-aware", "tree"]
+POLICIES: list[MemoryPolicy] = ["recent", "near", "local", "distractor-aware", "tree"]
+PICKING: list[MemoryPolicy] = ["local", "distractor-aware", "tree"]
 SIZE = (48, 80)
 CLIP = [np.clip(128 + 60 * noise(f"policy {seed}", (*SIZE, 3)), 0, 255).astype(np.uint8) for seed in range(6)]
 POINTERS = 15
@@ -142,7 +143,7 @@ def test_a_memory_is_a_value(model: Sa2VAModel, memory: MemoryPolicy):
     assert after is not group
 
 
-@pytest.mark.parametrize(("policy", "kind"), [("near", RecentMemory), ("tree", TreeMemory)])
+@pytest.mark.parametrize(("policy", "kind"), [("near", RecentMemory), ("local", LocalMemory), ("tree", TreeMemory)])
 def test_policies_by_name(policy, kind):
     assert isinstance(memory_of(policy), kind)
     assert isinstance(memory_of("distractor-aware"), DistractorAwareMemory)

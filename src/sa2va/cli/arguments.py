@@ -69,6 +69,7 @@ class MemoryKind(StrEnum):
 
     RECENT = "recent"
     NEAR = "near"
+    LOCAL = "local"
     DISTRACTOR_AWARE = "distractor-aware"
     TREE = "tree"
 

@@ -3,6 +3,7 @@
 Objects that were prompted together share one memory, an immutable value: ``prompt`` and ``track`` give a new one.
 
 * [`RecentMemory`], SAM 2's: all prompted frames and the six last ones; or only the nearest of these.
+* [`sa2va.inference.local_memory.LocalMemory`]: these, and only around the object.
 * [`DistractorAwareMemory`], DAM4SAM's (arXiv 2411.17576, 2509.13864): the last frame and every fifth one in which the
   object is seen, and *anchors*, frames in which it was told well from something that looks like it.
 * [`TreeMemory`], SAM2Long's (arXiv 2410.16268, from the paper alone): several hypotheses of where the object went, each
@@ -24,6 +25,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.inference.local_memory import NEAR, LocalMemory
 from sa2va.masks.mask_ops import largest_component
 from sa2va.model.mask_decoder import (
     FrameFeatures,
@@ -34,9 +36,7 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import FrameMemory, MemoryBank, attend, encode_memory, remember, track_frame
 
-MemoryPolicy = Literal["recent", "near", "distractor-aware", "tree"]
-#: Prompted and tracked frames whose spatial memory ``"near"`` reads.
-NEAR = {"prompted": 2, "tracked": 2}
+MemoryPolicy = Literal["recent", "near", "local", "distractor-aware", "tree"]
 
 # DAM4SAM: frames between two that are kept; how many of these and of the anchors are kept. What an anchor needs: the
 # predicted IoU, how near its area is to the median of the last ones, and how much of the box around the mask and the
@@ -380,6 +380,7 @@ def memory_of(policy: MemoryPolicy) -> ObjectMemory:
     memories: dict[str, ObjectMemory] = {
         "recent": RecentMemory(),
         "near": RecentMemory(near=True),
+        "local": LocalMemory(),
         "distractor-aware": DistractorAwareMemory(),
         "tree": TreeMemory(),
     }

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder, get_1d_sine_pe
 
+from sa2va.model.local_attention import Windows, read_around_objects
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -197,13 +198,30 @@ def attend(
     *,
     backward: bool = False,
     frame_of_object_K: Tensor | None = None,
+    windows: Windows | None = None,
 ) -> Tensor:
-    """Image features (K, C, h, w) after memory attention, one per object of the bank; see [`track_frame`]."""
+    """Image features (K, C, h, w) after memory attention, one per object of the bank; see [`track_frame`].
+
+    Args:
+        windows: look only around the objects; all are in one frame.
+    """
     memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_FChw, index, backward=backward)
     if frame_of_object_K is None:
         frame_of_object_K = torch.zeros(len(memory_KMD), dtype=torch.long, device=top_FChw.device)
     pictures_FQC = top_FChw.flatten(2).transpose(1, 2)
     picture_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_FChw, sam2.hidden_dim)
+    height, width = top_FChw.shape[-2:]
+    if windows is not None:
+        conditioned_KQC = read_around_objects(
+            sam2.memory_attention,
+            pictures_FQC,
+            picture_position_QC.to(pictures_FQC.dtype),
+            memory_KMD,
+            position_MD,
+            pointer_tokens,
+            windows,
+        )
+        return conditioned_KQC.transpose(1, 2).unflatten(2, (height, width))
     objects_per_chunk = max(1, PAIRS_PER_CHUNK // (pictures_FQC.shape[1] * memory_KMD.shape[1]))
     chunks = zip(memory_KMD.split(objects_per_chunk), frame_of_object_K.split(objects_per_chunk), strict=True)
     conditioned = [
@@ -218,7 +236,6 @@ def attend(
         )
         for chunk, frames in chunks
     ]
-    height, width = top_FChw.shape[-2:]
     return torch.cat(conditioned).transpose(1, 2).unflatten(2, (height, width))
 
 

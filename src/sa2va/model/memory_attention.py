@@ -73,20 +73,31 @@ def _look_at_memory(
     """Cross-attention of one layer, (K, Q, C)."""
     query, key = query_KQC[:, None], attention.k_proj(memory_KMD + position_MD)[:, None]
     query, key = apply_rotary_pos_emb_2d(query, key, *rotary, num_k_exclude_rope=pointer_tokens, repeat_freqs_k=True)
-    averaged = _average(query, key, memory_KMD[:, None], attention.dropout_p if attention.training else 0.0)
+    averaged = average(query, key, memory_KMD[:, None], dropout=attention.dropout_p if attention.training else 0.0)
     return attention.o_proj(attention.v_proj(averaged[:, 0]))
 
 
-def _average(query_K1QC: Tensor, key_K1MC: Tensor, value_K1MD: Tensor, dropout: float) -> Tensor:
+def average(
+    query_K1QC: Tensor, key_K1MC: Tensor, value_K1MD: Tensor, scores_M: Tensor | None = None, *, dropout: float = 0.0
+) -> Tensor:
     """Softmax attention, (K, 1, Q, D).
 
     Values narrower than keys have a fused kernel on CUDA; on CPU plain products over slices of the query are faster
     than the fused kernel is even with values as wide.
+
+    Args:
+        scores_M: added to the scores of the keys.
     """
     if query_K1QC.is_cuda or dropout:
-        return F.scaled_dot_product_attention(query_K1QC, key_K1MC, value_K1MD, dropout_p=dropout)
+        added = None if scores_M is None else scores_M.to(query_K1QC.dtype).expand(1, 1, query_K1QC.shape[2], -1)
+        return F.scaled_dot_product_attention(query_K1QC, key_K1MC, value_K1MD, attn_mask=added, dropout_p=dropout)
     scale = query_K1QC.shape[-1] ** -0.5
     rows = max(1, PAIRS_AT_ONCE // (key_K1MC.shape[0] * key_K1MC.shape[-2]))
     keys = key_K1MC.transpose(-1, -2)
-    parts = [((part * scale) @ keys).softmax(dim=-1) @ value_K1MD for part in query_K1QC.split(rows, dim=-2)]
+    parts = []
+    for part in query_K1QC.split(rows, dim=-2):
+        scores = (part * scale) @ keys
+        if scores_M is not None:
+            scores = scores + scores_M.to(scores.dtype)
+        parts.append(scores.softmax(dim=-1) @ value_K1MD)
     return torch.cat(parts, dim=-2)

@@ -1,0 +1,151 @@
+"""``memory="local"``: objects are looked for around where they were, and in the whole picture now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from sa2va import Sa2VAModel
+from sa2va.inference import local_memory
+from sa2va.inference.local_memory import LocalMemory
+from sa2va.model import local_attention
+from sa2va.model.local_attention import Windows, block_side
+from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
+from sa2va.model.memory import MemoryBank, attend, encode_memory
+from synthetic_checkpoint import noise
+
+
+@pytest.fixture(scope="module")
+def model(load: Callable[[str], Sa2VAModel]) -> Sa2VAModel:
+    return load("iv25_qwen2")
+
+
+def features_of(model: Sa2VAModel, seed: int) -> FrameFeatures:
+    config, side = model.sam2.config, model.sam2.image_size
+    assert isinstance(side, int)
+    width = config.mask_decoder_config.hidden_size
+    fine, middle, top = (
+        torch.from_numpy(noise(f"local {seed} {stride}", (1, width, side // stride, side // stride))).float()
+        for stride in (4, 8, 16)
+    )
+    return FrameFeatures(fine, middle, top)
+
+
+def found(model: Sa2VAModel, *boxes: tuple[int, int, int, int] | None, presence: float = 3.0) -> MaskPrediction:
+    """Objects that fill boxes of low-resolution pixels (top, bottom, left, right), or nothing."""
+    sam2, count = model.sam2, len(boxes)
+    assert isinstance(sam2.image_size, int)
+    candidates = torch.full((count, 3, sam2.image_size // 4, sam2.image_size // 4), -5.0)
+    for row, box in enumerate(boxes):
+        if box is not None:
+            candidates[row, :, box[0] : box[1], box[2] : box[3]] = 5.0
+    best, pointer = torch.zeros(count, dtype=torch.long), sam2.no_object_pointer.detach().expand(count, -1)
+    return MaskPrediction(candidates, torch.full((count, 3), 0.9), best, torch.full((count,), presence), pointer)
+
+
+def bank_of(model: Sa2VAModel, count: int) -> MemoryBank:
+    bank = MemoryBank()
+    for index in range(2):
+        prediction = found(model, *[(4, 9, 3 + row, 12 + row) for row in range(count)])
+        bank = bank.add_prompted(encode_memory(model.sam2, features_of(model, index), prediction, index))
+    return bank
+
+
+@torch.inference_mode()
+def test_with_blocks_of_one_cell_it_is_memory_attention(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local_attention, "block_side", lambda grid: 1)
+    bank, top = bank_of(model, 3), features_of(model, 2).top
+    corners = torch.tensor([[0, 0], [1, 2], [2, 1]])
+    windows = Windows(corners, torch.stack([corners, corners.flip(0)]))
+    whole, around = attend(model.sam2, bank, top, 2), attend(model.sam2, bank, top, 2, windows=windows)
+    torch.testing.assert_close(around, whole, atol=2e-5, rtol=2e-5)
+    monkeypatch.setattr(local_attention, "_PAIRS_PER_CHUNK", 1)  # one object at a time
+    torch.testing.assert_close(attend(model.sam2, bank, top, 2, windows=windows), around, atol=2e-5, rtol=2e-5)
+
+
+@torch.inference_mode()
+def test_what_is_far_is_seen_coarsely_and_counts_as_much(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    """In a picture that is the same all over, blocks lose nothing but where their cells are."""
+    bank, top = bank_of(model, 2), features_of(model, 2).top[..., :1, :1].expand(-1, -1, 8, 8)
+    windows = Windows(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long))
+
+    def error() -> Tensor:
+        return (attend(model.sam2, bank, top, 2, windows=windows) - attend(model.sam2, bank, top, 2)).abs().mean()
+
+    counted = error()
+    assert counted < 0.2 * attend(model.sam2, bank, top, 2).std()
+    plain = torch.zeros_like(local_attention._Cut.of(windows.query_K2, 8).weights())
+    monkeypatch.setattr(local_attention._Cut, "weights", lambda cut: plain)
+    assert counted < error()
+
+
+def looked(
+    model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch, answers: dict[int, MaskPrediction], start: MaskPrediction
+) -> dict[int, tuple[int, int]]:
+    """In each frame how many objects are looked for in the whole picture, and how many around where they were."""
+    sam2 = model.sam2
+    asked: dict[int, tuple[int, int]] = {}
+    rows: list[Tensor] = []
+
+    def attended(sam2, bank, top, index: int, *, backward: bool, windows: Windows | None = None) -> Tensor:
+        count, before = len(bank.prompted[0].pointer), asked.get(index, (0, 0))
+        asked[index] = (before[0] + count, before[1]) if windows is None else (before[0], before[1] + count)
+        rows.append(bank.prompted[0].pointer[:, 0].round().long())
+        return top.expand(count, -1, -1, -1)
+
+    def decoded(sam2, decoder, features, tokens, *, conditioned_NChw) -> MaskPrediction:
+        which = torch.cat(rows)
+        rows.clear()
+        return answers[len(asked)][which]
+
+    monkeypatch.setattr(local_memory, "attend", attended)
+    monkeypatch.setattr(local_memory, "decode_masks", decoded)
+    features = features_of(model, 0)
+    numbers = torch.arange(len(start.pointer), dtype=start.pointer.dtype)[:, None].expand_as(start.pointer)
+    start = MaskPrediction(start.candidates, start.ious, start.best, start.presence, numbers)
+    memory = LocalMemory().prompt(sam2, features, start, 0)
+    with torch.inference_mode():
+        for index in range(1, len(answers) + 1):
+            prediction, memory = memory.track(sam2, sam2.mask_decoder, features, index)
+            torch.testing.assert_close(prediction.logits, answers[index].logits)
+    return asked
+
+
+def test_the_whole_picture_is_looked_at_now_and_then_and_for_what_is_lost_or_large(
+    model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch
+):
+    side = 4 * features_of(model, 0).top.shape[-1]
+    small, large = (0, 4, side - 4, side), (0, side // 2 + 1, 2, 5)
+    seen, grown = found(model, small, small), found(model, small, large)
+    lost = MaskPrediction(seen.candidates, seen.ious, seen.best, torch.tensor([-3.0, 3.0]), seen.pointer)
+    answers = {1: seen, 2: seen, 3: lost, 4: seen, 5: grown, 6: seen, 7: seen, 8: seen, 9: seen}
+    asked = looked(model, monkeypatch, answers, seen)
+    assert asked == {
+        1: (0, 2),
+        2: (0, 2),
+        3: (0, 2),
+        4: (1, 1),  # lost in frame 3
+        5: (0, 2),
+        6: (1, 1),  # too large in frame 5
+        7: (0, 2),
+        8: (2, 0),  # every eighth
+        9: (0, 2),
+    }
+
+
+def test_windows_hold_their_objects(model: Sa2VAModel):
+    grid = features_of(model, 0).top.shape[-1]
+    blocks, cells = grid // block_side(grid), 4 * block_side(grid)
+    last = (blocks - blocks // 2, blocks - blocks // 2)
+    side = 4 * grid
+    places = local_memory.Places.of(
+        0, found(model, (0, 1, 0, 1), (side - 1, side, side - 1, side), (0, side, 0, side), None), grid
+    )
+    assert places.corners[:2] == ((0, 0), last)
+    assert places.fits == (True, True, False, True)
+    for start in range(0, side - cells, 3):
+        ((row, column),) = local_memory.Places.of(0, found(model, (start, start + 1, 5, 6)), grid).corners
+        assert row <= start // cells < row + blocks // 2 and column <= 5 // cells < column + blocks // 2
