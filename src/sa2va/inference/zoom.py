@@ -28,7 +28,8 @@ _MOST_OF_PICTURE = 0.5
 _TILE, _OVERLAP, _MOST_TILES = 1 / 2, 1 / 4, 144
 #: Tiles that are looked at side by side: each has features in memory.
 _AT_ONCE = 16
-#: Least IoU of two masks of one object: seen from afar and close, and in what two tiles share.
+#: Least IoU of two masks of one object, seen from afar and close; and how much of the smaller one lies in the other, in
+#: what two windows share.
 _SAME_CLOSER, _SAME_BESIDE = 0.2, 0.5
 
 
@@ -97,6 +98,7 @@ async def look_by_tiles(answer: Answer, size: Size, side: int, ask: AskPart, *, 
             if worth > most:
                 best, most = told, worth
     merged = sorted(_merged(seen), key=lambda one: -one.worth)
+    merged = [one for one in merged if one.is_whole] or merged  # a piece that no other tile goes on with is no object
     segments = tuple(one.segment for one in (merged if several else merged[:1]))
     if answer.segments or not segments:
         return replace(answer, segments=segments)
@@ -191,7 +193,7 @@ def _is_same(one: _Seen, other: _Seen) -> bool:
     if x0 >= x1 or y0 >= y1:
         return False
     here, there = (seen.segment.mask.crop((x0, y0, x1, y1)) for seen in (one, other))
-    return bool((here & there).sum() >= _SAME_BESIDE * max(1, (here | there).sum()))
+    return bool((here & there).sum() >= _SAME_BESIDE * max(1, min(here.sum(), there.sum())))
 
 
 def _joined(one: _Seen, other: _Seen) -> _Seen:
