@@ -12,6 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from sa2va import Sa2VA
+from sa2va.inference.options import MATTING
 from sa2va.zoo import ZOO
 
 _FOLDER = "sa2va"
@@ -39,6 +40,12 @@ def _folders() -> dict[str, Path]:
 
 def _is_ours(config: Path) -> bool:
     return "sa2va" in config.read_text("utf-8").lower()
+
+
+def matting() -> str:
+    """The weights for soft edges: a folder of ``models/sa2va``, or else what would be downloaded."""
+    folders = (Path(root) / Path(MATTING).name for root in folder_paths.get_folder_paths(_FOLDER))
+    return next((str(folder) for folder in folders if folder.is_dir()), MATTING)
 
 
 class Checkpoint:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sa2va import Answer, Frame, Request, Sa2VA, Segment
 from sa2va.inference.memory_policies import MemoryPolicy
+from sa2va.inference.options import Refinement
 from sa2va.masks import mask_ops
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.visualization.overlay import ClipOverlay
@@ -25,6 +26,8 @@ from .values import Marks, Objects, Progress, as_arrays, as_images, as_masks, as
 _CATEGORY = "Sa2VA"
 _Model, _Objects, _History = io.Custom("SA2VA_MODEL"), io.Custom("SA2VA_OBJECTS"), io.Custom("SA2VA_HISTORY")
 _Boxes = io.Custom("BOUNDING_BOX")  # by name: ComfyUI's class for it is younger than the API that this pack pins
+#: Values of the option ``ask_every`` that are no number.
+_ASK_AGAIN = {"never": None, "at cuts": "scene"}
 _CLICKS = 'JSON of clicks in pixels: [{"x": 10, "y": 20}, ...]'
 
 
@@ -35,6 +38,11 @@ def _phrases() -> Any:
 def _threshold() -> Any:
     tip = "Probability from which a pixel belongs to an object."
     return io.Float.Input("threshold", default=0.5, min=0.01, max=0.99, step=0.01, tooltip=tip)
+
+
+def _check_presence() -> Any:
+    tip = "Believe in a mask only if the model also says, asked for yes or no, that there is such a thing."
+    return io.Boolean.Input("check_presence", default=False, tooltip=tip)
 
 
 def _max_objects() -> Any:
@@ -153,6 +161,19 @@ class SegmentPicture(io.ComfyNode):
                 _phrases(),
                 _threshold(),
                 _max_objects(),
+                _check_presence(),
+                io.Boolean.Input(
+                    "instances",
+                    default=False,
+                    tooltip="A phrase about several things gives an object for each.",
+                ),
+                io.Boolean.Input("zoom", default=False, tooltip="Look again inside what was found: for small things."),
+                io.Combo.Input(
+                    "refine",
+                    options=["none", *get_args(Refinement)],
+                    default="none",
+                    tooltip="sam draws each mask again; matting makes soft edges, for cut-outs (hair, fur).",
+                ),
                 *_marks("in each picture"),
             ],
             outputs=[
@@ -169,6 +190,10 @@ class SegmentPicture(io.ComfyNode):
         phrases: str,
         threshold: float,
         max_objects: int,
+        check_presence: bool,
+        instances: bool,
+        zoom: bool,
+        refine: str,
         bboxes: Any = None,
         positive_coords: str | None = None,
         negative_coords: str | None = None,
@@ -178,9 +203,15 @@ class SegmentPicture(io.ComfyNode):
         _one_kind(wanted, marks)
         pictures, sa2va, progress = as_pictures(image), model.ready(), Progress(len(image))
         frames, texts = [], []
-        asked = _answers(sa2va, pictures, wanted, {"threshold": threshold})
-        marked = _marked(sa2va, pictures, marks, {"threshold": threshold})
-        for answers in marked if marks else asked:
+        options: dict[str, Any] = {"threshold": threshold, "refine": None if refine == "none" else refine}
+        if refine == "matting":
+            options["matting"] = checkpoint.matting()
+        if marks:
+            replies = _marked(sa2va, pictures, marks, options)
+        else:
+            options |= {"check_presence": check_presence, "instances": instances, "zoom": zoom}
+            replies = _answers(sa2va, pictures, wanted, options)
+        for answers in replies:
             found = [segment for answer in answers for segment in answer.segments]
             frames.append(tuple(replace(segment, id=number) for number, segment in enumerate(found, 1)))
             texts += [answer.reason or answer.text for answer in answers]
@@ -248,6 +279,14 @@ class SegmentVideo(io.ComfyNode):
                 ),
                 _threshold(),
                 _max_objects(),
+                _check_presence(),
+                io.Combo.Input(
+                    "ask_again",
+                    options=[*_ASK_AGAIN, "every so many frames"],
+                    default="never",
+                    tooltip="When phrases are looked for again, so that objects are found that come later.",
+                ),
+                io.Int.Input("ask_every", default=30, min=2, max=10**6, tooltip="After so many frames, if chosen."),
                 *_marks("in the first frame"),
             ],
             outputs=[*_found(), io.String.Output(display_name="text", tooltip="Why phrases were not found.")],
@@ -265,6 +304,9 @@ class SegmentVideo(io.ComfyNode):
         memory: str,
         threshold: float,
         max_objects: int,
+        check_presence: bool,
+        ask_again: str,
+        ask_every: int,
         bboxes: Any = None,
         positive_coords: str | None = None,
         negative_coords: str | None = None,
@@ -277,8 +319,9 @@ class SegmentVideo(io.ComfyNode):
         if marks:
             frames, reasons = _follow(sa2va, pictures, marks, options), {}
         else:
-            keys = {"key_frames": key_frames, "num_key_frames": num_key_frames}
-            with sa2va.track(list(pictures), wanted, **keys, **options) as track:
+            options |= {"key_frames": key_frames, "num_key_frames": num_key_frames, "check_presence": check_presence}
+            options |= {"ask_every": _ASK_AGAIN.get(ask_again, ask_every)}
+            with sa2va.track(list(pictures), wanted, **options) as track:
                 frames, reasons = _stepped(track, len(pictures)), track.reasons
         objects = Objects(tuple(frame.segments for frame in frames), pictures.shape[1:3]).first(max_objects)
         text = "\n".join(f"{phrase}: {reason}" for phrase, reason in reasons.items())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va import Answer, Mask, Segment
+from sa2va import Answer, Segment
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
@@ -43,8 +43,8 @@ class Objects:
 
     @property
     def mask(self) -> Tensor:
-        """MASK: all objects together, float32 (B, H, W)."""
-        return as_masks([_union([segment.mask for segment in frame], self.size) for frame in self.frames])
+        """MASK: all objects together, float32 (B, H, W); with soft edges where they were asked for."""
+        return as_masks([_union(frame, self.size) for frame in self.frames])
 
     @property
     def boxes(self) -> list[list[dict[str, Any]]]:
@@ -87,11 +87,11 @@ def _box(corners: Sequence[float]) -> dict[str, int]:
     return {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
 
 
-def _union(masks: Sequence[Mask], size: tuple[int, int]) -> np.ndarray:
-    pixels = np.zeros(size, bool)
-    for mask in masks:
-        pixels |= mask.array
-    return pixels
+def _union(segments: Sequence[Segment], size: tuple[int, int]) -> np.ndarray:
+    opacity = np.zeros(size, np.float32)
+    for segment in segments:
+        np.maximum(opacity, segment.mask.array if segment.alpha is None else segment.alpha, out=opacity)
+    return opacity
 
 
 def as_masks(masks: Sequence[np.ndarray]) -> Tensor:

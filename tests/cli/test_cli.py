@@ -354,6 +354,9 @@ def test_track_options_reach_the_tracker(capsys: pytest.CaptureFixture[str], cli
     out, _ = run(capsys, "track", clip, "x", "--json", "--ask-every", "4", "--check-presence", *SHORT)
     expected = sa2va.track(clip, "x", ask_every=4, check_presence=True, max_new_tokens=6).results()
     assert [Frame.from_json(line) for line in out.splitlines()] == expected
+    out, _ = run(capsys, "track", clip, "x", "--json", "--best", *SHORT)
+    expected = sa2va.track(clip, "x", ask_every=15, max_new_tokens=6).results()
+    assert [Frame.from_json(line) for line in out.splitlines()] == expected
     _, err = run(capsys, "track", clip, "x", "--json", "--mode", "consistent", *SHORT, code=2)
     assert "which this checkpoint lacks" in err and "--sam2" in err
 

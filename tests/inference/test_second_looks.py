@@ -16,7 +16,7 @@ from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, 
 
 from sa2va import Answer, Mask, Request, Sa2VA, Segment
 from sa2va.inference.work import EncodeFrame, Pause, together
-from sa2va.inference.zoom import Window, look_by_tiles, look_closer, tiles
+from sa2va.inference.zoom import Box, look_by_tiles, look_closer, tiles
 from sa2va.model.mask_decoder import MASK_LOGIT, grounding_side, upsample_logits
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.writers.picture_files import write_picture
@@ -294,10 +294,10 @@ def test_tiles_cover_the_picture(size: tuple[int, int]):
         assert all(after[0] <= before[1] - length // 4 + 1 for before, after in pairwise(spans))
 
 
-def seen_through(truth: Sequence[np.ndarray], calls: list[Window], score: float = 0.8) -> Callable[[Window], Any]:
+def seen_through(truth: Sequence[np.ndarray], calls: list[Box], score: float = 0.8) -> Callable[[Box], Any]:
     """A model that sees the objects of a picture in every window, each with its pixels there."""
 
-    async def ask(window: Window) -> Answer:
+    async def ask(window: Box) -> Answer:
         calls.append(window)
         await Pause()
         x0, y0, x1, y1 = window
@@ -316,7 +316,7 @@ def test_what_tiles_cut_is_joined(sa2va: Sa2VA):
     truth[0, 20:60, 30:640] = True  # through all columns of tiles
     truth[1, 100:130, 40:70] = True  # in one or two
     truth[2, 100:130, 90:120] = True
-    calls: list[Window] = []
+    calls: list[Box] = []
     nothing = Answer("No.", "No.", (), reason="nothing", size=size)
     looked = sa2va.engine.run(look_by_tiles(nothing, size, 256, seen_through(truth, calls), several=True))
     assert len(calls) == len(tiles(size, 256)) > 8

@@ -118,6 +118,9 @@ Mode = Annotated[
 ]
 
 
+#: The window of ``--best``; docs/video.md has what it gained.
+BEST_ASK_EVERY = 15
+
 AskEvery = Annotated[
     str | None,
     typer.Option(
@@ -313,6 +316,14 @@ class VideoOptions:
     mode: Mode = None
     memory: Memory = MemoryKind.RECENT
     ask_every: AskEvery = None
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best",
+            rich_help_panel=_VIDEO,
+            help=f"What was measured to find more, for more work: --ask-every {BEST_ASK_EVERY}.",
+        ),
+    ] = False
     stride: Annotated[int, typer.Option(min=1, rich_help_panel=_VIDEO, help="Take every n-th frame.")] = 1
     fps: Annotated[
         float | None, typer.Option(show_default=False, rich_help_panel=_VIDEO, help="Take this many frames a second.")
@@ -349,10 +360,11 @@ class VideoOptions:
         """
         frames, mode = parse_key_frames(self.key_frames), None if self.mode is None else self.mode.value
         chosen = {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
-        asked = {} if self.ask_every is None else {"ask_every": parse_ask_every(self.ask_every)}
+        ask_every = str(BEST_ASK_EVERY) if self.best and self.ask_every is None else self.ask_every
+        asked = {} if ask_every is None else {"ask_every": parse_ask_every(ask_every)}
         if asked and frames not in ("uniform", "first"):
             raise ValueError(
-                "--ask-every takes key frames of every part of the video: leave out --key-frames, or give "
+                "--ask-every and --best take key frames of every part of the video: leave out --key-frames, or give "
                 f"--key-frames first; got {self.key_frames}"
             )
         return chosen | {"memory": self.memory.value} | asked

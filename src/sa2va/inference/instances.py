@@ -19,7 +19,9 @@ from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 #: Least area of a part: pixels, and as a share of the largest one's.
 _LEAST_PIXELS, _LEAST_SHARE = 16, 0.02
 #: What SAM 2 sees must fill this much of the part it was clicked in, and lie in the phrase's mask by that much.
-_FILLS, _INSIDE = 0.5, 0.2
+_FILLS, _INSIDE = 0.25, 0.2
+#: It is cut out of the part if it fills this much of it; so no part loses most of itself to one look.
+_CUTS = 0.5
 #: Two of its masks with this IoU are one object.
 _SAME = 0.8
 #: SAM 2's masks may miss an object's edge by this share of the root of their area.
@@ -94,17 +96,16 @@ def _prompts(parts: list[np.ndarray], side: int, *, with_box: bool) -> tuple[Ten
 def _confirmed(prediction: MaskPrediction, part: np.ndarray, mask: np.ndarray) -> _Object | None:
     """The object that SAM 2 sees in a part of a mask, if there is one."""
     candidates = (prediction.candidates[0] > 0).float()
-    covered = F.interpolate(torch.from_numpy(part).to(candidates)[None, None], size=candidates.shape[-2:], mode="area")[
-        0, 0
-    ]
+    area = torch.from_numpy(part).to(candidates)[None, None]
+    covered = F.interpolate(area, size=candidates.shape[-2:], mode="area")[0, 0]
     shared = torch.minimum(candidates, covered).sum(dim=(1, 2))
     best = int((shared / torch.maximum(candidates, covered).sum(dim=(1, 2))).argmax())
     logits = prediction.candidates[0, best][None, None].float()
     seen = (F.interpolate(logits, size=part.shape, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
-    fills, inside = (seen & part).sum() >= _FILLS * part.sum(), (seen & mask).sum() >= _INSIDE * seen.sum()
-    if prediction.presence[0] <= 0 or not (fills and inside):
+    filled = (seen & part).sum() / part.sum()
+    if prediction.presence[0] <= 0 or filled < _FILLS or (seen & mask).sum() < _INSIDE * seen.sum():
         return None
-    own = part & dilate(seen, max(1.0, _RIM * float(seen.sum()) ** 0.5))
+    own = part & dilate(seen, max(1.0, _RIM * float(seen.sum()) ** 0.5)) if filled >= _CUTS else part
     presence = prediction.presence[0].float().sigmoid().item()
     return _Object(seen, prediction.ious[0, best].float().item(), presence, own)
 
