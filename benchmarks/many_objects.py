@@ -21,7 +21,6 @@ from transformers import Sam2VideoModel
 from sa2va import Sa2VA
 from sa2va.inference.local_memory import NEAR, WHOLE_EVERY, LocalMemory, Places
 from sa2va.inference.memory_policies import ObjectMemory, RecentMemory
-from sa2va.model.local_attention import Windows
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, decode_masks, encode_frames, no_prompt_tokens
 from sa2va.model.memory import FrameMemory, MemoryBank, attend, encode_memory
 from video import build
@@ -55,7 +54,6 @@ def counted() -> None:
         bank = full_bank(lambda index: FrameMemory(index, torch.empty(1, cells, 64), torch.empty(1, 256)))
         near = bank.near(NEXT, **NEAR)
         corners = torch.zeros(1, 2, dtype=torch.long)
-        windows = Windows(corners, corners.expand(4, -1, -1))
         decoder = gigaflops(
             lambda: decode_masks(
                 sam2, sam2.mask_decoder, features, no_prompt_tokens(sam2, 1), conditioned_NChw=torch.empty_like(top)
@@ -70,8 +68,8 @@ def counted() -> None:
         )
         written = gigaflops(lambda: encode_memory(sam2, features, prediction, 0))
         whole, nearest, around = (
-            gigaflops(lambda bank=bank, windows=windows: attend(sam2, bank, top, NEXT, windows=windows))
-            for bank, windows in ((bank, None), (near, None), (near, windows))
+            gigaflops(lambda bank=bank, windows=windows: attend(sam2, bank, top, NEXT, windows_K2=windows))
+            for bank, windows in ((bank, None), (near, None), (near, corners))
         )
     local = ((WHOLE_EVERY - 1) * around + nearest) / WHOLE_EVERY
     beside = decoder + written

@@ -12,7 +12,7 @@ from sa2va import Sa2VAModel
 from sa2va.inference import local_memory
 from sa2va.inference.local_memory import LocalMemory
 from sa2va.model import local_attention
-from sa2va.model.local_attention import Windows, block_side
+from sa2va.model.local_attention import block_side
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 from sa2va.model.memory import MemoryBank, attend, encode_memory
 from synthetic_checkpoint import noise
@@ -59,25 +59,25 @@ def test_with_blocks_of_one_cell_it_is_memory_attention(model: Sa2VAModel, monke
     monkeypatch.setattr(local_attention, "block_side", lambda grid: 1)
     bank, top = bank_of(model, 3), features_of(model, 2).top
     corners = torch.tensor([[0, 0], [1, 2], [2, 1]])
-    windows = Windows(corners, torch.stack([corners, corners.flip(0)]))
-    whole, around = attend(model.sam2, bank, top, 2), attend(model.sam2, bank, top, 2, windows=windows)
+    windows = corners
+    whole, around = attend(model.sam2, bank, top, 2), attend(model.sam2, bank, top, 2, windows_K2=windows)
     torch.testing.assert_close(around, whole, atol=2e-5, rtol=2e-5)
     monkeypatch.setattr(local_attention, "_PAIRS_PER_CHUNK", 1)  # one object at a time
-    torch.testing.assert_close(attend(model.sam2, bank, top, 2, windows=windows), around, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(attend(model.sam2, bank, top, 2, windows_K2=windows), around, atol=2e-5, rtol=2e-5)
 
 
 @torch.inference_mode()
 def test_what_is_far_is_seen_coarsely_and_counts_as_much(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
     """In a picture that is the same all over, blocks lose nothing but where their cells are."""
     bank, top = bank_of(model, 2), features_of(model, 2).top[..., :1, :1].expand(-1, -1, 8, 8)
-    windows = Windows(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long))
+    windows = torch.zeros(2, 2, dtype=torch.long)
 
     def error() -> Tensor:
-        return (attend(model.sam2, bank, top, 2, windows=windows) - attend(model.sam2, bank, top, 2)).abs().mean()
+        return (attend(model.sam2, bank, top, 2, windows_K2=windows) - attend(model.sam2, bank, top, 2)).abs().mean()
 
     counted = error()
     assert counted < 0.2 * attend(model.sam2, bank, top, 2).std()
-    plain = torch.zeros_like(local_attention._Cut.of(windows.query_K2, 8).weights())
+    plain = torch.zeros_like(local_attention._Cut.of(windows, 8).weights())
     monkeypatch.setattr(local_attention._Cut, "weights", lambda cut: plain)
     assert counted < error()
 
@@ -90,9 +90,9 @@ def looked(
     asked: dict[int, tuple[int, int]] = {}
     rows: list[Tensor] = []
 
-    def attended(sam2, bank, top, index: int, *, backward: bool, windows: Windows | None = None) -> Tensor:
+    def attended(sam2, bank, top, index: int, *, backward: bool, windows_K2: Tensor | None = None) -> Tensor:
         count, before = len(bank.prompted[0].pointer), asked.get(index, (0, 0))
-        asked[index] = (before[0] + count, before[1]) if windows is None else (before[0], before[1] + count)
+        asked[index] = (before[0] + count, before[1]) if windows_K2 is None else (before[0], before[1] + count)
         rows.append(bank.prompted[0].pointer[:, 0].round().long())
         return top.expand(count, -1, -1, -1)
 

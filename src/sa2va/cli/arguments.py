@@ -144,7 +144,8 @@ Memory = Annotated[
     MemoryKind,
     typer.Option(
         rich_help_panel=_VIDEO,
-        help="What carries masks on: recent frames (SAM 2's own), only the nearest (faster with many objects), frames "
+        help="What carries masks on: recent frames (SAM 2's own), only the nearest (faster with many objects), these "
+        "around the object only (faster yet, less exact), frames "
         "in which the object was told from others like it, or a tree of hypotheses (three times the work).",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Many objects at little cost: each is looked for around the place where it was, and its memory is read around it.
+"""Many objects at little cost: each is looked for around the place where it was.
 
 Only the nearest frames are read, as by ``memory="near"``. Half the height and width of the picture around an object is
 looked at cell by cell, the rest coarsely ([`sa2va.model.local_attention`]). An object is looked for in the whole
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
-from sa2va.model.local_attention import Windows, block_side
+from sa2va.model.local_attention import block_side
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -108,8 +108,8 @@ class LocalMemory:
             conditioned.append(attend(sam2, bank, features.top, index, backward=backward))
         if around:
             bank = near.select(torch.tensor(around, device=device))
-            windows = self._windows(bank, last, around, device)
-            conditioned.append(attend(sam2, bank, features.top, index, backward=backward, windows=windows))
+            windows = torch.tensor(last.select(around).corners, device=device)
+            conditioned.append(attend(sam2, bank, features.top, index, backward=backward, windows_K2=windows))
         tokens = no_prompt_tokens(sam2, len(rows))
         found = decode_masks(sam2, decoder, features, tokens, conditioned_NChw=torch.cat(conditioned))
         prediction = found[torch.tensor([*whole, *around], device=device).argsort()]
@@ -117,12 +117,6 @@ class LocalMemory:
         kept = {memory.index for memory in (*bank.prompted, *bank.tracked) if memory.features is not None}
         places = (*self.places, Places.of(index, prediction, features.top.shape[-1]))
         return prediction, LocalMemory(bank, tuple(one for one in places if one.index in kept))
-
-    def _windows(self, bank: MemoryBank, last: Places, rows: list[int], device: torch.device) -> Windows:
-        by_index = {places.index: places for places in self.places}
-        read = [by_index[one.index] for one in (*bank.prompted, *bank.tracked) if one.features is not None]
-        query_K2, *memory = (torch.tensor(places.select(rows).corners, device=device) for places in (last, *read))
-        return Windows(query_K2, torch.stack(memory))
 
     def select(self, rows_K: Tensor) -> LocalMemory:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""

@@ -142,7 +142,8 @@ class VideoTracker:
         output: how logits become masks.
         memory: which frames are remembered and read, see [`sa2va.inference.memory_policies`]: ``"recent"``, as in
             SAM 2; ``"near"``, the two nearest prompted and the two last tracked ones, which costs less for many
-            objects; ``"distractor-aware"`` or ``"tree"``, for objects that are easily lost or mistaken.
+            objects; ``"local"``, these around each object, which costs least and is less exact;
+            ``"distractor-aware"`` or ``"tree"``, for objects that are easily lost or mistaken.
         ask: makes mask prompts from phrases and frames, the last of which is the present one; [`Sa2VA.stream`] provides
             it.
         ask_every: ask for the phrases again after so many frames, at least 2, or at cuts (``"scene"``); None asks once.

@@ -1,11 +1,10 @@
 """SAM 2's memory attention in the neighbourhood of each object: cells in a window, and blocks of cells outside of it.
 
 A token of a block is the mean of its cells and counts as often as it has cells (the logarithm is added to its score,
-as for merged tokens in arXiv 2210.09461); cells of a block get back what attention added to its token. So much of a
-picture is looked at, and so much of a memory: at full size 1,216 tokens of 4,096. The windows of a memory are where the
-object was then.
+as for merged tokens in arXiv 2210.09461); cells of a block get back what attention added to its token. At full size
+1,216 tokens of 4,096 ask; memory is read whole, since objects were lost where that was cut too.
 
-Shape legend: as in [`sa2va.model.memory_attention`]; B blocks per side, T frames remembered, N tokens of a frame.
+Shape legend: as in [`sa2va.model.memory_attention`]; B blocks per side, N tokens of a frame.
 """
 
 from __future__ import annotations
@@ -27,19 +26,6 @@ _PAIRS_PER_CHUNK = 2**27
 def block_side(grid: int) -> int:
     """Cells along the side of a block, in a grid of so many cells along its side."""
     return max(2, grid // 16)
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """Half the picture's height and width around each of K objects.
-
-    Attributes:
-        query_K2: int64 row and column of the window's first block in the frame where the objects are looked for.
-        memory_TK2: the same in each remembered frame, in the order in which memory is read.
-    """
-
-    query_K2: Tensor
-    memory_TK2: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +91,16 @@ def read_around_objects(
     memory_KMD: Tensor,
     memory_position_MD: Tensor,
     pointer_tokens: int,
-    windows: Windows,
+    corners_K2: Tensor,
 ) -> Tensor:
-    """Image features of one frame after looking at the memory of K objects, each around where it was: (K, Q, C).
+    """Image features of one frame, around each of K objects, after looking at its memory: (K, Q, C).
 
     Args:
+        corners_K2: int64 row and column of the first block of each object's window, half the picture high and wide.
         memory_KMD, memory_position_MD, pointer_tokens: as for [`sa2va.model.memory_attention.read_memory`].
     """
     tokens = picture_1QC.shape[1] // 2
-    step = max(1, _PAIRS_PER_CHUNK // (tokens * max(tokens, memory_KMD.shape[1] // 2)))
+    step = max(1, _PAIRS_PER_CHUNK // (tokens * max(tokens, memory_KMD.shape[1])))
     parts = [
         _read(
             attention,
@@ -121,7 +108,7 @@ def read_around_objects(
             memory_KMD[first : first + step],
             memory_position_MD,
             pointer_tokens,
-            Windows(windows.query_K2[first : first + step], windows.memory_TK2[:, first : first + step]),
+            corners_K2[first : first + step],
         )
         for first in range(0, len(memory_KMD), step)
     ]
@@ -134,25 +121,15 @@ def _read(
     memory_KMD: Tensor,
     position_MD: Tensor,
     pointer_tokens: int,
-    windows: Windows,
+    corners_K2: Tensor,
 ) -> Tensor:
-    cells = start_1QC.shape[1]
-    grid = isqrt(cells)
     tables = attention.rotary_emb(start_1QC, attention.position_ids)
-    cut = _Cut.of(windows.query_K2, grid)
+    cut = _Cut.of(corners_K2, isqrt(start_1QC.shape[1]))
     rotary, scores = _rotary(cut, tables), cut.weights()
     begun = states = cut.tokens(start_1QC)
 
-    remembered = [_Cut.of(corners, grid) for corners in windows.memory_TK2]
-    places = [slice(cells * number, cells * (number + 1)) for number in range(len(remembered))]
-    pointers = slice(cells * len(remembered), None)
-    keys = [one.tokens(memory_KMD[:, at] + position_MD[at]) for one, at in zip(remembered, places, strict=True)]
-    values = [one.tokens(memory_KMD[:, at]) for one, at in zip(remembered, places, strict=True)]
-    key_KMD = torch.cat([*keys, memory_KMD[:, pointers] + position_MD[pointers]], dim=1)
-    value_KMD = torch.cat([*values, memory_KMD[:, pointers]], dim=1)
-    each = [_rotary(one, tables) for one in remembered]
-    memory_rotary = torch.cat([cos for cos, _ in each], dim=1), torch.cat([sin for _, sin in each], dim=1)
-    memory_scores = torch.cat([one.weights() for one in remembered] + [scores.new_zeros(pointer_tokens)])
+    frames = (memory_KMD.shape[1] - pointer_tokens) // start_1QC.shape[1]
+    memory_rotary = tuple(table.view(1, -1, table.shape[-1]).repeat(1, frames, 1) for table in tables)
 
     layer: Any
     for layer in attention.layers:
@@ -162,8 +139,8 @@ def _read(
         states = states + own.o_proj(average(query[:, None], key[:, None], own.v_proj(normed)[:, None], scores)[:, 0])
         look = layer.cross_attn_image
         query = _rotated(look.q_proj(layer.layer_norm2(states)), rotary)
-        key = _rotated(look.k_proj(key_KMD), memory_rotary)
-        averaged = average(query[:, None], key[:, None], value_KMD[:, None], memory_scores)[:, 0]
+        key = _rotated(look.k_proj(memory_KMD + position_MD), memory_rotary)
+        averaged = average(query[:, None], key[:, None], memory_KMD[:, None])[:, 0]
         states = states + look.o_proj(look.v_proj(averaged))
         states = states + layer.linear2(layer.activation(layer.linear1(layer.layer_norm3(states))))
     return attention.layer_norm(cut.cells(start_1QC, begun, states))
@@ -176,7 +153,7 @@ def _rotary(cut: _Cut, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return cos / length, sin / length
 
 
-def _rotated(tokens_KNC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def _rotated(tokens_KNC: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
     """With rotary position codes; tokens beyond them, pointers, have no place."""
     cos, sin = rotary
     placed = tokens_KNC[:, : cos.shape[1]].float()

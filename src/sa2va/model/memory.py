@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder, get_1d_sine_pe
 
-from sa2va.model.local_attention import Windows, read_around_objects
+from sa2va.model.local_attention import read_around_objects
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -198,12 +198,12 @@ def attend(
     *,
     backward: bool = False,
     frame_of_object_K: Tensor | None = None,
-    windows: Windows | None = None,
+    windows_K2: Tensor | None = None,
 ) -> Tensor:
     """Image features (K, C, h, w) after memory attention, one per object of the bank; see [`track_frame`].
 
     Args:
-        windows: look only around the objects; all are in one frame.
+        windows_K2: look closely only around the objects, see [`read_around_objects`]; all are in one frame.
     """
     memory_KMD, position_MD, pointer_tokens = _read(sam2, bank, top_FChw, index, backward=backward)
     if frame_of_object_K is None:
@@ -211,7 +211,7 @@ def attend(
     pictures_FQC = top_FChw.flatten(2).transpose(1, 2)
     picture_position_QC = _sine_position(sam2.vision_encoder.neck.position_encoding, top_FChw, sam2.hidden_dim)
     height, width = top_FChw.shape[-2:]
-    if windows is not None:
+    if windows_K2 is not None:
         conditioned_KQC = read_around_objects(
             sam2.memory_attention,
             pictures_FQC,
@@ -219,7 +219,7 @@ def attend(
             memory_KMD,
             position_MD,
             pointer_tokens,
-            windows,
+            windows_K2,
         )
         return conditioned_KQC.transpose(1, 2).unflatten(2, (height, width))
     objects_per_chunk = max(1, PAIRS_PER_CHUNK // (pictures_FQC.shape[1] * memory_KMD.shape[1]))
