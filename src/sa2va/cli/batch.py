@@ -326,7 +326,7 @@ class _Job:
         counts = f"{summary.rows:,} rows, {summary.objects:,} objects, nothing found in {summary.empty:,}"
         screen.result(Text(f"{counts}: {folder.path}"))
         if summary.errors:
-            screen.warn(f"{summary.errors:,} rows could not be answered; they are in {folder.path / ERRORS}")
+            screen.warn(f"rows without an answer: {summary.errors:,}, in {folder.path / ERRORS}")
         screen.note(f"look at {folder.path / SHEET}")
 
     def rehearse(self, settings: BatchSettings) -> None:
