@@ -114,10 +114,14 @@ def replies(
 def _opened(
     open_scene: Callable[[MediaSource | None], Scene], requests: Iterable[Request], ahead: int
 ) -> Iterator[tuple[Request, Future[Scene]]]:
-    """Requests with their media, which threads open ahead."""
+    """Requests with their media, which threads open and resize ahead."""
 
     def opened(media: MediaSource | Scene | None) -> Scene:
-        return media if isinstance(media, Scene) else open_scene(media)
+        if isinstance(media, Scene):
+            return media
+        scene = open_scene(media)
+        scene.prepare()
+        return scene
 
     left = iter(requests)
     waiting: deque[tuple[Request, Future[Scene]]] = deque()

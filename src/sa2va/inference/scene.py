@@ -243,6 +243,11 @@ class Scene:
         keys = tuple(range(frame_count(self._source("there is no picture")))) if self.is_video else ()
         return [o.prompts_KC for o in self._engine.run(self._find(phrases, keys, options, video=self.is_video))]
 
+    def prepare(self) -> None:
+        """Make the pixels of a picture that the vision tower takes, before they are asked for; any thread may."""
+        if isinstance(self.media, Picture):
+            self._encoded.setdefault((), self._shown((), video=False))
+
     def prompt_tokens(self, question: str, *, history: History = (), **options: Unpack[Options]) -> int:
         """How many tokens [`chat`] has the model read for a question, those of the medium included."""
         keys = self._key_frames(InferenceOptions.of(**options)) if self.is_video else ()
