@@ -20,6 +20,10 @@ class PromptCache:
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
         self.ids: list[int] = []
         self._layers: KeyValues = ()
         self._seg_states: dict[int, Tensor] = {}  # of the [SEG] tokens, by position

@@ -107,6 +107,7 @@ class Row:
         if self._kept is not None and self.error is None and self._kept.matching(said) < len(said):
             places = [position for position, token in enumerate(said) if token == self._seg_token_id]
             states = torch.cat([self._prompt_seg_states, self._stacked()])
+            self._kept.clear()  # before it is copied, so that a long text is never there three times
             self._kept.keep(layers(), said, dict(zip(places, states, strict=True)))
         self.layers = ()
 
