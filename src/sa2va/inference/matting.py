@@ -35,7 +35,8 @@ async def with_alpha(image: Image.Image, segment: Segment, weights: str) -> Segm
 async def _matted(image: Image.Image, trimap: Image.Image, weights: str) -> np.ndarray:
     """VitMatte's opacity, float32 (H, W); of a large part it sees a smaller picture."""
     scale = min(1.0, _LONGEST / max(image.size))
-    size = tuple(max(1, round(length * scale)) for length in image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    size = (width, height)
     small = image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image
     seen = trimap.resize(size, Image.Resampling.NEAREST) if scale < 1 else trimap
     alpha = (await Matte(small, seen, weights)).cpu().numpy()

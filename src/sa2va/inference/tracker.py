@@ -194,7 +194,7 @@ class VideoTracker:
         )
         self._output = output
         self._ask = ask
-        self._ask_every = checked_ask_every(ask_every)
+        self._ask_every: AskEvery = checked_ask_every(ask_every)
         if num_key_frames < 1:
             raise ValueError(f"num_key_frames is at least 1; got {num_key_frames}")
         self._num_key_frames = num_key_frames

@@ -225,7 +225,7 @@ def _shrunk(inside: Bits, within: Bits, steps: int) -> Bits:
 def _grown(inside: Bits, steps: int) -> Bits:
     """So many pixels more on every side. Taking corners in every other step makes octagons, which look round."""
     for step in range(steps):
-        grown = inside | inside << 1 | inside >> 1
+        grown: Bits = np.bitwise_or.reduce((inside, inside << 1, inside >> 1))
         grown[:, 1:] |= inside[:, :-1] >> 7
         grown[:, :-1] |= inside[:, 1:] << 7
         rows = grown.copy() if step % 2 else inside

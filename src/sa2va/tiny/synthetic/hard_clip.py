@@ -144,7 +144,8 @@ class _Stage:
     ):
         self.rng, self.side, self.frames = rng, side, frames
         self.world = 2 * side if wide else side
-        self._noise, self._split = noise, split
+        self._noise = noise
+        self._split: Split = split
         self._canvas = background(rng, noise, (self.world, self.world))
         self._cast = Cast(rng, split, readable_colors(self._canvas), varied=True)
         self._seen: list[Look] = []
@@ -264,7 +265,8 @@ def _play_occlusion(stage: _Stage) -> _Play | None:
     if cover is None or look is None:
         return None
     small, large = stage.radius("small"), stage.radius("large")
-    middle = tuple(stage.side / 2 + stage.rng.uniform(-0.06, 0.06) * stage.side for _ in range(2))
+    row, column = (stage.side / 2 + stage.rng.uniform(-0.06, 0.06) * stage.side for _ in range(2))
+    middle = (row, column)
     reach = small * KINDS[look.kind].reach
     way = 1.2 * large + reach  # a square cover is turned a little
     free = [np.array(middle) + way * np.array([cos(turn), sin(turn)]) for turn in (0, pi / 2, pi, 3 * pi / 2)]
