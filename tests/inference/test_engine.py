@@ -291,3 +291,18 @@ def test_pixels_of_different_media_do_not_mix(sa2va):
     for reply, expected in zip(replies, alone, strict=True):
         assert isinstance(expected, Answer) and reply.answers[0].size == expected.size
         assert np.array_equal(reply.answers[0].masks, expected.masks)
+
+
+def test_requests_end_when_the_check_of_their_thread_raises(sa2va):
+    """Between two passes, whatever they wait for; others and later ones go on."""
+    left = iter(range(4))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise TimeoutError("enough")
+
+    expected = sa2va.chat(PICTURES[0], "What is this?", **TOKENS)
+    with sa2va.engine.stoppable(check), passes(sa2va) as seen, pytest.raises(TimeoutError, match="enough"):
+        sa2va.chat(PICTURES[1], "What is this?", max_new_tokens=1000)
+    assert 0 < len(seen["written"]) < 10
+    same([sa2va.chat(PICTURES[0], "What is this?", **TOKENS)], [expected])

@@ -19,6 +19,7 @@ from live_server import PICTURE, Running, about_picture, clip, data_url
 from PIL import Image
 
 from sa2va.inference.scene import Scene
+from sa2va.inference.work import Pause
 from sa2va.results.answer import Answer
 from sa2va.serve.settings import ServerSettings
 from sa2va.serve.url_rules import UrlRule
@@ -217,16 +218,21 @@ def test_patterns_of_urls() -> None:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """A model that writes a word each hundredth of a second, until this is set; of clients gone it hears."""
+    """A model whose passes take a hundredth of a second each, and which writes a word in each, until this is set."""
     end = threading.Event()
 
-    def chat(self: Scene, question: str, *, history: Any = (), on_text: Any = lambda _: None, **_: Any) -> Answer:
-        while not end.is_set():
-            on_text("word ")
-            time.sleep(0.01)
-        return Answer("words", "words")
+    def answer(self: Scene, *_: Any, on_text: Any = lambda _: None, **__: Any) -> Answer:
+        async def steps() -> Answer:
+            while not end.is_set():
+                on_text("word ")
+                time.sleep(0.01)
+                await Pause()
+            return Answer("words", "words")
 
-    monkeypatch.setattr(Scene, "chat", chat)
+        return self._engine.run(steps())
+
+    for name in ("chat", "segment", "describe"):
+        monkeypatch.setattr(Scene, name, answer)
     return end
 
 
@@ -288,6 +294,14 @@ def test_a_client_that_goes_frees_its_row(server: Running, slow: threading.Event
         else:
             with pytest.raises(httpx2.ReadTimeout):
                 client.post("/v1/chat/completions", json=request, timeout=0.5)
+    eventually(lambda: server.metric("sa2va_rows") == 0 and server.metric("sa2va_queue") == 0)
+
+
+@pytest.mark.parametrize("asked", [("segment", {"phrases": ["a", "b"]}), ("describe", {"regions": [[0, 0, 9, 9]]})])
+def test_a_client_that_goes_frees_all_its_rows(server: Running, slow: threading.Event, asked: Any) -> None:
+    path, body = asked
+    with server.http as client, pytest.raises(httpx2.ReadTimeout):
+        client.post(f"/v1/{path}", json={"image": data_url(PICTURE), **body}, timeout=0.5)
     eventually(lambda: server.metric("sa2va_rows") == 0 and server.metric("sa2va_queue") == 0)
 
 

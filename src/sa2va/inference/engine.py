@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Generic, TypeVar
@@ -64,9 +65,15 @@ _TAIL_TOKENS = 32
 class _Request(Generic[T]):
     """A coroutine on its way."""
 
-    def __init__(self, steps: Coroutine[Work[Any], None, T], whole: Together | None = None):
+    def __init__(
+        self,
+        steps: Coroutine[Work[Any], None, T],
+        whole: Together | None = None,
+        check: Callable[[], object] | None = None,
+    ):
         self.steps = steps
         self.whole = whole  # what it is a part of
+        self.check = check  # raises what ends it
         self.turn = threading.Event()  # it is over, or its thread is to drive
         self.is_over = False
         self.is_cancelled = False
@@ -90,9 +97,18 @@ class _Request(Generic[T]):
         self.result, self.error, self.is_over = result, error, True
         self.turn.set()
 
-    @property
-    def is_unwanted(self) -> bool:
-        return self.is_cancelled or (self.whole is not None and all(other.is_over for other in self.whole.waiting))
+    def end_unwanted(self) -> bool:
+        """End it if nobody waits for it any more, or its check raises."""
+        error: Exception | None = None
+        if self.check is not None:
+            try:
+                self.check()
+            except Exception as raised:
+                error = raised
+        unwanted = self.whole is not None and all(other.is_over for other in self.whole.waiting)
+        if self.is_cancelled or unwanted or error is not None:
+            self.end(None, error)
+        return self.is_over
 
     def outcome(self) -> T:
         if self.error is not None:
@@ -120,6 +136,7 @@ class Engine:
         self.max_rows, self.cache_tokens = max_rows, cache_tokens
         self._vitmattes: dict[str, VitMatte] = {}
         self._mutex = threading.Lock()  # over the next three
+        self._of_thread = threading.local()
         self._driver: int | None = None  # the thread that computes
         self._arrived: deque[_Request[Any]] = deque()
         self._waiting: deque[_Request[Any]] = deque()  # those whose threads may drive next
@@ -169,10 +186,22 @@ class Engine:
         return request.outcome()
 
     def _submit(self, steps: Coroutine[Any, Any, T]) -> _Request[T]:
-        request = _Request(steps)
+        request = _Request(steps, check=getattr(self._of_thread, "check", None))
         with self._mutex:
             self._arrived.append(request)
         return request
+
+    @contextmanager
+    def stoppable(self, check: Callable[[], object]) -> Iterator[None]:
+        """End the requests that this thread makes inside the block with what ``check`` raises, as soon as it does.
+
+        It is called between passes of the model, by whichever thread computes, so it must be quick.
+        """
+        self._of_thread.check = check
+        try:
+            yield
+        finally:
+            del self._of_thread.check
 
     # -- driving -------------------------------------------------------------------------------------------------------
 
@@ -289,8 +318,7 @@ class Engine:
     def _drop_cancelled(self) -> None:
         cancelled = []
         for request in list(self._open):  # a whole stands before its parts
-            if request.is_unwanted:
-                request.end(None)
+            if request.end_unwanted():
                 self._open.remove(request)
                 cancelled.append(request)
         if cancelled:

@@ -1,7 +1,7 @@
 """Blocking calls to the model in threads: so many at once, so many waiting, each within its time.
 
-A call is told to stop when its client has gone, when its time is up, or when the server closes; it notices with the
-next piece of text. Until it has, it counts as running.
+A call is told to stop when its client has gone, when its time is up, or when the server closes; what it has asked of
+the model ends before the next pass. Until it has, it counts as running.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from sa2va.inference.engine import Engine
 from sa2va.serve.monitoring import Monitoring
 
 T = TypeVar("T")
@@ -55,8 +56,8 @@ class Stop:
         """Make the call end soon."""
         self._told.set()
 
-    def check(self, _: object = None) -> None:
-        """Raise [`Stopped`] if the call was told to stop; it may be given as ``on_text``."""
+    def check(self) -> None:
+        """Raise [`Stopped`] if the call was told to stop."""
         if self._told.is_set():
             raise Stopped
 
@@ -65,10 +66,12 @@ class Dispatcher:
     """Runs calls.
 
     Args:
+        engine: computes for the calls, and ends what they have asked of it when they are told to stop.
         at_once: threads. max_waiting: calls that may wait for one. seconds: for a call, its waiting included.
     """
 
-    def __init__(self, monitoring: Monitoring, *, at_once: int, max_waiting: int, seconds: float):
+    def __init__(self, engine: Engine, monitoring: Monitoring, *, at_once: int, max_waiting: int, seconds: float):
+        self._engine = engine
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="sa2va-request")
         self._monitoring = monitoring
         self._at_once, self._max_waiting, self._seconds = at_once, max_waiting, seconds
@@ -109,7 +112,7 @@ class Dispatcher:
             began = time.perf_counter()
             self._monitoring.waited(began - submitted)
             stop.check()
-            with self._monitoring.running.track_inprogress():
+            with self._monitoring.running.track_inprogress(), self._engine.stoppable(stop.check):
                 try:
                     return call(stop)
                 finally:

@@ -18,7 +18,6 @@ from sa2va.results.answer import Answer
 from sa2va.runtime import logger
 from sa2va.serve.clean_stream import CleanStream
 from sa2va.serve.context import ServerContext
-from sa2va.serve.dispatch import Stop
 from sa2va.serve.guard import error_body, told
 from sa2va.serve.intake import Kind
 from sa2va.serve.mask_formats import segment_payloads
@@ -119,7 +118,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         context.check_amount(1, said + len(turns.question))
         if body.stream:
             return await _streamed(context, request, body, turns)
-        done = await context.dispatcher.run(request, lambda stop: _answer(context, body, turns, stop, lambda _: None))
+        done = await context.dispatcher.run(request, lambda _: _answer(context, body, turns, lambda _: None))
         message = {"role": "assistant", "content": done.text, "segments": done.segments}
         choice = {"index": 0, "message": message, "finish_reason": done.finish_reason}
         return JSONResponse(
@@ -171,7 +170,7 @@ def read_turns(messages: Sequence[ChatMessage]) -> ChatTurns:
 
 
 def _answer(
-    context: ServerContext, body: CompletionRequest, turns: ChatTurns, stop: Stop, tell: Callable[[str], None]
+    context: ServerContext, body: CompletionRequest, turns: ChatTurns, tell: Callable[[str], None]
 ) -> ChatAnswer:
     """Answer a conversation, in a thread.
 
@@ -184,7 +183,6 @@ def _answer(
     stream = CleanStream(lambda raw: processor.clean(raw)[0], stops)
 
     def hear(piece: str) -> None:
-        stop.check()
         if text := stream.feed(piece):
             tell(text)
         if stream.end is not None and SEG_TOKEN not in stream.raw:
@@ -240,9 +238,7 @@ async def _streamed(
     def tell(text: str | None) -> None:
         loop.call_soon_threadsafe(pieces.put_nowait, text)
 
-    answer = asyncio.ensure_future(
-        context.dispatcher.run(request, lambda stop: _answer(context, body, turns, stop, tell))
-    )
+    answer = asyncio.ensure_future(context.dispatcher.run(request, lambda _: _answer(context, body, turns, tell)))
     answer.add_done_callback(lambda _: tell(None))
     try:
         first = await pieces.get()

@@ -57,7 +57,7 @@ def build_app(model: Sa2VA, name: str, settings: ServerSettings, note: Callable[
     intake = Intake(settings, scratch)
     scenes = ScenePool(model, intake, monitoring, budget=settings.scene_bytes, max_frames=settings.max_clip_frames)
     dispatcher = Dispatcher(
-        monitoring, at_once=settings.at_once, max_waiting=settings.max_waiting, seconds=settings.seconds
+        model.engine, monitoring, at_once=settings.at_once, max_waiting=settings.max_waiting, seconds=settings.seconds
     )
     context = ServerContext(settings, name, model, intake, scenes, dispatcher, monitoring)
     store = JobStore(settings.folder)

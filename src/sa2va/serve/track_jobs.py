@@ -313,8 +313,8 @@ class JobRunner:
         with ExitStack() as opened:
             opened.enter_context(nameless(video))
             source = opened.enter_context(self._intake.open_file(video, limit=self._max_frames, **job.sampling))
-            track = opened.enter_context(self._model.track(source, job.phrases, **job.options))
-            stop.check()
+            with self._model.engine.stoppable(stop.check):
+                track = opened.enter_context(self._model.track(source, job.phrases, **job.options))
             about: dict[str, Any] = {"size": track.size, "fps": track.fps, "source": track.source}
             kinds = [WRITERS[kind] for kind in job.kinds]
             writers = [opened.enter_context(kind(partial / kind.default_name, **about)) for kind in kinds]

@@ -7,7 +7,6 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from sa2va.inference.scene import Scene
 from sa2va.masks.mask import Mask
 from sa2va.results.answer import Answer
 from sa2va.serve.bodies import body_document, read_body
@@ -36,11 +35,11 @@ def vision_router(context: ServerContext) -> APIRouter:
         body, files = await read_body(request, SegmentRequest)
         context.check_amount(len(body.phrases), sum(map(len, body.phrases)))
 
-        def call(stop: Stop) -> dict[str, Any]:
+        def call(_: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
-                answers = _segment(scene, body.phrases, stop, options)
+                answers = cast("list[Answer]", scene.segment(body.phrases, **options))
             found = [
                 {"phrase": phrase, **_found(context, answer, body.return_)}
                 for phrase, answer in zip(body.phrases, answers, strict=True)
@@ -54,11 +53,11 @@ def vision_router(context: ServerContext) -> APIRouter:
         """Describe a picture in a sentence or two whose phrases have masks."""
         body, files = await read_body(request, CaptionRequest)
 
-        def call(stop: Stop) -> dict[str, Any]:
+        def call(_: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
-                answer = scene.caption(on_text=stop.check, **options)
+                answer = scene.caption(**options)
             found = _found(context, answer, body.return_)
             return {"model": context.name, "size": answer.size, "text": answer.text, "segments": found["segments"]}
 
@@ -70,24 +69,16 @@ def vision_router(context: ServerContext) -> APIRouter:
         body, files = await read_body(request, DescribeRequest)
         context.check_amount(len(body.regions), sum(map(len, body.requests or [])))
 
-        def call(stop: Stop) -> dict[str, Any]:
+        def call(_: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image)
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
                 regions = [_region(region, scene.size) for region in body.regions]
-                stop.check()
                 texts = scene.describe(regions, requests=body.requests, max_new_tokens=context.longest(body.max_tokens))
             return {"model": context.name, "descriptions": texts}
 
         return JSONResponse(await context.dispatcher.run(request, call))
 
     return router
-
-
-def _segment(scene: Scene, phrases: list[str], stop: Stop, options: dict[str, Any]) -> list[Answer]:
-    """One phrase may be stopped while it is answered; several are answered together, in a few words each."""
-    if len(phrases) == 1:
-        return [cast("Answer", scene.segment(phrases[0], on_text=stop.check, **options))]
-    return cast("list[Answer]", scene.segment(phrases, **options))
 
 
 def _found(context: ServerContext, answer: Answer, form: MaskForm) -> dict[str, Any]:
