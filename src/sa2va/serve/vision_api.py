@@ -35,7 +35,7 @@ def vision_router(context: ServerContext) -> APIRouter:
         body, files = await read_body(request, SegmentRequest)
         context.check_amount(len(body.phrases), sum(map(len, body.phrases)))
 
-        def call(_: Stop) -> dict[str, Any]:
+        def call(_stop: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
@@ -53,7 +53,7 @@ def vision_router(context: ServerContext) -> APIRouter:
         """Describe a picture in a sentence or two whose phrases have masks."""
         body, files = await read_body(request, CaptionRequest)
 
-        def call(_: Stop) -> dict[str, Any]:
+        def call(_stop: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
@@ -69,7 +69,7 @@ def vision_router(context: ServerContext) -> APIRouter:
         body, files = await read_body(request, DescribeRequest)
         context.check_amount(len(body.regions), sum(map(len, body.requests or [])))
 
-        def call(_: Stop) -> dict[str, Any]:
+        def call(_stop: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image)
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
                 regions = [_region(region, scene.size) for region in body.regions]
