@@ -84,13 +84,14 @@ def server(url: str | None, model: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sa2va.cli", "serve", "--model", model, "--port", "0", "--folder", folder]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            told = ""
-            while "http://" not in told:
-                told = process.stderr.readline() or sys.exit("the server did not start")
+        log = Path(folder) / "server.log"  # not a pipe: a server that nobody reads would stand still
+        with log.open("w") as told, subprocess.Popen(command, stderr=told) as process:
+            while "http://" not in log.read_text():
+                if process.poll() is not None:
+                    sys.exit(f"the server did not start: {log.read_text()}")
+                time.sleep(0.2)
             try:
-                yield "http://" + told.split("http://")[1].split("/v1")[0]
+                yield "http://" + log.read_text().split("http://")[1].split("/v1")[0]
             finally:
                 process.terminate()
 

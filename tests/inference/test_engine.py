@@ -306,3 +306,19 @@ def test_requests_end_when_the_check_of_their_thread_raises(sa2va):
         sa2va.chat(PICTURES[1], "What is this?", max_new_tokens=1000)
     assert 0 < len(seen["written"]) < 10
     same([sa2va.chat(PICTURES[0], "What is this?", **TOKENS)], [expected])
+
+
+def test_a_request_that_ends_leaves_those_that_wait_for_the_same_pass(sa2va):
+    """Two about one open picture wait for its encoding when one of them is ended."""
+    expected = sa2va.chat(PICTURES[0], "Where?", **TOKENS)
+    outcomes = iter([None, TimeoutError("enough")])
+
+    def check() -> None:
+        if error := next(outcomes, None):
+            raise error
+
+    with sa2va.open(PICTURES[0]) as scene, sa2va.engine.stoppable(check):
+        requests = [Request(scene, question=question, options=TOKENS) for question in ("Where?", "What is this?")]
+        first, second = sa2va.answers(requests)
+    same(first.answers, [expected])
+    assert isinstance(second.error, TimeoutError)

@@ -304,7 +304,8 @@ class Engine:
 
     def _done(self, work: Work[Any]) -> None:
         for request in work.waiting:
-            self._advance(request)
+            if not request.is_over:  # one that was ended while others went on waiting
+                self._advance(request)
 
     def _join_parts(self, whole: Together) -> None:
         """All parts are over: the request that waits for them goes on, or fails with the first that did."""
