@@ -76,6 +76,10 @@ class Visit:
         self.page.locator("#picture-mode").get_by_text("Find").click()
         self.say(text)
 
+    def ask(self, text: str) -> None:
+        self.page.locator("#picture-mode").get_by_text("Ask").click()
+        self.say(text)
+
     def say(self, text: str) -> None:
         self.page.locator("#picture-text textarea").press_sequentially(text)
         self.page.keyboard.press("Enter")
@@ -179,7 +183,7 @@ def test_ones_own_picture_and_nobody_elses(visit, guest, tmp_path):
     assert visit.picture() != guest.picture()
     visit.find("the yellow cloud")
     assert visit.answer(1).startswith("the yellow cloud")
-    guest.say("What color is the car?")
+    guest.ask("What color is the car?")
     assert guest.answer(2) == "blue"
     assert visit.page.locator(ANSWERS).count() == 1
     assert "yellow cloud" in guest.answer(1) and guest.page.locator(ANSWERS).count() == 2
