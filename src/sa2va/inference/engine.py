@@ -135,8 +135,8 @@ class Engine:
         self.model, self.processor = model, processor
         self.max_rows, self.cache_tokens = max_rows, cache_tokens
         self._vitmattes: dict[str, VitMatte] = {}
-        self._mutex = threading.Lock()  # over the next three
         self._of_thread = threading.local()
+        self._mutex = threading.Lock()  # over the next three
         self._driver: int | None = None  # the thread that computes
         self._arrived: deque[_Request[Any]] = deque()
         self._waiting: deque[_Request[Any]] = deque()  # those whose threads may drive next

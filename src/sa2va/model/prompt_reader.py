@@ -130,7 +130,7 @@ class PromptReader:
             if len(group) > 1 and unread >= _WORTH_A_PASS and self._holds_pictures(prompts, shared):
                 beginning = replace(group[0], prompt=prompts[0][:shared], draft=())
                 read = self._run([beginning])
-                self._keep(beginning, read, 0, read.layers(0, 0))
+                self._keep(beginning, read.layers(0, 0), read.prompt_seg_states(0, beginning, self._seg_token_id))
 
     def _read_pass(self, readings: Sequence[Reading]) -> list[Row]:
         """Rows of prompts that are read in one pass."""
@@ -144,11 +144,12 @@ class PromptReader:
             agrees = zip(draft, likeliest[number][-1 - len(draft) :], strict=False)
             accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], agrees))
             leaves = reading.kept is not None and caches.count(id(reading.kept)) == 1 and self.splits(reading)
+            seg_states = read.prompt_seg_states(number, reading, self._seg_token_id)
             row = Row(
                 reading.prompt,
                 reading.options,
                 seg_token_id=self._seg_token_id,
-                prompt_seg_states=read.prompt_seg_states(number, reading, self._seg_token_id),
+                prompt_seg_states=seg_states,
                 position=read.next_position(number) + accepted,
                 is_finished=reading.is_finished,
                 on_token=reading.on_token,
@@ -156,7 +157,7 @@ class PromptReader:
             )
             row.layers = read.layers(number, accepted)
             if leaves:
-                self._keep(reading, read, number, row.layers)
+                self._keep(reading, row.layers, seg_states)
             row.accept(draft[:accepted], read.draft_states(number))
             rows.append(row)
             following.append(logits_BLV[number, -1 - len(draft) + accepted])
@@ -168,12 +169,11 @@ class PromptReader:
                 row.leave(lambda row=row: row.layers)
         return rows
 
-    def _keep(self, reading: Reading, read: _Pass, number: int, layers: KeyValues) -> None:
+    def _keep(self, reading: Reading, layers: KeyValues, seg_states: Tensor) -> None:
         """Leave a prompt to those that begin alike at once: they need not wait for its answer."""
         assert reading.kept is not None
         places = [place for place, token in enumerate(reading.prompt) if token == self._seg_token_id]
-        states = read.prompt_seg_states(number, reading, self._seg_token_id)
-        reading.kept.keep(layers, reading.prompt, dict(zip(places, states, strict=True)))
+        reading.kept.keep(layers, reading.prompt, dict(zip(places, seg_states, strict=True)))
 
     def _write_alone(self, row: Row, cache: DynamicCache) -> None:
         """Write to the end what cannot share a pass with other texts: dynamic RoPE beyond its window would turn those
