@@ -4,7 +4,7 @@ released ``predict_forward``. What it computes is in [`sa2va.model.network`]."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import (
@@ -21,6 +21,7 @@ from sa2va.atomic import naming, new_file_mode
 from sa2va.checkpoint.build import build_from_parts
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.original_decoder import with_original_decoder
+from sa2va.checkpoint.propagators import load_propagator
 from sa2va.checkpoint.released_config import config_from_released
 from sa2va.hub import HUB_OPTIONS
 from sa2va.inference.engine import Engine
@@ -31,6 +32,9 @@ from sa2va.model.network import Sa2VANetwork
 from sa2va.model.quantization import Quantization, check_widths, main_device, quantization_settings
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import no_weight_bar, require_extra
+
+if TYPE_CHECKING:
+    from sa2va.model.propagator import PropagatorModel
 
 
 class Sa2VAModel(Sa2VANetwork):
@@ -44,6 +48,7 @@ class Sa2VAModel(Sa2VANetwork):
         projection: from the hidden state at ``[SEG]`` to a prompt of SAM 2's mask decoder.
         original_mask_decoder: SAM 2's own mask decoder in Sa2VA-i checkpoints, else None. ``sam2.mask_decoder`` is the
             fine-tuned one.
+        propagator: another model that carries masks through videos; None without one.
         folder: where the weights were loaded from; None for a model made otherwise.
         processor: loaded from that folder when [`predict_forward`] first needs it.
 
@@ -69,6 +74,7 @@ class Sa2VAModel(Sa2VANetwork):
         dtype: torch.dtype | str | None = None,
         quantization: Quantization | None = None,
         sam2: str | Path | None = None,
+        propagator: str | Path | None = None,
         **kwargs: Any,
     ) -> Sa2VAModel:
         """Load a released checkpoint or one of ours, strictly, without remote code.
@@ -84,6 +90,9 @@ class Sa2VAModel(Sa2VANetwork):
             sam2: SAM 2's own weights (Meta's ``.pt`` file, or a folder or hub id in transformers' layout), whose mask
                 decoder and memory carry masks through videos in mode ``"consistent"``. The released checkpoints need
                 ``"facebook/sam2-hiera-large"`` for it; those of Sa2VA-i have both decoders.
+            propagator: another model that carries masks through videos in that mode, with its own image encoder: SAM 2
+                or 2.1 of any size, SAM 3, or EdgeTAM, see [`sa2va.checkpoint.propagators.load_propagator`]. It is no
+                part of the checkpoint: [`save_pretrained`] leaves it out.
             kwargs: as in transformers: ``device_map``, ``attn_implementation``, ``quantization_config`` (which is given
                 the list of layers to skip), ``max_memory``, and for a hub id ``revision``, ``cache_dir``, ``token``,
                 ``local_files_only``. ``trust_remote_code`` and ``use_flash_attn`` are accepted for code written for the
@@ -107,8 +116,11 @@ class Sa2VAModel(Sa2VANetwork):
         older = kwargs.pop("torch_dtype", None)
         dtype = older if dtype is None else dtype
         checkpoint = open_checkpoint(pretrained_model_name_or_path, config, **hub)
+        others = {key: value for key, value in hub.items() if key != "revision"}  # that is the checkpoint's
         if sam2 is not None:
-            checkpoint = with_original_decoder(checkpoint, sam2, **hub)
+            checkpoint = with_original_decoder(checkpoint, sam2, **others)
+        with no_weight_bar():
+            carrier = None if propagator is None else load_propagator(propagator, **others)
         chosen = checkpoint.dtype if dtype in (None, "auto") else dtype
         check_widths(settings, checkpoint.config.get_text_config())
         if quantization == "nf4":
@@ -125,7 +137,16 @@ class Sa2VAModel(Sa2VANetwork):
             )
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         model.folder = checkpoint.folder
+        if carrier is not None:
+            model.attach_propagator(carrier)
         return model
+
+    def attach_propagator(self, propagator: PropagatorModel) -> None:
+        """Let another model carry masks through videos; it gets the device and dtype of SAM 2."""
+        weight = self.sam2.no_memory_embedding
+        self.propagator = cast(Any, propagator).to(weight.device, weight.dtype).eval()
+        names = {f"propagator.{name}" for name in propagator.state_dict()}
+        self._keys_to_ignore_on_save = {*(self._keys_to_ignore_on_save or ()), *names}
 
     @classmethod
     def from_parts(

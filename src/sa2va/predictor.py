@@ -100,7 +100,8 @@ class Sa2VA:
             adapter: folder or hub id of a LoRA adapter for this model (needs peft). It stays separate from the weights;
                 ``sa2va merge`` merges it.
             kwargs: as in [`Sa2VAModel.from_pretrained`]; among them ``sam2=``, SAM 2's own weights, whose decoder
-                carries masks through videos better than that of the released checkpoints.
+                carries masks through videos better than that of the released checkpoints, and ``propagator=``, another
+                model that does (SAM 2.1, SAM 3, EdgeTAM).
 
         Raises:
             ValueError: the source is no checkpoint, the download failed, or a tensor is missing, unexpected or

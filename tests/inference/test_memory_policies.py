@@ -134,7 +134,7 @@ def test_a_memory_is_a_value(model: Sa2VAModel, memory: MemoryPolicy):
     sam2 = model.sam2
     tracker = tracker_of(model, memory, 1)
     tracker.step(CLIP[0])
-    features = tracker.encode(CLIP[1:2])
+    features = tracker.encode(CLIP[1:2]).carried
     group = tracker._groups[0].memory
     with torch.inference_mode():
         first, after = group.track(sam2, sam2.mask_decoder, features, 1)

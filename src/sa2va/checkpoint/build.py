@@ -32,6 +32,8 @@ from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
 
 Model = TypeVar("Model", bound="Sa2VANetwork")
 
+#: What ``config.json`` says of SAM 2, of its video and its picture class: the weights are the same.
+_SAM2 = ("sam2_video", "sam2")
 _FIRST_LAYER = "image_encoder.trunk.patch_embed.proj.weight"
 #: Meta's four encoders, by (channels of the first stage, number of blocks): Hiera T, S, B+ and L.
 META_ENCODERS: dict[tuple[int, int], dict[str, Any]] = {
@@ -92,7 +94,7 @@ def load_vlm(source: str | Path) -> PreTrainedModel:
     if says_tied(content):
         tensors = with_tied_head(tensors, table)
     tensors = {name.removeprefix("vlm."): tensor for name, tensor in to_native(tensors, table).items()}
-    return _fill(InternVLForConditionalGeneration, config, tensors, where=str(folder))
+    return fill(InternVLForConditionalGeneration, config, tensors, where=str(folder))
 
 
 def load_sam2(source: str | Path) -> Sam2VideoModel:
@@ -103,7 +105,7 @@ def load_sam2(source: str | Path) -> Sam2VideoModel:
         ValueError: the file is not one of Meta's four SAM 2 sizes, or tensors are missing or left over.
     """
     config, tensors = open_sam2(source)
-    return _fill(Sam2VideoModel, config, tensors, where=str(source))
+    return fill(Sam2VideoModel, config, tensors, where=str(source))
 
 
 def open_sam2(source: str | Path, **hub: Any) -> tuple[Sam2VideoConfig, dict[str, LazyTensor]]:
@@ -117,6 +119,12 @@ def open_sam2(source: str | Path, **hub: Any) -> tuple[Sam2VideoConfig, dict[str
     else:
         folder = resolve_folder(source, **hub)
         content, tensors = read_config(folder), dict(open_tensors(folder))
+        kind = content.get("model_type")
+        if kind not in _SAM2:
+            raise ValueError(
+                f"{source} has model_type {kind!r}, which is no SAM 2; a model that only carries masks is given as "
+                "propagator= (--propagator)"
+            )
         check_counts(content, layers_in(tensors), "")
         config = build_config(Sam2VideoConfig, content, "config.json")
     check_tensors(tensors, shapes_of(Sam2VideoModel, config), where=str(source))
@@ -161,8 +169,12 @@ def _meta_config(weights: Mapping[str, Tensor], path: Path) -> Sam2VideoConfig:
     )
 
 
-def _fill(model_class: type[Any], config: Any, tensors: Mapping[str, LazyTensor], *, where: str) -> Any:
-    """A model with exactly these tensors, through transformers' own loader."""
+def fill(model_class: type[Any], config: Any, tensors: Mapping[str, LazyTensor], *, where: str) -> Any:
+    """A model with exactly these tensors, through transformers' own loader.
+
+    Raises:
+        ValueError: a tensor is missing, left over or misshapen.
+    """
     check_tensors(tensors, shapes_of(model_class, config), where=where)
     dtype = next(iter(tensors.values())).dtype
     return model_class.from_pretrained(None, config=config, state_dict=dict(tensors), dtype=dtype)

@@ -46,7 +46,8 @@ def with_original_decoder(checkpoint: Checkpoint, sam2: str | Path, **hub: Any) 
         raise ValueError(
             f"{sam2} is a SAM 2 of another size or version than the checkpoint's: tensor {name!r} is "
             f"{shapes.get(name, 'missing')} there and {have} here; the released checkpoints hold SAM 2 Hiera-L, "
-            "version 2.0: sam2='facebook/sam2-hiera-large', or Meta's sam2_hiera_large.pt"
+            "version 2.0: sam2='facebook/sam2-hiera-large', or Meta's sam2_hiera_large.pt. Any other SAM 2 carries "
+            "masks with its own image encoder: give it as propagator= (--propagator)"
         )
     added = {f"original_{name}": tensor for name, tensor in tensors.items() if name.startswith(_DECODER)}
     memory = {f"{_NATIVE}{name}": tensor for name, tensor in tensors.items() if name.startswith(_MEMORY)}

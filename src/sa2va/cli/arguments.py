@@ -224,6 +224,17 @@ class Loading:
             "better: facebook/sam2-hiera-large for the released checkpoints.",
         ),
     ] = None
+    propagator: Annotated[
+        str | None,
+        typer.Option(
+            "--propagator",
+            metavar="MODEL",
+            show_default=False,
+            rich_help_panel=_MODEL,
+            help="Another model that carries masks through videos, with its own image encoder (hub id, folder, or "
+            "Meta's .pt): SAM 2 or 2.1, SAM 3, EdgeTAM.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.device_map is not None and self.device != "auto":
@@ -418,6 +429,7 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
                 device_map=None if loading.device_map is None else loading.device_map.value,
                 quantization=None if loading.quantize is None else loading.quantize.value,
                 sam2=loading.sam2,
+                propagator=loading.propagator,
             )
     weights = sa2va.model
     places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())

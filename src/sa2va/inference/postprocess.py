@@ -57,14 +57,14 @@ def frame_segments(
     ids: Sequence[int],
     phrases: Sequence[str],
     *,
-    side: int,
+    side: int | None,
     size: Size,
     output: MaskPostprocessing,
 ) -> list[Segment]:
     """The objects of one frame; one mask at a time is at full resolution, and only where it is not empty.
 
     Args:
-        side: of the grounding image, pixels. size: (height, width) of the frame.
+        side: of the grounding image, pixels; None as for [`upsample_logits`]. size: (height, width) of the frame.
 
     Raises:
         FloatingPointError: the prediction holds NaN or infinity.

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from sa2va.inference.encoded_frames import EncodedFrames
 from sa2va.inference.tracker import VideoTracker
 from sa2va.masks.mask import Size
 from sa2va.media.cuts import scene_starts
 from sa2va.media.frames import DecodedFrame, FrameSource, first_indices, prefetch, uniform_indices
-from sa2va.model.mask_decoder import FrameFeatures
 from sa2va.results.answer import Frame
 
 KeyFrames = Literal["first", "uniform"] | Sequence[int] | np.ndarray | int
@@ -145,7 +145,7 @@ def _read_ahead(source: FrameSource) -> Generator[DecodedFrame, None, None]:
 
 
 def _forward(
-    tracker: VideoTracker, frames: Iterator[DecodedFrame], size: Size, encoded: Mapping[int, FrameFeatures]
+    tracker: VideoTracker, frames: Iterator[DecodedFrame], size: Size, encoded: Mapping[int, EncodedFrames]
 ) -> Iterator[tuple[Frame, np.ndarray]]:
     """The next frames with their pixels; those that are encoded already are not encoded again."""
     while chunk := list(islice(frames, FRAMES_PER_ENCODING)):

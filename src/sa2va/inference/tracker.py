@@ -9,7 +9,7 @@ There are two ways to propagate masks (``mode``):
   prediction goes into memory, and the fine-tuned decoder tracks the object through the other frames.
 * ``"consistent"``, as in Sa2VA-i (arXiv 2509.19082): a prompted frame's mask, thresholded at the frame's size, is given
   to SAM 2 as if a user had drawn it, and SAM 2's original decoder tracks it. The fine-tuned decoder is used only for
-  what it was trained for.
+  what it was trained for. Another model may track it instead, see [`sa2va.model.propagator`].
 
 A clip or stream may also be asked about window by window: what a new answer points at joins the objects that are
 followed, see [`VideoTracker.prompt_window`].
@@ -21,19 +21,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from sa2va.inference.encoded_frames import EncodedFrames
 from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
 from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
+from sa2va.inference.propagator_memory import PropagatorMemory
 from sa2va.masks.mask import Size
 from sa2va.masks.segment import Segment
 from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
@@ -49,10 +50,14 @@ from sa2va.model.mask_decoder import (
     upsample_logits,
 )
 from sa2va.model.network import Sa2VANetwork
+from sa2va.model.propagator import draw, encode_for_propagator
 from sa2va.processing.conversation import check_text
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
+
+if TYPE_CHECKING:
+    from sa2va.model.propagator import PropagatorModel
 
 Mode = Literal["released", "consistent"]
 #: After how many frames, or at cuts, the language model is asked again.
@@ -70,7 +75,7 @@ class _Group:
 
     ids: list[int]
     phrases: list[str]
-    prompt: Callable[[FrameFeatures, Size], MaskPrediction]  # decodes a prompted frame
+    prompt: Callable[[EncodedFrames, Size], MaskPrediction]  # decodes a prompted frame
     frames_to_prompt: int
     memory: ObjectMemory
     look: Tensor | None = None  # (K, C), see `_look`; None before the first prompted frame
@@ -85,17 +90,15 @@ class _Group:
         pick = torch.tensor(rows, device=self.look.device)
         return replace(self, ids=ids, phrases=phrases, memory=self.memory.select(pick), look=self.look[pick])
 
-    def add_prompted(
-        self, sam2: Sam2VideoModel, features: FrameFeatures, prediction: MaskPrediction, index: int
-    ) -> None:
+    def add_prompted(self, carrier: Any, features: EncodedFrames, prediction: MaskPrediction, index: int) -> None:
         """Remember a frame on which its objects were prompted."""
-        self.memory = self.memory.prompt(sam2, features, prediction, index)
+        self.memory = self.memory.prompt(carrier, features.carried, prediction, index)
         self.look = _look(self.look, prediction, prediction.presence > 0)
 
     def renewed(
         self,
-        sam2: Sam2VideoModel,
-        frames: Mapping[int, FrameFeatures],
+        carrier: Any,
+        frames: Mapping[int, EncodedFrames],
         predictions: Sequence[tuple[int, MaskPrediction]],
         rows: Sequence[int],
     ) -> _Group:
@@ -104,7 +107,7 @@ class _Group:
         group = replace(self, memory=self.memory.first_prompted())
         for index, prediction in predictions:
             pick = torch.tensor(rows, device=prediction.best.device)
-            group.add_prompted(sam2, frames[index], prediction[pick], index)
+            group.add_prompted(carrier, frames[index], prediction[pick], index)
         return group
 
 
@@ -176,22 +179,34 @@ class VideoTracker:
         ask_every: AskEvery = None,
         num_key_frames: int = 1,
     ):
-        original = model.original_mask_decoder
+        original, propagator = model.original_mask_decoder, model.propagator
         if mode not in (None, "released", "consistent"):
             raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
-        self.mode: Mode = mode or ("consistent" if original is not None else "released")
-        if self.mode == "consistent" and original is None:
+        can_carry = original is not None or propagator is not None
+        self.mode: Mode = mode or ("consistent" if can_carry else "released")
+        if self.mode == "consistent" and not can_carry:
             raise ValueError(
                 "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
                 "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
             )
-        self._memory = memory_of(memory)
+        self._memory: ObjectMemory = memory_of(memory)
         self._model = model
         self._sam2 = model.sam2
-        self._side = grounding_side(model.sam2)
-        self._tracking_decoder: Sam2VideoMaskDecoder = (
-            original if self.mode == "consistent" and original is not None else self._sam2.mask_decoder
-        )
+        self._propagator: PropagatorModel | None = propagator if self.mode == "consistent" else None
+        # Who carries masks, and with which decoder.
+        self._carrier: Any = self._sam2
+        self._tracking_decoder: Sam2VideoMaskDecoder = self._sam2.mask_decoder
+        if self._propagator is not None:
+            if memory != "recent":
+                raise ValueError(
+                    f"memory={memory!r} is for the checkpoint's own SAM 2, and a propagator remembers frames in its "
+                    "own way: leave memory out, or carry masks without the propagator (mode='released')"
+                )
+            self._memory = PropagatorMemory()
+            self._carrier, self._tracking_decoder = self._propagator, self._propagator.mask_decoder
+        elif self.mode == "consistent" and original is not None:
+            self._tracking_decoder = original
+        self._side = grounding_side(self._carrier)
         self._output = output
         self._ask = ask
         self._ask_every: AskEvery = checked_ask_every(ask_every)
@@ -362,7 +377,7 @@ class VideoTracker:
             waiting = ", ".join(f"{number} ({phrase!r})" for number, phrase in self._phrases_to_ask)
             raise ValueError(f"{error}; these phrases wait, remove(id) takes one back: {waiting}") from error
 
-    def _ask_again(self, every: int | Literal["scene"], pixels: Pixels, size: Size) -> FrameFeatures:
+    def _ask_again(self, every: int | Literal["scene"], pixels: Pixels, size: Size) -> EncodedFrames:
         """Ask for all phrases where it is time to, and let what is found join what is followed; the frame's features.
 
         The language model sees the frames since the last time, or the present one alone: at the beginning, after a cut,
@@ -391,14 +406,20 @@ class VideoTracker:
         """Ask for a phrase no longer."""
         self._watch = replace(self._watch, reserved={p: n for p, n in self._watch.reserved.items() if p != phrase})
 
-    @torch.inference_mode()
-    def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
-        """SAM 2's image features of frames: the one time each passes the image encoder."""
+    def encode(self, frames: Sequence[Pixels]) -> EncodedFrames:
+        """The image features of frames, which are computed when they are read: each frame passes an encoder once."""
         images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-        return self._model.encode_frames(squashed_frames(images, self._side))
+
+        def find() -> FrameFeatures:
+            return self._model.encode_frames(squashed_frames(images, grounding_side(self._sam2)))
+
+        propagator = self._propagator
+        if propagator is None:
+            return EncodedFrames(find)
+        return EncodedFrames(find, lambda: encode_for_propagator(propagator, squashed_frames(images, self._side)))
 
     @torch.inference_mode()
-    def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
+    def step_encoded(self, features: EncodedFrames, size: Size, *, time: float | None = None) -> Frame:
         """[`step`] over a frame that is encoded already: ``features`` of exactly one frame, ``size`` its height,
         width."""
         segments: list[Segment] = []
@@ -412,14 +433,14 @@ class VideoTracker:
                 if group.frames_to_prompt:
                     prediction = group.prompt(features, size)
                     group.frames_to_prompt -= 1
-                    group.add_prompted(self._sam2, features, prediction, index)
+                    group.add_prompted(self._carrier, features, prediction, index)
                 else:
-                    prediction, group.memory = group.memory.track(self._sam2, self._tracking_decoder, features, index)
+                    prediction, group.memory = self._follow(group, features, index)
                 segments += self._segments(group.ids, group.phrases, prediction, size)
         return Frame(index, time, size, tuple(segments))
 
     @torch.inference_mode()
-    def prompt_frame(self, features: FrameFeatures, size: Size, index: int) -> None:
+    def prompt_frame(self, features: EncodedFrames, size: Size, index: int) -> None:
         """Prompt all groups on a frame that comes later (or earlier); its result is kept until its turn comes.
 
         Args:
@@ -429,13 +450,13 @@ class VideoTracker:
         for group in self._groups:
             prediction = group.prompt(features, size)
             group.frames_to_prompt = 0
-            group.add_prompted(self._sam2, features, prediction, index)
+            group.add_prompted(self._carrier, features, prediction, index)
             segments += self._segments(group.ids, group.phrases, prediction, size)
         self._ready[index] = {segment.id: segment for segment in segments}
 
     @torch.inference_mode()
     def prompt_window(
-        self, found: Mapping[str, Tensor], frames: Mapping[int, FrameFeatures], size: Size, *, cut: bool = False
+        self, found: Mapping[str, Tensor], frames: Mapping[int, EncodedFrames], size: Size, *, cut: bool = False
     ) -> None:
         """Prompt objects anew in the window that comes next; results are kept until their turn comes.
 
@@ -483,7 +504,7 @@ class VideoTracker:
                 part = _Group([ids[row] for row in rows], [phrases[row] for row in rows], decode, 0, self._memory)
             else:
                 part = group.select(rows)
-            groups.append(part.renewed(self._sam2, frames, list(compress(predictions.items(), on)), prompts))
+            groups.append(part.renewed(self._carrier, frames, list(compress(predictions.items(), on)), prompts))
         joined, away = {owners[place] for place in same.values()}, []
         for group in (*known, *self._away):
             rest = [row for row in range(len(group.ids)) if (group, row) not in joined]
@@ -512,7 +533,7 @@ class VideoTracker:
         predictions: Mapping[int, MaskPrediction],
         trusted_PF: Tensor,
         known: Sequence[_Group],
-        frames: Mapping[int, FrameFeatures],
+        frames: Mapping[int, EncodedFrames],
     ) -> dict[int, int]:
         """Which prompts show which objects, see [`same_objects`]: those that are followed are where memory says, those
         of scenes before nowhere."""
@@ -529,10 +550,7 @@ class VideoTracker:
             looks.append(group.look)
             names += group.phrases
             if group in known:
-                tracked = [
-                    group.memory.track(self._sam2, self._tracking_decoder, features, index)[0]
-                    for index, features in frames.items()
-                ]
+                tracked = [self._follow(group, features, index)[0] for index, features in frames.items()]
                 masks.append(self._masks(tracked))
             else:
                 masks.append(new.masks.new_zeros(len(group.ids), *new.masks.shape[1:]))
@@ -552,17 +570,21 @@ class VideoTracker:
         return self._next_id - 1
 
     @torch.inference_mode()
-    def propagate_reverse(self, features: FrameFeatures, size: Size, index: int) -> None:
+    def propagate_reverse(self, features: EncodedFrames, size: Size, index: int) -> None:
         """Follow the objects to a frame before the first prompted one; the result is kept until its turn comes."""
         segments: list[Segment] = []
         for group in self._groups:
-            prediction, group.memory = group.memory.track(
-                self._sam2, self._tracking_decoder, features, index, backward=True
-            )
+            prediction, group.memory = self._follow(group, features, index, backward=True)
             segments += self._segments(group.ids, group.phrases, prediction, size)
         self._ready[index] = {segment.id: segment for segment in segments}
         if index == 0:
             self._reset_tracked()
+
+    def _follow(
+        self, group: _Group, features: EncodedFrames, index: int, *, backward: bool = False
+    ) -> tuple[MaskPrediction, ObjectMemory]:
+        """The objects of a group on one more frame, and their memory with it."""
+        return group.memory.track(self._carrier, self._tracking_decoder, features.carried, index, backward=backward)
 
     def _reset_tracked(self) -> None:
         """Forget what was tracked backwards; forward propagation starts from the prompted frames alone."""
@@ -582,11 +604,11 @@ class VideoTracker:
     def _start(self, ids: list[int], phrases: list[str], prompt: Callable, frames: int) -> None:
         self._groups.append(_Group(ids, phrases, prompt, frames, self._memory))
 
-    def _language_prompt(self, prompts_KC: Tensor) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+    def _language_prompt(self, prompts_KC: Tensor) -> Callable[[EncodedFrames, Size], MaskPrediction]:
         tokens = language_tokens(self._sam2, prompts_KC)
 
-        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
-            prediction = decode_masks(self._sam2, self._sam2.mask_decoder, features, tokens)
+        def decode(features: EncodedFrames, size: Size) -> MaskPrediction:
+            prediction = decode_masks(self._sam2, self._sam2.mask_decoder, features.found, tokens)
             if self.mode == "released":
                 return prediction
             inside = upsample_logits(prediction.logits, None, size) > 0  # one step, as in Sa2VA-i
@@ -594,12 +616,12 @@ class VideoTracker:
 
         return decode
 
-    def _mask_prompt(self, mask: np.ndarray) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+    def _mask_prompt(self, mask: np.ndarray) -> Callable[[EncodedFrames, Size], MaskPrediction]:
         if mask.dtype != np.bool_ or mask.ndim != 2:
             raise ValueError(f"a mask is a bool array (H, W); got {mask.dtype} {mask.shape}")
         inside = torch.from_numpy(mask.copy())[None].to(self._sam2.device)
 
-        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+        def decode(features: EncodedFrames, size: Size) -> MaskPrediction:
             if mask.shape != tuple(size):
                 raise ValueError(f"the mask is {mask.shape} but the frame is {tuple(size)} (height, width)")
             return self._mask_as_prompt(features, inside)
@@ -608,29 +630,31 @@ class VideoTracker:
 
     def _click_prompt(
         self, box: Sequence[float] | None, points: Sequence[Sequence[float]] | None, labels: Sequence[int] | None
-    ) -> Callable[[FrameFeatures, Size], MaskPrediction]:
+    ) -> Callable[[EncodedFrames, Size], MaskPrediction]:
         clicks = Clicks.of(box, points, labels)
 
-        def decode(features: FrameFeatures, size: Size) -> MaskPrediction:
+        def decode(features: EncodedFrames, size: Size) -> MaskPrediction:
             device = self._sam2.device
             scaled, kinds = clicks.tensors(size, self._side)
-            tokens = point_tokens(self._sam2, scaled.to(device), kinds.to(device))
-            return decode_masks(self._sam2, self._tracking_decoder, features, tokens)
+            tokens = point_tokens(self._carrier, scaled.to(device), kinds.to(device))
+            return decode_masks(self._carrier, self._tracking_decoder, features.carried, tokens)
 
         return decode
 
     def _mask_as_prompt(
-        self, features: FrameFeatures, inside_KHW: Tensor, decoded: MaskPrediction | None = None
+        self, features: EncodedFrames, inside_KHW: Tensor, decoded: MaskPrediction | None = None
     ) -> MaskPrediction:
-        """Masks given to SAM 2 as if drawn; scores stay those of the decoder that made them."""
+        """Masks given to who carries them as if drawn; scores stay those of the decoder that made them."""
         side = self._side
         resized = torch.nn.functional.interpolate(
             inside_KHW[:, None].float(), size=(side, side), mode="bilinear", antialias=True
         )[:, 0]
-        drawn = mask_as_prediction(self._sam2, self._tracking_decoder, features, (resized >= 0.5).float())
-        if decoded is None:
-            return drawn
-        return MaskPrediction(drawn.candidates, decoded.iou[:, None], drawn.best, decoded.presence, drawn.pointer)
+        masks = (resized >= 0.5).float()
+        if self._propagator is not None:
+            drawn = draw(self._propagator, features.carried, masks)
+        else:
+            drawn = mask_as_prediction(self._sam2, self._tracking_decoder, features.carried, masks)
+        return drawn if decoded is None else replace(drawn, ious=decoded.iou[:, None], presence=decoded.presence)
 
     def _segments(
         self, ids: Sequence[int], phrases: Sequence[str], prediction: MaskPrediction, size: Size
@@ -639,7 +663,7 @@ class VideoTracker:
             prediction,
             ids,
             phrases,
-            side=self._side,
+            side=self._side if self._propagator is None else None,
             size=(size[0], size[1]),
             output=self._output,
         )

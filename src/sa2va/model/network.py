@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ from sa2va.model.types import (
     object_frame_pairs,
 )
 
+if TYPE_CHECKING:
+    from sa2va.model.propagator import PropagatorModel
+
 
 class MaskProjection(nn.Module):
     """Two layers from a ``[SEG]`` state (..., D) to a mask prompt (..., C)."""
@@ -68,6 +71,7 @@ class Sa2VANetwork(PreTrainedModel):
         projection: from the hidden state at ``[SEG]`` to a mask prompt.
         original_mask_decoder: SAM 2's own mask decoder, in Sa2VA-i checkpoints; None elsewhere. ``sam2.mask_decoder``
             is the fine-tuned one.
+        propagator: another model that carries masks through videos, see [`sa2va.model.propagator`]; None without one.
     """
 
     config_class = Sa2VAConfig
@@ -87,6 +91,7 @@ class Sa2VANetwork(PreTrainedModel):
         self.original_mask_decoder = (
             Sam2VideoMaskDecoder(config.sam2_config.mask_decoder_config) if config.original_mask_decoder else None
         )
+        self.propagator: PropagatorModel | None = None
         self._no_split_modules = [
             *(self.vlm._no_split_modules or ()),
             "Sam2MultiScaleBlock",

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+#: Mean and deviation of the colours of ImageNet.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # The released models keep the statistics of SAM 2's pixels in bfloat16.
-_GROUNDING_MEAN, _GROUNDING_STD = (
-    torch.tensor(values).bfloat16().float().tolist() for values in (_IMAGENET_MEAN, _IMAGENET_STD)
-)
+_GROUNDING_MEAN, _GROUNDING_STD = (torch.tensor(values).bfloat16().float().tolist() for values in IMAGENET)
 
 
 def normalized_tiles(tiles_NHW3: Tensor) -> Tensor:
@@ -25,7 +23,7 @@ def normalized_tiles(tiles_NHW3: Tensor) -> Tensor:
     Raises:
         ValueError: no such pictures.
     """
-    return _normalized(tiles_NHW3, _IMAGENET_MEAN, _IMAGENET_STD)
+    return normalized(tiles_NHW3, *IMAGENET)
 
 
 def normalized_frames(frames_FSS3: Tensor) -> Tensor:
@@ -34,10 +32,15 @@ def normalized_frames(frames_FSS3: Tensor) -> Tensor:
     Raises:
         ValueError: no such pictures.
     """
-    return _normalized(frames_FSS3, _GROUNDING_MEAN, _GROUNDING_STD)
+    return normalized(frames_FSS3, _GROUNDING_MEAN, _GROUNDING_STD)
 
 
-def _normalized(pictures_NHW3: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalized(pictures_NHW3: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures with the statistics of a model: uint8 RGB (N, H, W, 3) to float32 (N, 3, H, W).
+
+    Raises:
+        ValueError: no such pictures.
+    """
     shape, dtype = tuple(pictures_NHW3.shape), pictures_NHW3.dtype
     if dtype != torch.uint8 or len(shape) != 4 or shape[-1] != 3:
         raise ValueError(
