@@ -28,6 +28,8 @@ from video import build
 OBJECTS = (1, 4, 16)
 PROMPTED, TRACKED = 5, 15
 NEXT = PROMPTED + TRACKED
+#: How many objects that were looked for around their places were looked for again, on drawn clips (docs/video.md).
+LOOKED_AGAIN = 0.09
 
 
 def full_bank(make: Callable[[int], FrameMemory]) -> MemoryBank:
@@ -71,7 +73,9 @@ def counted() -> None:
             gigaflops(lambda bank=bank, windows=windows: attend(sam2, bank, top, NEXT, windows_K2=windows))
             for bank, windows in ((bank, None), (near, None), (near, corners))
         )
-    local = ((WHOLE_EVERY - 1) * around + nearest) / WHOLE_EVERY
+    # Now and then in the whole picture, else around the object, and some of these again.
+    again = LOOKED_AGAIN * (nearest + decoder)
+    local = ((WHOLE_EVERY - 1) * (around + again) + nearest) / WHOLE_EVERY
     beside = decoder + written
     print(f"encoder {encoder:.0f}, mask decoder {decoder:.0f}, memory encoder {written:.0f};")
     print(f"read of memory: recent {whole:.0f}, near {nearest:.0f}, around the object {around:.0f} GFLOP an object\n")

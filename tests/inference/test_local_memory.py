@@ -121,19 +121,42 @@ def test_the_whole_picture_is_looked_at_now_and_then_and_for_what_is_lost_or_lar
     small, large = (0, 4, side - 4, side), (0, side // 2 + 1, 2, 5)
     seen, grown = found(model, small, small), found(model, small, large)
     lost = MaskPrediction(seen.candidates, seen.ious, seen.best, torch.tensor([-3.0, 3.0]), seen.pointer)
+    monkeypatch.setattr(local_memory, "WHOLE_EVERY", 8)
     answers = {1: seen, 2: seen, 3: lost, 4: seen, 5: grown, 6: seen, 7: seen, 8: seen, 9: seen}
     asked = looked(model, monkeypatch, answers, seen)
     assert asked == {
         1: (0, 2),
         2: (0, 2),
-        3: (0, 2),
+        3: (1, 2),  # not seen around its place: looked for again
         4: (1, 1),  # lost in frame 3
-        5: (0, 2),
+        5: (1, 2),  # found beyond its window
         6: (1, 1),  # too large in frame 5
         7: (0, 2),
         8: (2, 0),  # every eighth
         9: (0, 2),
     }
+
+
+def test_what_reaches_out_of_its_window_is_looked_for_again(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    """What is taken is what the look at the whole picture finds, for that object alone."""
+    side = 4 * features_of(model, 0).top.shape[-1]
+    small, also_far = (0, 4, 0, 4), (0, 4, 0, side)
+    start, stray = found(model, small, small), found(model, small, also_far)
+    whole: list[int] = []
+
+    def attended(sam2, bank, top, index: int, *, backward: bool, windows_K2: Tensor | None = None) -> Tensor:
+        whole.append(windows_K2 is None)
+        return top.expand(len(bank.prompted[0].pointer), -1, -1, -1)
+
+    monkeypatch.setattr(local_memory, "attend", attended)
+    answers = iter([stray, found(model, (4, 8, 0, 4))])
+    monkeypatch.setattr(local_memory, "decode_masks", lambda *_, **__: next(answers))
+    memory = LocalMemory().prompt(model.sam2, features_of(model, 0), start, 0)
+    with torch.inference_mode():
+        prediction, _ = memory.track(model.sam2, model.sam2.mask_decoder, features_of(model, 1), 1)
+    assert whole == [False, True]
+    torch.testing.assert_close(prediction.logits[0], start.logits[0])
+    torch.testing.assert_close(prediction.logits[1], found(model, (4, 8, 0, 4)).logits[0])
 
 
 def test_windows_hold_their_objects(model: Sa2VAModel):
@@ -144,8 +167,23 @@ def test_windows_hold_their_objects(model: Sa2VAModel):
     places = local_memory.Places.of(
         0, found(model, (0, 1, 0, 1), (side - 1, side, side - 1, side), (0, side, 0, side), None), grid
     )
-    assert places.corners[:2] == ((0, 0), last)
-    assert places.fits == (True, True, False, True)
+    assert [one.corner for one in places.objects[:2]] == [(0, 0), last]
+    assert [one.fits for one in places.objects] == [True, True, False, True]
     for start in range(0, side - cells, 3):
-        ((row, column),) = local_memory.Places.of(0, found(model, (start, start + 1, 5, 6)), grid).corners
+        (one,) = local_memory.Places.of(0, found(model, (start, start + 1, 5, 6)), grid).objects
+        row, column = one.corner
         assert row <= start // cells < row + blocks // 2 and column <= 5 // cells < column + blocks // 2
+
+
+def test_windows_move_on_with_their_objects(model: Sa2VAModel):
+    grid = features_of(model, 0).top.shape[-1]
+    block = 4 * block_side(grid)
+    before = local_memory.Places.of(2, found(model, (0, 2 * block, 0, block)), grid)
+    here = found(model, (block, 3 * block, 0, block))
+    (still,) = local_memory.Places.of(3, here, grid).objects
+    (moving,) = local_memory.Places.of(3, here, grid, before).objects
+    (back,) = local_memory.Places.of(1, here, grid, before).objects  # time runs backwards
+    assert still.middle == pytest.approx((2.0, 0.5))
+    assert moving.corner == back.corner == (still.corner[0] + 1, still.corner[1])
+    (slower,) = local_memory.Places.of(6, here, grid, before).objects
+    assert slower.corner[0] <= moving.corner[0]

@@ -248,17 +248,28 @@ def test_it_carries_the_masks_that_the_fine_tuned_decoder_made(model: Sa2VAModel
             assert (found.score, found.presence) == (drawn.score, drawn.presence)
 
 
-def test_released_mode_is_left_alone(base: Sa2VAModel, folders: dict[str, Path], load: Callable[[str], Sa2VAModel]):
-    base.attach_propagator(load_propagator(folders["sam2.1"]))
-    assert followed(base, [0], mode="released") == followed(load("iv25_qwen2"), [0])
+@pytest.fixture(scope="module")
+def sam2(folders: dict[str, Path]) -> Any:
+    return load_propagator(folders["sam2.1"]).eval()
 
 
-def test_objects_of_streams_come_and_go(model: Sa2VAModel):
+@pytest.fixture
+def by_sam2(base: Sa2VAModel, sam2: Any) -> Sa2VAModel:
+    """The checkpoint with SAM 2.1 to carry its masks."""
+    base.attach_propagator(sam2)
+    return base
+
+
+def test_released_mode_is_left_alone(by_sam2: Sa2VAModel, load: Callable[[str], Sa2VAModel]):
+    assert followed(by_sam2, [0], mode="released") == followed(load("iv25_qwen2"), [0])
+
+
+def test_objects_of_streams_come_and_go(by_sam2: Sa2VAModel):
     drawn = np.zeros((HEIGHT, WIDTH), bool)
     drawn[8:32, 8:48] = True
-    tracker = VideoTracker(model)
+    tracker = VideoTracker(by_sam2)
     first = tracker.add(mask=drawn)
-    with torch.inference_mode(), seen(model.propagator, True):
+    with torch.inference_mode(), seen(by_sam2.propagator, True):
         (found,) = tracker.step(CLIP[0])
         assert found.mask.iou(type(found.mask).from_array(drawn)) > 0.8
         second = tracker.add(box=(4, 4, 40, 30))
@@ -267,10 +278,10 @@ def test_objects_of_streams_come_and_go(model: Sa2VAModel):
         assert [segment.id for segment in tracker.step(CLIP[2])] == [second]
 
 
-def test_it_remembers_in_its_own_way(model: Sa2VAModel):
+def test_it_remembers_in_its_own_way(by_sam2: Sa2VAModel):
     with pytest.raises(ValueError, match=r"memory='near' is for the checkpoint's own SAM 2.*mode='released'"):
-        VideoTracker(model, memory="near")
-    assert VideoTracker(model, memory="near", mode="released").mode == "released"
+        VideoTracker(by_sam2, memory="near")
+    assert VideoTracker(by_sam2, memory="near", mode="released").mode == "released"
 
 
 def test_it_is_named_when_loading_and_is_no_part_of_the_checkpoint(

@@ -1,12 +1,16 @@
-"""Many objects at little cost: each is looked for around the place where it was.
+"""Many objects at little cost: each is looked for around the place where it should be by now.
 
-Only the nearest frames are read, as by ``memory="near"``. Half the height and width of the picture around an object is
-looked at cell by cell, the rest coarsely ([`sa2va.model.local_attention`]). An object is looked for in the whole
-picture in every eighth frame, after a frame in which it was not seen, and when it is too large for its window.
+Only the nearest frames are read, as by ``memory="near"``. Half the height and width of the picture around the place
+where an object should be, moving on as it did, is looked at cell by cell, the rest coarsely
+([`sa2va.model.local_attention`]). What is found so is not taken where it is not seen, or reaches out of that window:
+what lies there was seen too coarsely to tell it from the object, and a wrong mask that is remembered stays. Such an
+object is looked for again, in the whole picture; so is, from the start, one that was not seen or is too large for its
+window, and each in every sixteenth frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,37 +28,79 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import MemoryBank, attend, encode_memory, remember
 
-#: Prompted and tracked frames whose spatial memory is read.
-NEAR = {"prompted": 2, "tracked": 2}
+#: How many frames' spatial memory is read, and how many of them are prompted ones at most.
+NEAR = {"prompted": 2, "frames": 4}
 #: In every how many frames objects are looked for in the whole picture.
-WHOLE_EVERY = 8
+WHOLE_EVERY = 16
 #: Blocks that an object must leave free in its window, on both sides together.
 _MARGIN = 1
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where an object was in a frame, in blocks: its box, the middle of its mask (None where that is empty), and the
+    first block of the window in which it is looked for next. ``fits``: it was seen and is small enough for the window.
+    """
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    middle: tuple[float, float] | None
+    corner: tuple[int, int]
+    fits: bool
+
+    def holds(self, found: Place, side: int) -> bool:
+        """Whether what was found lies in the window of so many blocks."""
+        row, column = self.corner
+        return row <= found.top and found.bottom <= row + side and column <= found.left and found.right <= column + side
+
+
+@dataclass(frozen=True)
 class Places:
-    """Where K objects were in a frame: their windows' first blocks, and whether each was seen and fits into its own."""
+    """Where K objects were in a frame."""
 
     index: int
-    corners: tuple[tuple[int, int], ...]
-    fits: tuple[bool, ...]
+    objects: tuple[Place, ...]
 
     @classmethod
-    def of(cls, index: int, prediction: MaskPrediction, grid: int) -> Places:
-        blocks = grid // block_side(grid)
-        masks_K1bb = (prediction.logits > 0)[:, None].float()
-        taken = F.adaptive_max_pool2d(masks_K1bb, blocks)[:, 0] > 0
-        corners, fits = [], []
-        seen = (prediction.presence > 0).tolist()
-        for here, rows, columns in zip(seen, taken.any(dim=2).tolist(), taken.any(dim=1).tolist(), strict=True):
-            (top, bottom), (left, right) = _extent(rows), _extent(columns)
-            corners.append((_first(top, bottom, blocks), _first(left, right, blocks)))
-            fits.append(here and max(bottom - top, right - left) + _MARGIN <= blocks // 2)
-        return cls(index, tuple(corners), tuple(fits))
+    def of(cls, index: int, prediction: MaskPrediction, grid: int, before: Places | None = None) -> Places:
+        """Where objects are by their masks.
 
-    def select(self, rows: list[int]) -> Places:
-        return Places(self.index, tuple(self.corners[row] for row in rows), tuple(self.fits[row] for row in rows))
+        Args:
+            grid: cells along the side of a frame's features.
+            before: where they were in the frame before, or another one near to it.
+        """
+        blocks = grid // block_side(grid)
+        side = blocks // 2
+        masks_K1ss = (prediction.logits > 0)[:, None].float()
+        taken = F.adaptive_max_pool2d(masks_K1ss, blocks)[:, 0] > 0
+        rows_K, columns_K = taken.any(dim=2).tolist(), taken.any(dim=1).tolist()
+        middles_K2 = _middles(masks_K1ss[:, 0], blocks).tolist()
+        seen_K = (prediction.presence > 0).tolist()
+        objects = []
+        for row, (seen, rows, columns, (y, x)) in enumerate(zip(seen_K, rows_K, columns_K, middles_K2, strict=True)):
+            (top, bottom), (left, right) = _extent(rows), _extent(columns)
+            middle = (y, x) if any(rows) else None
+            start = before.objects[row].middle if before else None
+            down = across = 0.0
+            if before and start and middle:
+                steps = max(1, abs(index - before.index))
+                down, across = ((now - then) / steps for now, then in zip(middle, start, strict=True))
+            corner = (_first(top, bottom, down, blocks), _first(left, right, across, blocks))
+            fits = seen and max(bottom - top, right - left) + _MARGIN <= side
+            objects.append(Place(top, bottom, left, right, middle, corner, fits))
+        return cls(index, tuple(objects))
+
+    def select(self, rows: Sequence[int]) -> Places:
+        return Places(self.index, tuple(self.objects[row] for row in rows))
+
+
+def _middles(masks_Kss: Tensor, blocks: int) -> Tensor:
+    """The mean place (K, 2) of each mask's cells, row and column in blocks; 0 where it is empty."""
+    places = (torch.arange(masks_Kss.shape[-1], device=masks_Kss.device) + 0.5) * (blocks / masks_Kss.shape[-1])
+    rows, columns = masks_Kss.sum(2) @ places, masks_Kss.sum(1) @ places
+    return torch.stack([rows, columns], dim=1) / masks_Kss.sum((1, 2)).clamp(min=1)[:, None]
 
 
 def _extent(taken: list[bool]) -> tuple[int, int]:
@@ -63,9 +109,9 @@ def _extent(taken: list[bool]) -> tuple[int, int]:
     return places[0], places[-1] + 1
 
 
-def _first(start: int, end: int, blocks: int) -> int:
-    """Where a window of half the blocks begins whose middle is that of an extent, inside the picture."""
-    return min(max((start + end - blocks // 2) // 2, 0), blocks - blocks // 2)
+def _first(start: int, end: int, motion: float, blocks: int) -> int:
+    """Where a window of half the blocks begins whose middle is that of an extent that moves on, inside the picture."""
+    return min(max(round((start + end - blocks // 2) / 2 + motion), 0), blocks - blocks // 2)
 
 
 @dataclass(frozen=True)
@@ -97,26 +143,35 @@ class LocalMemory:
         backward: bool = False,
     ) -> tuple[MaskPrediction, LocalMemory]:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""
-        near = self.bank.near(index, **NEAR)
+        near, grid, device = self.bank.near(index, **NEAR), features.top.shape[-1], features.top.device
         last = min(self.places, key=lambda places: abs(places.index - index))
-        rows = range(len(last.fits))
-        whole = [row for row in rows if not last.fits[row] or index % WHOLE_EVERY == 0]
+
+        def look(rows: list[int], windows_K2: Tensor | None = None) -> MaskPrediction:
+            bank = near.select(torch.tensor(rows, device=device))
+            conditioned = attend(sam2, bank, features.top, index, backward=backward, windows_K2=windows_K2)
+            tokens = no_prompt_tokens(sam2, len(rows))
+            return decode_masks(sam2, decoder, features, tokens, conditioned_NChw=conditioned)
+
+        rows = range(len(last.objects))
+        whole = [row for row in rows if not last.objects[row].fits or index % WHOLE_EVERY == 0]
         around = [row for row in rows if row not in whole]
-        device, conditioned = features.top.device, []
-        if whole:
-            bank = near.select(torch.tensor(whole, device=device))
-            conditioned.append(attend(sam2, bank, features.top, index, backward=backward))
+        order, parts = [], []
         if around:
-            bank = near.select(torch.tensor(around, device=device))
-            windows = torch.tensor(last.select(around).corners, device=device)
-            conditioned.append(attend(sam2, bank, features.top, index, backward=backward, windows_K2=windows))
-        tokens = no_prompt_tokens(sam2, len(rows))
-        found = decode_masks(sam2, decoder, features, tokens, conditioned_NChw=torch.cat(conditioned))
-        prediction = found[torch.tensor([*whole, *around], device=device).argsort()]
+            found = look(around, torch.tensor([last.objects[row].corner for row in around], device=device))
+            places, side = Places.of(index, found, grid).objects, grid // block_side(grid) // 2
+            seen = (found.presence > 0).tolist()
+            good = [at for at, row in enumerate(around) if seen[at] and last.objects[row].holds(places[at], side)]
+            order += [around[at] for at in good]
+            parts.append(found[torch.tensor(good, dtype=torch.long, device=device)])
+            whole += [row for row in around if row not in order]
+        if whole:
+            order += whole
+            parts.append(look(whole))
+        prediction = MaskPrediction.cat(parts)[torch.tensor(order, device=device).argsort()]
         bank = remember(sam2, self.bank, features, prediction, index)
         kept = {memory.index for memory in (*bank.prompted, *bank.tracked) if memory.features is not None}
-        places = (*self.places, Places.of(index, prediction, features.top.shape[-1]))
-        return prediction, LocalMemory(bank, tuple(one for one in places if one.index in kept))
+        every = (*self.places, Places.of(index, prediction, grid, last))
+        return prediction, LocalMemory(bank, tuple(one for one in every if one.index in kept))
 
     def select(self, rows_K: Tensor) -> LocalMemory:
         """See [`sa2va.inference.memory_policies.ObjectMemory`]."""

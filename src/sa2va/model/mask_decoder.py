@@ -92,6 +92,11 @@ class MaskPrediction:
             self.candidates[rows], self.ious[rows], self.best[rows], self.presence[rows], self.pointer[rows]
         )
 
+    @classmethod
+    def cat(cls, parts: Sequence[MaskPrediction]) -> MaskPrediction:
+        """The prompts of several."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
     def split(self, counts: Sequence[int]) -> list[MaskPrediction]:
         """The first ``counts[0]`` prompts, the next ``counts[1]``, and so on."""
         ends = [*accumulate(counts)]

@@ -103,8 +103,9 @@ class MemoryBank:
 
         return replace(self, prompted=tuple(map(pick, self.prompted)), tracked=tuple(map(pick, self.tracked)))
 
-    def near(self, index: int, *, prompted: int, tracked: int) -> MemoryBank:
-        """With the spatial memory of those frames only that are nearest to one: so many prompted, so many tracked.
+    def near(self, index: int, *, prompted: int, frames: int) -> MemoryBank:
+        """With the spatial memory of those frames only that are nearest to one: so many prompted ones at most, and
+        tracked ones up to so many frames together.
 
         Pointers stay: they cost nothing to read.
         """
@@ -115,7 +116,7 @@ class MemoryBank:
 
         with_features = tuple(memory for memory in self.tracked if memory.features is not None)
         without = self.tracked[: len(self.tracked) - len(with_features)]
-        kept = (*without, *nearest(with_features, tracked))
+        kept = (*without, *nearest(with_features, frames - min(prompted, len(self.prompted))))
         return replace(self, prompted=nearest(self.prompted, prompted), tracked=kept)
 
     def without_tracked(self) -> MemoryBank:

@@ -256,9 +256,9 @@ class Sa2VANetwork(PreTrainedModel):
                 prompted(len(clips.frames_TB)),
                 clip_of_object_K=clips.clip_of_object_K,
             )
-            parts.append(_concatenate(list(steps)))
+            parts.append(MaskPrediction.cat(list(steps)))
             order.append(clips.pairs_KT.T.flatten())
-        return _concatenate(parts)[torch.cat(order).argsort()]
+        return MaskPrediction.cat(parts)[torch.cat(order).argsort()]
 
 
 def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
@@ -284,9 +284,3 @@ def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
 def _frames(batch: Batch, objects: tuple[int, ...]) -> tuple[int, ...]:
     """Grounding frames of each sample."""
     return batch.frames_per_sample or (1 if batch.grounding_pixels is not None else 0,) * len(objects)
-
-
-def _concatenate(parts: Sequence[MaskPrediction]) -> MaskPrediction:
-    return MaskPrediction(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in MaskPrediction.__dataclass_fields__)
-    )
