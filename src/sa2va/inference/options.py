@@ -34,8 +34,8 @@ class InferenceOptions:
         mode: how masks are propagated through a video, ``"released"`` or ``"consistent"``, see
             [`sa2va.inference.tracker`]; None means the one the checkpoint was made for.
         memory: which frames SAM 2 remembers and reads to carry masks on: ``"recent"`` (SAM 2's own), ``"near"`` (the
-            two nearest key frames and the two last ones, which is faster with many objects), ``"local"`` (these, around
-            the object: faster yet, less exact), ``"distractor-aware"`` or ``"tree"``; see
+            two nearest key frames and the last ones, four in all, which is faster with many objects), ``"local"``
+            (these, around the object: faster yet, less exact), ``"distractor-aware"`` or ``"tree"``; see
             [`sa2va.inference.memory_policies`].
         ask_every: when a tracked video or stream is shown to the language model again: after so many frames, at
             least 2, at cuts (``"scene"``), or never (None). Key frames are then those of each part.

@@ -144,8 +144,8 @@ class VideoTracker:
         mode: ``"released"`` or ``"consistent"``; None means the latter if the model has SAM 2's original decoder.
         output: how logits become masks.
         memory: which frames are remembered and read, see [`sa2va.inference.memory_policies`]: ``"recent"``, as in
-            SAM 2; ``"near"``, the two nearest prompted and the two last tracked ones, which costs less for many
-            objects; ``"local"``, these around each object, which costs least and is less exact;
+            SAM 2; ``"near"``, the two nearest prompted and the last tracked ones, four in all, which costs less for
+            many objects; ``"local"``, these around each object, which costs least and is less exact;
             ``"distractor-aware"`` or ``"tree"``, for objects that are easily lost or mistaken.
         ask: makes mask prompts from phrases and frames, the last of which is the present one; [`Sa2VA.stream`] provides
             it.
