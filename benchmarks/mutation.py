@@ -52,8 +52,11 @@ from typing import Any
 
 import pytest
 
+NOTICED = ("killed", "time limit")
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "sa2va"
+#: Changes that nobody could notice: by file, what the changed line becomes, and why it is the same.
+EQUIVALENT = Path(__file__).with_name("mutation_equivalent.toml")
 
 #: Which test files concern which source files: those of every pattern that fits.
 TABLE = {
@@ -119,27 +122,26 @@ class Change:
         text = b"".join(lines)
         return text[:first], text[first:last], text[last:]
 
-    @property
-    def old(self) -> str:
-        return " ".join(self._cut[1].decode().split())
-
     def apply(self) -> bytes:
         before, old, after = self._cut
-        return before + self.new.encode() + after if b"\n" not in old else before + self._as_long(old) + after
+        blank = b"\n" * old.count(b"\n")  # Lines below keep their numbers.
+        new = self.new.encode()
+        return before + (new[:-1] + blank + b")" if blank and new.endswith(b")") else new + blank) + after
 
-    def _as_long(self, old: bytes) -> bytes:
-        # Lines below keep their numbers.
-        blank = b"\n" * old.count(b"\n")
-        return self.new[:-1].encode() + blank + b")" if self.new.endswith(")") else self.new.encode() + blank
+    @property
+    def becomes(self) -> str:
+        """What its lines are afterwards, on one line."""
+        lines = self.apply().decode().splitlines()[self.start[0] - 1 : self.end[0]]
+        return " ".join(" ".join(lines).split())
 
     def __str__(self) -> str:
-        return f"{self.place}  {self.old}  ->  {self.new}"
+        return f"{self.place}  {' '.join(self._cut[1].decode().split())}  ->  {self.new}"
 
 
 def changes(file: str) -> list[Change]:
     """All changes of a file. Annotations, what an error says, and what is known to change nothing are left alone."""
     found: list[Change] = []
-    same = {(known["old"], known["new"]) for known in _equivalent() if known["file"] == file}
+    same = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get(file, {})
 
     def visit(node: ast.AST, body: tuple[int, int] | None, users: tuple[int, int] | str, returns_bool: bool) -> None:
         if isinstance(node, ast.stmt | ast.match_case):
@@ -153,7 +155,7 @@ def changes(file: str) -> list[Change]:
             start, end = (at.lineno, at.col_offset), (at.end_lineno or 0, at.end_col_offset or 0)  # pyright: ignore
             text = ast.unparse(new) if isinstance(new, ast.Constant | ast.AugAssign) else f"({ast.unparse(new)})"
             change = Change(file, start, end, text, body, users)
-            if (change.old, text) not in same:
+            if change.becomes not in same:
                 found.append(change)
         for name, value in ast.iter_fields(node):
             inside, concerned = body, users
@@ -169,11 +171,6 @@ def changes(file: str) -> list[Change]:
 
     visit(ast.parse((SOURCE / file).read_bytes()), None, "", False)
     return found
-
-
-def _equivalent() -> list[dict[str, str]]:
-    listed = tomllib.loads((ROOT / "benchmarks" / "mutation_equivalent.toml").read_text(encoding="utf-8"))
-    return [{"file": file, **change} for file, changes in listed.items() for change in changes]
 
 
 def _left_alone(name: str, node: ast.AST) -> bool:
@@ -325,7 +322,7 @@ class Lines:
         return line
 
 
-@dataclass
+@dataclass(eq=False)
 class Collected:
     """A pytest plugin that runs tests when it is asked to, in any order, instead of all once."""
 
@@ -333,6 +330,7 @@ class Collected:
     session: Any = None
     failed: bool = False
     lines: Lines | None = None  # while they are recorded
+    models: tuple[str, ...] = ()  # that the next test loads
 
     def pytest_configure(self) -> None:
         from hypothesis import Phase, settings
@@ -347,7 +345,14 @@ class Collected:
         return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.failed |= report.failed
+        if report.failed:
+            self.failed = True
+            print(report.longreprtext)
+
+    def pytest_runtest_call(self, item: Any) -> None:
+        for model in self.models:
+            item._request.getfixturevalue("open_sa2va")(model)
+        self.models = ()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
@@ -432,23 +437,20 @@ class Laboratory:
             finally:
                 os._exit(0)
         serving.close()
+        self._asked.recv()  # Until then the package is being imported: no change may be in it.
 
     # In the process that has everything ready:
 
     def _serve(self, collected: Collected, asked: Connection) -> None:
-        session = collected.session
-        item = next((item for item in session.items if "open_sa2va" in item.fixturenames), None)
-        if item:
-            session._setupstate.setup(item)
-            for model in MODELS:
-                item._request.getfixturevalue("open_sa2va")(model)
-            session._setupstate.teardown_exact(session)
-            collected.passes(item, session)
+        if item := next((item for item in collected.session.items if "open_sa2va" in item.fixturenames), None):
+            collected.models = MODELS
+            collected.passes(item, collected.session)
         gc.collect()
         gc.freeze()
+        asked.send("ready")
         with suppress(EOFError):
-            while True:
-                match asked.recv():
+            while request := asked.recv():
+                match request:
                     case "learn", file:
                         log = self.work / f"{_flat(file)}.log"
                         asked.send(_fork(lambda file=file: self._learn(collected, file), 1200, log))
@@ -463,15 +465,22 @@ class Laboratory:
                         asked.send(_fork(run, 5 + sum(limit for _, limit in chosen), self.work / "last.log"))
 
     def _learn(self, collected: Collected, file: str) -> int:
-        """Write of each test of a file that passes: its time, and the lines that it or its fixtures execute."""
+        """Write of each test that passes within the budget: its time, and the lines that it or its fixtures execute."""
+
+        def stop(*_: Any) -> None:
+            raise TimeoutError
+
+        signal.signal(signal.SIGPROF, stop)
         items = [item for item in collected.session.items if item.nodeid.startswith(f"tests/{file}.py::")]
         lines, tests = Lines(f"{self.package}/"), []
         collected.lines = lines
         for item, following in zip(items, [*items[1:], collected.session], strict=True):
             begin = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, self.budget)
             lines.start()
             passed = collected.passes(item, following)
             executed = lines.stop()
+            signal.setitimer(signal.ITIMER_PROF, 0)
             for fixture in item.fixturenames:
                 for name, found in lines.of_fixtures.get(fixture, {}).items():
                     executed[name] |= found
@@ -511,32 +520,34 @@ class Laboratory:
             for ready in (True, False) if change.body else (False,):
                 if chosen := self._chosen(change):
                     fate = self._tried(change.file, old, new, chosen, ready)
-                if fate in ("killed", "time limit"):
+                if fate in NOTICED:
                     break
             return fate
         finally:
             shutil.copy2(SOURCE / change.file, self.package / change.file)
 
     def _tried(self, file: str, old: bytes, new: bytes, chosen: list[Test], ready: bool) -> str:
-        while True:
+        while chosen:
             status = self._run(file, old, new, chosen, ready)
             if status == 0:
                 return "survived"
             if status < 0:
                 return "time limit"
             failed = self.found.read_text()
-            if failed not in self._believed:
-                (self.package / file).write_bytes(old)
-                alone = [test for test in chosen if test.name == failed]
-                if self._run(file, old, old, alone, ready) == 0:
-                    self._believed.add(failed)
-                else:
-                    print(f"  {failed} fails alone and unchanged", flush=True)
-                    self._unfit.add(failed)
-                    chosen = [test for test in chosen if test.name != failed]
-                (self.package / file).write_bytes(new)
             if failed in self._believed:
                 return "killed"
+            (self.package / file).write_bytes(old)
+            alone = [test for test in chosen if test.name == failed]
+            status = self._run(file, old, old, alone, ready)
+            if status == 0:
+                self._believed.add(failed)
+                return "killed"
+            (self.package / file).write_bytes(new)
+            shutil.copy(self.work / "last.log", self.work / f"unfit{len(self._unfit)}.log")
+            print(f"  {failed} fails alone and unchanged, status {status}", flush=True)
+            self._unfit.add(failed)
+            chosen = [test for test in chosen if test.name != failed]
+        return "no test"
 
     def _run(self, file: str, old: bytes, new: bytes, chosen: list[Test], ready: bool) -> int:
         limits = [(test.name, 5 + 5 * test.seconds) for test in chosen]
@@ -623,7 +634,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", default=["*"], help="patterns of files below src/sa2va")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30, help="begin no change after this many minutes")
-    parser.add_argument("--budget", type=float, default=10, help="seconds of tests for one change")
+    parser.add_argument("--budget", type=float, default=8, help="CPU seconds of tests for one change")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first changes, which an earlier run did")
     parser.add_argument("--only", nargs="+", default=[], help="only changes at these places, FILE:LINE:COLUMN")
     parser.add_argument("--list", action="store_true", help="print the changes and run nothing")
@@ -647,7 +658,8 @@ def main() -> None:
         begin = laboratory.spent
         fate = laboratory.fate(change)
         fates.setdefault(change.file.rpartition("/")[0], Counter())[fate] += 1
-        print(f"{fate:10} {laboratory.spent - begin:5.1f} s  {change}", flush=True)
+        end_of_line = "" if fate in NOTICED else f"\n    becomes {change.becomes}"
+        print(f"{fate:10} {laboratory.spent - begin:5.1f} s  {change}{end_of_line}", flush=True)
     print(f"\nseed {options.seed}: of {len(listed)} changes")
     for room, counts in [*sorted(fates.items()), ("all", sum(fates.values(), Counter()))]:
         print(f"  {room:20}", *(f"{counts[fate]:5} {fate}" for fate in ("killed", "time limit", "survived", "no test")))
