@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -187,6 +187,7 @@ def test_outlines_enclose_everything_that_the_outside_cannot_reach(mask):
     np.testing.assert_array_equal(inside, (labels != labels[0, 0])[1:-1, 1:-1])
 
 
+@settings(max_examples=10)
 @given(bool_masks)
 def test_an_outline_without_tolerance_keeps_its_corners(mask):
     for outline in mask_ops.outlines(mask):
