@@ -150,7 +150,7 @@ def changes(file: str) -> list[Change]:
             elif isinstance(node, ast.Assign | ast.AnnAssign | ast.ClassDef):
                 target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", node)
                 users = getattr(target, "id", getattr(target, "name", users))
-        for new in _changed(node, returns_bool):
+        for new in _changed(node, returns_bool, limits=body is None):
             at = node.value if isinstance(node, ast.Return) and node.value else node
             start, end = (at.lineno, at.col_offset), (at.end_lineno or 0, at.end_col_offset or 0)  # pyright: ignore
             text = ast.unparse(new) if isinstance(new, ast.Constant | ast.AugAssign) else f"({ast.unparse(new)})"
@@ -190,7 +190,7 @@ def _head(node: ast.stmt | ast.match_case) -> tuple[int, int]:
     return node.lineno, max(node.lineno, inner[0].lineno - 1) if inner else node.end_lineno or 0
 
 
-def _changed(node: ast.AST, returns_bool: bool) -> Iterator[ast.AST]:
+def _changed(node: ast.AST, returns_bool: bool, limits: bool) -> Iterator[ast.AST]:
     match node:
         case ast.Compare(left, operators, right):
             for table in (_TURNED, _SHIFTED):
@@ -211,7 +211,9 @@ def _changed(node: ast.AST, returns_bool: bool) -> Iterator[ast.AST]:
         case ast.Return(value) if returns_bool and value:
             yield ast.UnaryOp(ast.Not(), value)
         case ast.Constant(int() | float() as value) if not isinstance(value, bool):
-            yield ast.Constant(value + 1)
+            # A limit that a file states in thousands is none the worse for one more.
+            if not limits or value < 1000:
+                yield ast.Constant(value + 1)
 
 
 def _is_text(node: ast.AST) -> bool:
