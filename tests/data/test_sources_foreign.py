@@ -188,6 +188,12 @@ CHANGES: dict[str, tuple[str, str, str, str]] = {
     "two sizes": ("label-studio", '"original_width": 64', '"original_width": 65', "different sizes"),
     "no points": ("labelme", '"points"', '"dots"', "shape 0: 'points' is missing"),
     "an empty label": ("labelme", '"Red thing"', '" "', "shape 0: expected a label"),
+    "no rows": ("labelme", '"imageHeight": 48', '"imageHeight": 0', "imageHeight and imageWidth in pixels"),
+    "no columns": ("labelme", '"imageWidth": 64', '"imageWidth": 0', "imageHeight and imageWidth in pixels"),
+    "no rows in cvat": ("cvat", 'height="48"', 'height="0"', "expected width and height in pixels"),
+    "no columns in cvat": ("cvat", 'width="64"', 'width="0"', "expected width and height in pixels"),
+    "no rows in label-studio": ("label-studio", '"original_height": 48', '"original_height": 0', "in pixels"),
+    "no columns in label-studio": ("label-studio", '"original_width": 64', '"original_width": 0', "in pixels"),
     "a size in words": ("labelme", '"imageHeight": 48', '"imageHeight": "48"', "imageHeight and imageWidth in pixels"),
 }
 
