@@ -61,8 +61,9 @@ EQUIVALENT = Path(__file__).with_name("mutation_equivalent.toml")
 #: Which test files concern which source files: those of every pattern that fits.
 TABLE = {
     "masks/*": "masks/test_mask_ops masks/test_mask_runs results/test_results visualization/test_draw "
-    "writers/test_writers",
+    "writers/test_writers writers/test_exits_of_tracks",
     "media/*": "media/test_media media/test_pictures media/test_pages media/test_depth writers/test_video_file",
+    "media/cuts.py": "inference/test_asked_again",
     "eval/metrics.py": "eval/test_metrics eval/test_metrics_regions eval/test_metrics_grounded eval/test_track_metrics",
     "train/losses.py": "train/test_losses",
     "data/annotations/*": "data/test_formats_images data/test_formats_videos data/test_sources_foreign "

@@ -213,6 +213,25 @@ def test_what_is_malformed_is_refused_with_a_reason(name: str, tmp_path: Path):
         list(map(repr, [opened(tmp_path, kind)]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "pattern", "old", "new"),
+    [
+        ("labelme", "*.json", '"imageWidth": 64', '"imageWidth": 1'),
+        ("labelme", "*.json", '"imageHeight": 48', '"imageHeight": 1'),
+        ("cvat", "*.xml", 'width="64"', 'width="1"'),
+        ("label-studio", "*.json", '"original_width": 64', '"original_width": 1'),
+    ],
+)
+def test_a_picture_may_be_one_pixel_wide(kind: str, pattern: str, old: str, new: str, tmp_path: Path):
+    """What the file says is taken, and only found wrong when the picture is opened."""
+    foreign.WRITERS[kind](tmp_path)
+    for path in tmp_path.glob(pattern):
+        path.write_text(path.read_text().replace(old, new))
+    found = opened(tmp_path, kind)
+    with pytest.raises(ValueError, match=r"says (48 x 1|1 x 64)|does not fit|outside|drawn on"):
+        _ = found[0]
+
+
 def test_a_label_file_with_a_word(tmp_path: Path):
     foreign.write_yolo(tmp_path)
     path = tmp_path / "labels/train/two.txt"
