@@ -277,7 +277,20 @@ def test_problems_are_counted_and_the_first_are_named(caplog: pytest.LogCaptureF
         problems.settle(0, skip=True)
     with pytest.raises(ValueError, match="has no entries"):
         Problems("none").settle(0, skip=True)
-    assert shown(["a", "b"]) == "a, b"
+    assert shown(["a", "b"]) == "a, b" and shown(["a", "b", "c"]) == "a, b, c"
+
+
+@pytest.mark.parametrize(("kinds", "rest"), [(12, 0), (13, 1), (20, 8)])
+def test_twelve_kinds_of_problems_are_named(kinds: int, rest: int):
+    problems = Problems("mine")
+    for number in range(kinds):
+        problems.malformed(f"kind {number}.", "a.json")
+    with pytest.raises(ValueError, match=r"kind 11\.") as caught:
+        problems.settle(1, skip=False)
+    assert "kind 12." not in str(caught.value)
+    assert [line for line in str(caught.value).splitlines() if "other things" in line] == [
+        f"  and {rest} other things" for _ in range(rest > 0)
+    ]
 
 
 def test_files_that_are_not_there_are_noted(tmp_path: Path):
