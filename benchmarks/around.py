@@ -22,8 +22,7 @@ from pycocotools import mask as coco
 from sa2va.inference.propagation import propagate_video
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.masks.mask import Mask, Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.media.open import open_media
 from sa2va.model.foreground import foreground
 from sa2va.model.mask_decoder import FrameFeatures, upsample_logits

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.work import DecodeMarks
-from sa2va.masks.mask import Mask
+from sa2va.masks.mask import Mask, Segment
 from sa2va.masks.mask_ops import components, dilate, innermost
-from sa2va.masks.segment import Segment
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 
 #: Least area of a part: pixels, and as a share of the largest one's.

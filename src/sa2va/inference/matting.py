@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from sa2va.inference.work import Matte
+from sa2va.masks.mask import Segment
 from sa2va.masks.mask_ops import dilate, erode
-from sa2va.masks.segment import Segment
 
 #: Half the width of the edge that is unknown, as a share of the root of an object's area, and its limits in pixels.
 _EDGE, _LEAST_EDGE, _MOST_EDGE = 0.04, 2.0, 32.0

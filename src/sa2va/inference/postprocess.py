@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sa2va.masks.mask import Mask, Size
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.masks.mask_ops import Cleanup
-from sa2va.masks.segment import Segment
 from sa2va.model.finite import not_finite
 from sa2va.model.foreground import foreground
 from sa2va.model.mask_decoder import MaskPrediction, upsample_logits

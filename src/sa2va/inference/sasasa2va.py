@@ -26,8 +26,7 @@ from sa2va.inference.postprocess import MaskPostprocessing, finite_rows
 from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.frames import FrameSource
 from sa2va.media.origin import Origin
 from sa2va.model.finite import not_finite

@@ -45,7 +45,7 @@ from sa2va.inference.vlm import (
 )
 from sa2va.inference.work import Decode, DecodeMarks, EncodedMedia, EncodeFrame, Pause, together
 from sa2va.inference.zoom import Box, look_by_tiles, look_closer
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
 from sa2va.media.origin import Origin

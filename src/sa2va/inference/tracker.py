@@ -34,8 +34,7 @@ from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
 from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
 from sa2va.media.image import load_pixels
 from sa2va.model.mask_decoder import (

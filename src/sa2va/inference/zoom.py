@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sa2va.inference.work import together
-from sa2va.masks.mask import Mask, Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.results.answer import Answer
 
 #: A part of a picture: (x0, y0, x1, y1) in whole pixels, ends exclusive.
