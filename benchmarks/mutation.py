@@ -46,7 +46,6 @@ TABLE = {
     "masks/*": "results/test_results visualization/test_draw writers/test_writers",
     "media/camera.py": "media/test_media",
     "media/download.py": "media/test_pictures",
-    "media/sample_depth.py": "media/test_depth",
     "media/*": "media/test_media media/test_pictures writers/test_video_file media/test_depth",
     "eval/metrics.py": "eval/test_metrics eval/test_metrics_regions eval/test_metrics_grounded "
     "eval/test_benchmarks_videos",

@@ -21,8 +21,7 @@ from sa2va.inference.scene import Scene, checked_phrases
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.media.frames import FrameSource
-from sa2va.media.open import ImageSource, MediaSource, Picture, load_image, open_media
-from sa2va.media.origin import Origin
+from sa2va.media.open import ImageSource, MediaSource, Origin, Picture, load_image, open_media
 from sa2va.model.quantization import Quantization
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor

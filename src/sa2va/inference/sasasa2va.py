@@ -28,7 +28,7 @@ from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
 from sa2va.masks.mask import Segment, Size
 from sa2va.media.frames import FrameSource
-from sa2va.media.origin import Origin
+from sa2va.media.open import Origin
 from sa2va.model.finite import not_finite
 from sa2va.model.mask_decoder import (
     FrameFeatures,

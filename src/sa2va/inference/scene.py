@@ -47,8 +47,7 @@ from sa2va.inference.work import Decode, DecodeMarks, EncodedMedia, EncodeFrame,
 from sa2va.inference.zoom import Box, look_by_tiles, look_closer
 from sa2va.masks.mask import Segment
 from sa2va.media.frames import FrameSource
-from sa2va.media.open import Picture
-from sa2va.media.origin import Origin
+from sa2va.media.open import Origin, Picture
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, grounding_side
 from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
