@@ -47,7 +47,7 @@ class Sa2VA:
       ``"sam"`` draws masks anew with SAM 2's original decoder (load it with ``sam2=``), ``"matting"`` adds
       ``Segment.alpha`` for cut-outs, with the VitMatte weights ``matting`` (hub id or folder).
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
-      [`sa2va.model.sampling.GenerationOptions`].
+      [`sa2va.model.generation.GenerationOptions`].
 
     Attributes:
         model: the [`Sa2VAModel`].
@@ -309,7 +309,7 @@ class Sa2VA:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels; a single one needs no list.
             requests: what to ask about each region; they are called region1, region2, ... None means the wording of the
                 released models.
-            generation: fields of [`sa2va.model.sampling.GenerationOptions`], such as ``max_new_tokens``.
+            generation: fields of [`sa2va.model.generation.GenerationOptions`], such as ``max_new_tokens``.
 
         Raises:
             ValueError: the family has no region prompts, or a region is empty or outside the image.

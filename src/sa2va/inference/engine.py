@@ -34,6 +34,8 @@ from sa2va.inference.work import (
     Work,
     Write,
 )
+from sa2va.model.generation import Generated, GenerationOptions, PromptReader, Reading, RowBatch, fit_a_pass
+from sa2va.model.language import VisualTokens
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -44,10 +46,6 @@ from sa2va.model.mask_decoder import (
     point_tokens,
 )
 from sa2va.model.network import Sa2VANetwork
-from sa2va.model.prompt_reader import PromptReader, Reading, fit_a_pass
-from sa2va.model.row_batch import RowBatch
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated, VisualTokens
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.results.history import Turn

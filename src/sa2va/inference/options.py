@@ -10,7 +10,7 @@ from sa2va.inference.postprocess import MaskPostprocessing
 from sa2va.inference.propagation import KeyFrames
 from sa2va.inference.tracker import AskEvery, Mode, checked_ask_every
 from sa2va.masks.mask_ops import Cleanup
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5

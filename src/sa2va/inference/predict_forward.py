@@ -14,7 +14,7 @@ from sa2va.inference.engine import Engine
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.work import EncodedMedia, Pause, Write
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import sampled_cells
 from sa2va.processing.requests import IMAGE_MARK

@@ -30,6 +30,7 @@ from sa2va.masks.mask import Segment, Size
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Origin
 from sa2va.model.finite import not_finite
+from sa2va.model.generation import GenerationOptions
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -40,7 +41,6 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.network import Sa2VANetwork
-from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.image_transforms import squashed_frames
 from sa2va.results.answer import Frame
 

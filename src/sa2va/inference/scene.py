@@ -48,8 +48,8 @@ from sa2va.inference.zoom import Box, look_by_tiles, look_closer
 from sa2va.masks.mask import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Origin, Picture
+from sa2va.model.generation import GenerationOptions
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, grounding_side
-from sa2va.model.sampling import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import Region, as_regions, region_cells
 from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST

@@ -16,11 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sa2va.model.generation import Generated, GenerationOptions, Row
+from sa2va.model.language import PromptCache, VisualTokens
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
-from sa2va.model.prompt_cache import PromptCache
-from sa2va.model.row_batch import Row
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated, VisualTokens
 from sa2va.processing.processor import VisionInputs
 
 T = TypeVar("T")
