@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sa2va.inference import sasasa2va
-from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.media.open import open_media
 from sa2va.model.mask_decoder import decode_masks, language_tokens, upsample_logits
 from synthetic_checkpoint import picture

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sa2va import Sa2VA
-from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.sasasa2va import follow_clips
 from sa2va.media.open import open_media
 from sa2va.model import language

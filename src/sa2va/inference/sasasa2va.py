@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.inference.engine import Engine
-from sa2va.inference.postprocess import MaskPostprocessing, finite_rows
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
@@ -240,7 +240,7 @@ def _averaged(
     output: MaskPostprocessing,
 ) -> tuple[Segment, ...]:
     """Segments from the mean probability over the selection modes. FloatingPointError for NaN or infinity."""
-    if not all(bool(finite_rows(prediction).all()) for prediction in predictions):
+    if not all(bool(prediction.is_finite.all()) for prediction in predictions):
         raise not_finite("SAM 2", predictions[0].candidates.dtype)
     segments = []
     for row, phrase in enumerate(phrases):

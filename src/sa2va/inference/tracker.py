@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 
 from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
+from sa2va.inference.options import AskEvery, MaskPostprocessing, Mode, checked_ask_every
 from sa2va.inference.point_prompts import Clicks
-from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
+from sa2va.inference.postprocess import frame_segments
 from sa2va.masks.mask import Segment, Size
 from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
 from sa2va.media.image import load_pixels
@@ -53,13 +54,8 @@ from sa2va.processing.image_transforms import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
-Mode = Literal["released", "consistent"]
-#: After how many frames, or at cuts, the language model is asked again.
-AskEvery = int | Literal["scene"] | None
 #: Share of a prompt's highest object score (a logit) in a window from which it is trusted on a key frame.
 SURE = 0.5
-#: Fewest frames between two questions.
-SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
@@ -642,15 +638,3 @@ class VideoTracker:
             size=(size[0], size[1]),
             output=self._output,
         )
-
-
-def checked_ask_every(value: Any) -> AskEvery:
-    """The same. ValueError for anything but None, ``"scene"`` or a number of at least [`SHORTEST_WINDOW`] frames."""
-    if value is None or value == "scene":
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < SHORTEST_WINDOW:
-        raise ValueError(
-            f"ask_every is a number of frames of at least {SHORTEST_WINDOW}, 'scene' for cuts, or None; got {value!r}. "
-            "To have the language model see every frame, segment them as pictures"
-        )
-    return value

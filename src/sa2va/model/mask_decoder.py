@@ -87,6 +87,12 @@ class MaskPrediction:
         """(N,) predicted IoU of the chosen mask."""
         return self.ious.gather(1, self.best[:, None])[:, 0]
 
+    @property
+    def is_finite(self) -> Tensor:
+        """(N,) bool, whether the chosen mask and its scores are without NaN and infinity."""
+        finite = self.logits.isfinite().flatten(1).all(dim=1)
+        return finite & self.iou.isfinite() & self.presence.isfinite()
+
     def __getitem__(self, rows: slice | Tensor) -> MaskPrediction:
         return MaskPrediction(
             self.candidates[rows], self.ious[rows], self.best[rows], self.presence[rows], self.pointer[rows]
