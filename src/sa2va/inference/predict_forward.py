@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sa2va.inference.engine import Engine
+from sa2va.inference.engine import Engine, Pause, Write
 from sa2va.inference.tracker import VideoTracker
-from sa2va.inference.work import EncodedMedia, Pause, Write
+from sa2va.inference.vlm import EncodedMedia
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
 from sa2va.model.generation import GenerationOptions
 from sa2va.processing.conversation import check_text
@@ -48,15 +48,13 @@ async def _steps(
     regions = None
     if first and mask_prompts is not None and processor.family.visual_prompts and processor.cells:
         regions = [sampled_cells(mask, processor.cells) for mask in _masks(mask_prompts)]
-    media = engine.look(first, video=video is not None) if first else EncodedMedia()
-    if media.look is not None:
-        await media.look
+    media = EncodedMedia.of(processor, first, video=video is not None) if first else EncodedMedia()
     if regions:
-        media = media.with_regions(regions)
+        media = await media.with_regions(regions)
     prompt = processor.released_prompt(text, vision=media.vision, past_text=past_text, regions=regions)
     ids = processor.released_prompt_ids(text, vision=media.vision, past_text=past_text, regions=regions)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    (written,) = await Write([ids], media, options)
+    (written,) = await Write([ids], options, visual=await media.encoded(), cache=media.cache)
     states = written.seg_states
     if processor.family.prompt_seg_counts:
         states = torch.cat([written.prompt_seg_states, states])

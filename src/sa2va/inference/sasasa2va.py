@@ -25,7 +25,7 @@ from sa2va.inference.engine import Engine
 from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
+from sa2va.inference.vlm import EncodedMedia, segmentation_request, unfound
 from sa2va.masks.mask import Segment, Size
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Origin
@@ -140,7 +140,8 @@ def track(
     outputs, plans, reasons = [], [], {}
     for selection in selections:
         shown = select_frames(selection, count)
-        outputs.append(engine.run(_ask(engine, clip_pictures(source.read(shown)), requests, options)))
+        media = EncodedMedia.of(engine.processor, clip_pictures(source.read(shown)), video=True)
+        outputs.append(engine.run(media.ask(engine, requests, options)))
         plans.append(clips_of_frames(selection, count, shown))
         reasons |= unfound(engine.processor, phrases, outputs[-1])
     rows = [row for row, phrase in enumerate(phrases) if phrase not in reasons]
@@ -161,15 +162,6 @@ def track(
         pixels=lambda: (decoded.pixels for decoded in source),
         origin=origin,
     )
-
-
-async def _ask(
-    engine: Engine, pictures: Sequence[Image.Image], requests: Sequence[str], options: GenerationOptions
-) -> list[VLMOutput]:
-    media = engine.look(pictures, video=True)
-    if media.look is not None:
-        await media.look
-    return await engine.write(media, requests, options)
 
 
 def follow_clips(

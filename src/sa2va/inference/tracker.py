@@ -172,14 +172,7 @@ class VideoTracker:
         num_key_frames: int = 1,
     ):
         original = model.original_mask_decoder
-        if mode not in (None, "released", "consistent"):
-            raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
-        self.mode: Mode = mode or ("consistent" if original is not None else "released")
-        if self.mode == "consistent" and original is None:
-            raise ValueError(
-                "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
-                "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
-            )
+        self.mode = propagation_mode(model, mode)
         self._memory = memory_of(memory)
         self._model = model
         self._sam2 = model.sam2
@@ -638,3 +631,20 @@ class VideoTracker:
             size=(size[0], size[1]),
             output=self._output,
         )
+
+
+def propagation_mode(model: Sa2VANetwork, mode: Mode | None) -> Mode:
+    """How a model carries masks, by default.
+
+    Raises:
+        ValueError: there is no such mode, or the checkpoint does not have what it needs.
+    """
+    original = model.original_mask_decoder
+    if mode not in (None, "released", "consistent"):
+        raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
+    if mode == "consistent" and original is None:
+        raise ValueError(
+            "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
+            "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
+        )
+    return mode or ("consistent" if original is not None else "released")

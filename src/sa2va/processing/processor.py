@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from sa2va.results.history import Turn
 
+#: A stop word is looked for in the text of this many last tokens.
+_TAIL_TOKENS = 32
 #: How a prompt of the Qwen families begins.
 _CHATML_START = "<|im_start|>"
 #: Question, answer, and what parts it from the next question.
@@ -461,6 +463,15 @@ class Sa2VAProcessor:
         rests = [_after(encoded.questions[turn][0], turns[turn].question, end) for turn, end in ends]
         left: Any = self.tokenizer(rests, add_special_tokens=False)["input_ids"]
         return [encoded.questions[turn][1] - len(rest) - 1 for (turn, _), rest in zip(ends, left, strict=True)]
+
+    def is_finished(self, ids: Sequence[int]) -> bool:
+        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
+        if ids[-1] in self.eos_ids:
+            return True
+        if not self.stop_words:
+            return False
+        tail = str(self.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
+        return tail.replace("\r", "").replace("\n", "").endswith(self.stop_words)
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """The text of one answer's token ids: special tokens are kept, surrounding white space is stripped."""
