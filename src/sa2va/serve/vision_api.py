@@ -37,7 +37,13 @@ def vision_router(context: ServerContext) -> APIRouter:
 
         def call(_stop: Stop) -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
-            options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
+            options = {
+                "threshold": body.threshold,
+                "check_presence": body.check_presence,
+                "zoom": body.zoom,
+                "instances": body.instances,
+                "max_new_tokens": context.longest(body.max_tokens),
+            }
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
                 answers = cast("list[Answer]", scene.segment(body.phrases, **options))
             found = [
