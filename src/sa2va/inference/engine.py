@@ -57,6 +57,7 @@ class Work(Awaitable[T]):
 
     Attributes:
         is_done: whether it has been computed, or has failed. error: why it failed.
+        computed: what came of it; None before, and where it failed.
         waiting: the requests that go on then.
     """
 
@@ -64,10 +65,10 @@ class Work(Awaitable[T]):
         self.is_done = False
         self.error: Exception | None = None
         self.waiting: list[_Request[Any]] = []
-        self._result: Any = None
+        self.computed: T | None = None
 
     def finish(self, result: T) -> None:
-        self._result, self.is_done = result, True
+        self.computed, self.is_done = result, True
 
     def fail(self, error: Exception) -> None:
         self.error, self.is_done = error, True
@@ -81,7 +82,7 @@ class Work(Awaitable[T]):
         """
         if self.error is not None:
             raise self.error
-        return self._result
+        return self.computed  # pyright: ignore[reportReturnType]
 
     def __await__(self) -> Generator[Work[T], None, T]:
         if not self.is_done:

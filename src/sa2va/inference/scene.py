@@ -102,8 +102,8 @@ class Scene:
     @property
     def nbytes(self) -> int:
         """Memory that the scene occupies on the model's devices, in bytes."""
-        features = self._frame.result.nbytes if self._frame is not None and self._frame.is_done else 0
-        return sum(one.nbytes for one in list(self._encoded.values())) + features
+        features = None if self._frame is None else self._frame.computed
+        return sum(one.nbytes for one in list(self._encoded.values())) + (0 if features is None else features.nbytes)
 
     def close(self) -> None:
         """Free the encoding. A [`Track`] that was started may still be read."""

@@ -86,8 +86,7 @@ class EncodedMedia:
     @property
     def nbytes(self) -> int:
         """Memory of the visual tokens and the cache, bytes."""
-        done = self.encoding is not None and self.encoding.is_done and not self.has_failed
-        visual = self.encoding.result if self.encoding is not None and done else None
+        visual = None if self.encoding is None else self.encoding.computed
         tensors = [] if visual is None else [visual.embeddings, *visual.deepstack]
         return sum(tensor.nbytes for tensor in tensors) + self.cache.nbytes
 
