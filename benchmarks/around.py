@@ -26,7 +26,7 @@ from sa2va.inference.video_result import Track
 from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.media.open import open_media
 from sa2va.model.mask_decoder import FrameFeatures, upsample_logits
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.overlay import ClipOverlay
 from sa2va.writers import VideoEncoder

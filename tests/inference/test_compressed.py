@@ -143,6 +143,6 @@ def test_frames_without_a_clip_are_carried_by_memory(sa2va):
 def _features(model, pixels):
     from PIL import Image
 
-    from sa2va.processing.image_transforms import squashed_frames
+    from sa2va.processing.processor import squashed_frames
 
     return model.encode_frames(squashed_frames([Image.fromarray(pixels)], model.sam2.image_size))

@@ -35,14 +35,12 @@ from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
     decode_masks,
-    grounding_side,
     language_tokens,
     mask_prompt,
     point_tokens,
 )
 from sa2va.model.network import Sa2VANetwork
-from sa2va.processing.image_transforms import squashed_frames
-from sa2va.processing.processor import Sa2VAProcessor, VisionInputs
+from sa2va.processing.processor import Sa2VAProcessor, VisionInputs, squashed_frames
 
 T = TypeVar("T")
 
@@ -486,8 +484,8 @@ class Engine:
         return visual.split([sum(vision.tokens_per_image) for vision in visions], [len(grid) for grid in grids])
 
     def _encode_frames(self, works: list[EncodeFrame]) -> list[FrameFeatures]:
-        side = grounding_side(self.model.sam2)
-        features = self.model.encode_frames(squashed_frames([work.image for work in works], side))
+        pixels = squashed_frames([work.image for work in works], self.processor.grounding_side)
+        features = self.model.encode_frames(pixels)
         return [features[row] for row in range(len(works))]
 
     def _decode(self, works: list[Decode]) -> list[MaskPrediction]:
@@ -563,7 +561,8 @@ class Engine:
             for row in work.rows:
                 if not row.is_over:
                     self._rows.join(row)
-        self._collect()
+        if len(self._rows.rows) < sum(len(work.rows) for work in self._written):
+            self._collect()
 
     def _readings(self, work: Write) -> list[Reading]:
         tell, draft = work.on_token, work.draft()

@@ -41,7 +41,7 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.network import Sa2VANetwork
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 
 Selection = Literal["uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame"]

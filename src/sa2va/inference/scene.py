@@ -46,7 +46,7 @@ from sa2va.masks.mask import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Origin, Picture
 from sa2va.model.generation import GenerationOptions
-from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, grounding_side
+from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import Region, as_regions, region_cells
 from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST
@@ -360,7 +360,7 @@ class Scene:
                 "a box, points or a mask mark an object of a picture; in a video: model.stream() and tracker.add"
             )
         self._check_looks(options, phrases=False)
-        size, side = self.media.size, grounding_side(self._engine.model.sam2)
+        size, side = self.media.size, self._engine.processor.grounding_side
         points, labels = clicks.tensors(size, side)
         drawn = None if mask is None else drawn_logits(mask, size)
         mode = propagation_mode(self._engine.model, options.mode)
@@ -374,7 +374,7 @@ class Scene:
 
     async def _look_again(self, phrase: str, answer: Answer, options: InferenceOptions) -> Answer:
         """The answer to a phrase about a picture after its second looks."""
-        picture, side = self._picture(), grounding_side(self._engine.model.sam2)
+        picture, side = self._picture(), self._engine.processor.grounding_side
         if options.instances:
             features, original = await self._features(picture), self._engine.model.original_mask_decoder is not None
             parts = await together(
@@ -553,10 +553,10 @@ class Scene:
         options: InferenceOptions,
     ) -> list[Segment]:
         """What was decoded in a picture as segments, after SAM 2's second look at it."""
-        sam2 = self._engine.model.sam2
+        side = self._engine.processor.grounding_side
         if options.refine == "sam":
-            prediction = await refined(features, prediction, grounding_side(sam2))
-        ids, size, side = range(1, len(phrases) + 1), picture.size, grounding_side(sam2)
+            prediction = await refined(features, prediction, side)
+        ids, size = range(1, len(phrases) + 1), picture.size
         segments = frame_segments(prediction, ids, phrases, side=side, size=size, output=options.masks)
         return [*ObjectColors().apply(np.asarray(picture.image), segments)]
 
@@ -577,7 +577,7 @@ class _Parsed:
         """The answer with its masks; empty ones are left out and accounted for, or kept."""
         shown = (
             tuple(
-                replace(segment, span=span)
+                segment if span is None else replace(segment, span=span)
                 for segment, span in zip(segments, self.spans, strict=True)
                 if keep_empty or any(mask.area for mask in segment.masks)
             )

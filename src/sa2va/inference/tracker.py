@@ -50,7 +50,7 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.conversation import check_text
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 

@@ -163,9 +163,9 @@ def to_rgb(image: Image.Image, depth: SampleDepth | None = None, stated: int | N
     return paper
 
 
-def decode_image(file: IO[bytes], name: str, max_pixels: int, depth: SampleDepth) -> Image.Image:
+def decode_image(file: IO[bytes], name: str, max_pixels: int, depth: SampleDepth | None = None) -> Image.Image:
     with open_picture(file, name, max_pixels) as image:
-        return upright_rgb(image, name, max_pixels, depth, file)
+        return upright_rgb(image, name, max_pixels, depth or SampleDepth(), file)
 
 
 def upright_rgb(

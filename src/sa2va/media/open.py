@@ -402,7 +402,7 @@ def _open_path(path: Path, max_pixels: int) -> FrameSource:
         if kind == "picture":
             file.seek(0)
             try:
-                return Picture(decode_image(file, repr(str(path)), max_pixels, SampleDepth()), path)
+                return Picture(decode_image(file, repr(str(path)), max_pixels), path)
             except ValueError as error:
                 raise ValueError(
                     f"{path} is neither a video (mp4, mov, webm, mkv, avi, gif) nor a picture: {error}"

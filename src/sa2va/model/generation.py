@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from numbers import Integral, Real
 from typing import Any
@@ -216,12 +217,11 @@ class Row:
 
     def leave(self, layers: Callable[[], KeyValues]) -> None:
         """Leave what was read, the answer included, to the next turn of the conversation."""
-        said = [*self.prompt, *self.tokens[:-1]]
-        if self._kept is not None and self.error is None and self._kept.matching(said) < len(said):
+        if self._kept is not None and self.error is None:
+            said = [*self.prompt, *self.tokens[:-1]]
             places = [position for position, token in enumerate(said) if token == self._seg_token_id]
             states = torch.cat([self._prompt_seg_states, self._stacked()])
-            self._kept.clear()  # before it is copied, so that a long text is never there three times
-            self._kept.keep(layers(), said, dict(zip(places, states, strict=True)))
+            self._kept.keep(said, dict(zip(places, states, strict=True)), layers)
         self.layers = ()
 
     def generated(self) -> Generated:
@@ -283,7 +283,7 @@ class RowBatch:
     def drop(self, row: Row) -> None:
         """Free a row at once."""
         place = self.rows.index(row)
-        row.leave(lambda: self._cache.read(place))
+        row.leave(partial(self._cache.read, place))
         self._cache.leave(place)
         self.rows[place] = self.rows[-1]
         self.rows.pop()
@@ -466,7 +466,7 @@ class PromptReader:
         """Leave a prompt to those that begin alike at once: they need not wait for its answer."""
         assert reading.kept is not None
         places = [place for place, token in enumerate(reading.prompt) if token == self._seg_token_id]
-        reading.kept.keep(layers, reading.prompt, dict(zip(places, seg_states, strict=True)))
+        reading.kept.keep(reading.prompt, dict(zip(places, seg_states, strict=True)), lambda: layers)
 
     def _write_alone(self, row: Row, cache: DynamicCache) -> None:
         """Write to the end what cannot share a pass with other texts: dynamic RoPE beyond its window would turn those
@@ -545,7 +545,7 @@ class _Pass:
         end = self.ids_BL.shape[1] - len(plan.draft)
         start = end - (len(plan.reading.prompt) - plan.known)
         states = self.states.seg[row, start:end][self.ids_BL[row, start:end] == seg_token_id]
-        before = plan.reading.kept.seg_states(plan.known) if plan.reading.kept is not None else []
+        before = plan.reading.kept.seg_states(plan.known) if plan.reading.kept is not None and plan.known else []
         return torch.cat([torch.stack(before), states]) if before else states
 
     def draft_states(self, row: int) -> Tensor:

@@ -11,7 +11,7 @@ Shape legend: B rows, H heads, L tokens, T tokens of the longest row, M image to
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -286,15 +286,16 @@ class PromptCache:
         """The states (D,) at the ``[SEG]`` tokens among the first ``length``."""
         return [state for position, state in self._seg_states.items() if position < length]
 
-    def keep(self, layers: KeyValues, ids: Sequence[int], seg_states: Mapping[int, Tensor]) -> None:
+    def keep(self, ids: Sequence[int], seg_states: Mapping[int, Tensor], layers: Callable[[], KeyValues]) -> None:
         """Remember tokens by their keys and values, which nobody changes afterwards; there may be more of these.
 
         Nothing changes where they are all there already, so that questions in between do not end a conversation's
         advantage.
         """
         if self.matching(ids) < len(ids):
+            self.clear()  # before others are copied, so that a long text is never there three times
             self.ids, self._seg_states = list(ids), dict(seg_states)
-            self._layers = [(keys[..., : len(ids), :], values[..., : len(ids), :]) for keys, values in layers]
+            self._layers = [(keys[..., : len(ids), :], values[..., : len(ids), :]) for keys, values in layers()]
 
 
 def holds_whole_text(cache: DynamicCache) -> bool:
