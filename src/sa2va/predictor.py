@@ -424,7 +424,7 @@ class Sa2VA:
         Raises:
             ValueError: there is no ``text``, the video has no frames, or the masks are malformed.
         """
-        return predict_forward(
+        steps = predict_forward(
             self.engine,
             image=image,
             video=video,
@@ -433,3 +433,4 @@ class Sa2VA:
             mask_prompts=mask_prompts,
             max_new_tokens=max_new_tokens,
         )
+        return self.engine.run(steps)

@@ -331,6 +331,12 @@ class Engine:
         finally:
             del self._of_thread.check
 
+    def check(self) -> None:
+        """Raise what would end a request that this thread makes now, see [`stoppable`]."""
+        check = getattr(self._of_thread, "check", None)
+        if check is not None:
+            check()
+
     # -- driving -------------------------------------------------------------------------------------------------------
 
     def _drive(self, request: _Request[Any]) -> None:

@@ -24,12 +24,7 @@ from sa2va.runtime import logger
 FIRST_FRAMES = 5
 
 
-def predict_forward(engine: Engine, **arguments: Any) -> dict[str, Any]:
-    """See [`Sa2VA.predict_forward`]."""
-    return engine.run(_steps(engine, **arguments))
-
-
-async def _steps(
+async def predict_forward(
     engine: Engine,
     *,
     image: ImageSource | None,
@@ -39,6 +34,7 @@ async def _steps(
     mask_prompts: Any,
     max_new_tokens: int,
 ) -> dict[str, Any]:
+    """See [`Sa2VA.predict_forward`]."""
     processor, model = engine.processor, engine.model
     check_text(text, "text=")
     past_text = past_text or ""

@@ -39,7 +39,7 @@ def jobs_router(context: ServerContext, runner: JobRunner) -> APIRouter:
         context.check_amount(len(body.phrases), sum(map(len, body.phrases)))
         if len(runner.store.jobs("queued")) >= settings.max_jobs:
             raise Busy(_RETRY_SECONDS)
-        job = await context.dispatcher.run(request, lambda _: _queue(context, runner, body, files))
+        job = await context.dispatcher.run(request, lambda: _queue(context, runner, body, files))
         return JSONResponse(_reply(runner, job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
     @router.get("/jobs/{job}", response_model=JobReply)
