@@ -83,7 +83,7 @@ class Dispatcher:
     async def run(self, request: Request, call: Callable[[], T]) -> T:
         """Run a call in a thread and wait for what it returns or raises.
 
-        What it asks of the engine ends when it is told to stop; where it computes by itself it calls the engine's ``check``.
+        What it asks of the engine ends when it is told to stop; elsewhere it calls the engine's ``check``.
 
         Raises:
             Busy, TimeIsUp, ClientGone, Closing: the call is told to stop, or was not begun.
