@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA, Sa2VAModel
-from sa2va.inference.engine import Engine
 from sa2va.model.generation import Generated, GenerationOptions
 from sa2va.processing.processor import VisionInputs
 from sa2va.processing.regions import region_cells
@@ -117,7 +116,7 @@ def write(sa2va: Sa2VA, ids: list[int], vision: VisionInputs | None, regions=Non
             visual = sa2va.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout)
     options = GenerationOptions(max_new_tokens=new_tokens)
     (answer,) = sa2va.model.generate(
-        [ids], visual, options=options, is_finished=Engine(sa2va.model, sa2va.processor).is_finished
+        [ids], visual, options=options, is_finished=sa2va.processor.is_finished
     )
     return answer
 
