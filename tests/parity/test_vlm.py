@@ -115,9 +115,7 @@ def write(sa2va: Sa2VA, ids: list[int], vision: VisionInputs | None, regions=Non
         with torch.no_grad():
             visual = sa2va.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout)
     options = GenerationOptions(max_new_tokens=new_tokens)
-    (answer,) = sa2va.model.generate(
-        [ids], visual, options=options, is_finished=sa2va.processor.is_finished
-    )
+    (answer,) = sa2va.model.generate([ids], visual, options=options, is_finished=sa2va.processor.is_finished)
     return answer
 
 
