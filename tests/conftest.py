@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -21,6 +22,8 @@ transformers.logging.disable_progress_bar()
 # With several threads, sums come in an order that depends on their number: results would differ by machine.
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)
+# transformers compiles a pattern for each tensor that it loads, and Python keeps no more than 512 of them.
+re._MAXCACHE = 2**14  # type: ignore[attr-defined]
 # A slow machine is no defect.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -66,6 +69,12 @@ def open_sa2va(checkpoint: Callable[[str], Path], load: Callable[[str], Sa2VAMod
 def sa2va(open_sa2va: Callable[[str], Sa2VA]) -> Sa2VA:
     """The user's handle on the case most tests use."""
     return open_sa2va("iv25_qwen2")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Sa2VA:
+    """The checkpoint in the package; tests leave it as it is."""
+    return Sa2VA.from_pretrained("tiny", device="cpu")
 
 
 @pytest.fixture(scope="session")

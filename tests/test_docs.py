@@ -79,11 +79,6 @@ def test_the_readme_leaves_what_it_says(desk):
     assert namespace["mask"].shape == (240, 320)
 
 
-@pytest.fixture(scope="module")
-def tiny() -> sa2va.Sa2VA:
-    return sa2va.Sa2VA.from_pretrained("tiny", device="cpu")
-
-
 def docstring_examples() -> list[doctest.DocTest]:
     """The examples of every name in the reference and its members, each once."""
     found: dict[tuple[str | None, int | None], doctest.DocTest] = {}
