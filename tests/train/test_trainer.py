@@ -81,7 +81,7 @@ def config(model: Path, folder: Path, **changes: object) -> TrainConfig:
 
 
 @pytest.fixture
-def tune(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[..., TrainConfig]:
+def tune(checkpoint: Callable[[str], Path], tmp_path: Path, read_once: None) -> Callable[..., TrainConfig]:
     return partial(config, checkpoint("iv25_qwen2"), tmp_path / "run")
 
 
