@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,26 @@ def sa2va(open_sa2va: Callable[[str], Sa2VA]) -> Sa2VA:
 def tiny() -> Sa2VA:
     """The checkpoint in the package; tests leave it as it is."""
     return Sa2VA.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def opened() -> dict[str, Sa2VA]:
+    """What `opened_once` has opened."""
+    return {}
+
+
+@pytest.fixture
+def opened_once(opened: dict[str, Sa2VA], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint is opened once for all commands that open it alike, which takes most of their time."""
+    real = Sa2VA.from_pretrained
+
+    def open_once(source: str | Path, **options: Any) -> Sa2VA:
+        key = repr((str(source), sorted(options.items())))
+        if key not in opened:
+            opened[key] = real(source, **options)
+        return opened[key]
+
+    monkeypatch.setattr(Sa2VA, "from_pretrained", open_once)
 
 
 @pytest.fixture(scope="session")
