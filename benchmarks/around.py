@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from sa2va.inference.postprocess import foreground
 from sa2va.inference.propagation import propagate_video
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.masks.mask import Mask, Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.media.open import open_media
-from sa2va.model.foreground import foreground
 from sa2va.model.mask_decoder import FrameFeatures, upsample_logits
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.overlay import ClipOverlay
 from sa2va.writers import VideoEncoder

@@ -46,7 +46,6 @@ TABLE = {
     "masks/*": "results/test_results visualization/test_draw writers/test_writers",
     "media/camera.py": "media/test_media",
     "media/download.py": "media/test_pictures",
-    "media/sample_depth.py": "media/test_depth",
     "media/*": "media/test_media media/test_pictures writers/test_video_file media/test_depth",
     "eval/metrics.py": "eval/test_metrics eval/test_metrics_regions eval/test_metrics_grounded "
     "eval/test_benchmarks_videos",
@@ -60,7 +59,7 @@ TABLE = {
     "checkpoint/*": "checkpoint/test_checkpoints checkpoint/test_checkpoint_forms checkpoint/test_checkpoint_fuzz",
     "model/quantization.py": "model/test_quantization",
     "model/finite.py": "model/test_finite",
-    "model/prompt_reader.py": "model/test_prompt_reader results/test_history",
+    "model/generation.py": "model/test_prompt_reader results/test_history",
     "model/memory*.py": "inference/test_tracker parity/test_sam2",
     "model/*": "model/test_model model/test_canaries parity/test_sam2 parity/test_vlm checkpoint/test_checkpoints",
     "inference/sasasa2va.py": "inference/test_compressed",

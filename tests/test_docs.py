@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import sa2va
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 from sa2va.writers.video_encoder import VideoEncoder
 from sa2va.zoo import TINY
 from synthetic_checkpoint import picture

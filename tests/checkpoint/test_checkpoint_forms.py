@@ -23,8 +23,7 @@ from sa2va.atomic import filling
 from sa2va.checkpoint.conversion import convert
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
-from sa2va.processing.image_transforms import QwenPixels
-from sa2va.processing.processor import ProcessorSettings
+from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 from synthetic_checkpoint import GOLDEN, picture
 
 pytestmark = pytest.mark.xdist_group("checkpoint forms")  # converted once for all

@@ -196,7 +196,7 @@ def test_a_mask_stands_for_every_seg_even_an_empty_one(sa2va: Sa2VA, monkeypatch
     (item,) = Stub(count=1, texts=REQUESTS[:1]).items()
     (found,) = answer_item(sa2va, "segment", item, SHORT)
     assert len(found.masks) >= 1
-    monkeypatch.setattr("sa2va.inference.postprocess.MaskPostprocessing.cut", 1e9)
+    monkeypatch.setattr("sa2va.inference.options.MaskPostprocessing.cut", 1e9)
     (blank,) = answer_item(sa2va, "segment", item, SHORT)
     assert len(blank.masks) == len(blank.phrases) == len(found.masks)
     assert all(mask.area == 0 for masks in blank.masks for mask in masks)

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessorPil
 
 from sa2va import Answer, Mask, Request, Sa2VA, Segment
-from sa2va.inference.work import EncodeFrame, Pause, together
-from sa2va.inference.zoom import Box, look_by_tiles, look_closer, tiles
+from sa2va.inference.engine import EncodeFrame, Pause, together
+from sa2va.inference.second_looks import Box, look_by_tiles, look_closer, tiles
 from sa2va.model.mask_decoder import MASK_LOGIT, grounding_side, upsample_logits
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.writers.picture_files import write_picture
 from synthetic_checkpoint import picture
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from sa2va import Sa2VA
 from sa2va.inference.engine import Engine
 from sa2va.model import language
-from sa2va.model.prompt_reader import shared_prefix
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated, VisualTokens
+from sa2va.model.generation import Generated, GenerationOptions, shared_prefix
+from sa2va.model.language import VisualTokens
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from sa2va import Sa2VA, Sa2VAModel
 from sa2va.inference.engine import Engine
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated
+from sa2va.model.generation import Generated, GenerationOptions
 from sa2va.processing.processor import VisionInputs
 from sa2va.processing.regions import region_cells
 from synthetic_checkpoint import GOLDEN, picture

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from sa2va.inference.options import KeyFrames
 from sa2va.inference.tracker import VideoTracker
 from sa2va.masks.mask import Size
 from sa2va.media.cuts import scene_starts
@@ -18,7 +19,6 @@ from sa2va.media.frames import DecodedFrame, FrameSource, first_indices, prefetc
 from sa2va.model.mask_decoder import FrameFeatures
 from sa2va.results.answer import Frame
 
-KeyFrames = Literal["first", "uniform"] | Sequence[int] | np.ndarray | int
 #: Frames that pass the image encoder together; more only cost memory once the device is busy.
 FRAMES_PER_ENCODING = 4
 

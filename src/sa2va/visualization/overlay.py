@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sa2va.masks.mask import Mask
+from sa2va.masks.mask import Mask, Segment
 from sa2va.masks.mask_ops import components
-from sa2va.masks.segment import Segment
 from sa2va.media.image import load_image, load_pixels
 from sa2va.visualization.colors import FILL, Color, ObjectColors
 from sa2va.visualization.colors import color as color
