@@ -23,11 +23,6 @@ STAR, SQUARE = "the red star", "the blue square"
 SHORT = {"max_new_tokens": 12}
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
 def drawn(*objects: tuple[str, str, int, int], paper: tuple[int, int, int] = GRAY) -> np.ndarray:
     """A picture of objects, each a kind, a colour and a centre x, y."""
     picture = np.full((128, 128, 3), paper, np.uint8)

@@ -30,11 +30,6 @@ ROUGH[20:70, 30:110] = True
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def both(two_decoders: Path) -> Sa2VA:
     """A checkpoint with SAM 2's original decoder beside the fine-tuned one."""
     return Sa2VA.from_pretrained(two_decoders, device="cpu")
@@ -260,6 +255,7 @@ def test_what_fills_the_picture_is_not_looked_at_again(tiny: Sa2VA):
     assert seen["tower"] == [1] and plain.segments
 
 
+@pytest.mark.slow
 def test_instances_are_found_by_tiles_and_looked_at_one_by_one(tiny: Sa2VA):
     places = [(40, 50), (250, 60), (150, 200)]
     image = drawn((320, 256), *[(x, y, 8, (215, 35, 40)) for x, y in places])

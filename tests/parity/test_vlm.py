@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ CASES = [*TINY["internvl"], *TINY["qwen"]]
 TOLERANCE = 1e-5
 
 
+@cache
 def recorded(case: str) -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / f"mllm_{case}.npz"))
 
