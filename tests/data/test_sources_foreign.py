@@ -188,6 +188,12 @@ CHANGES: dict[str, tuple[str, str, str, str]] = {
     "two sizes": ("label-studio", '"original_width": 64', '"original_width": 65', "different sizes"),
     "no points": ("labelme", '"points"', '"dots"', "shape 0: 'points' is missing"),
     "an empty label": ("labelme", '"Red thing"', '" "', "shape 0: expected a label"),
+    "no rows": ("labelme", '"imageHeight": 48', '"imageHeight": 0', "imageHeight and imageWidth in pixels"),
+    "no columns": ("labelme", '"imageWidth": 64', '"imageWidth": 0', "imageHeight and imageWidth in pixels"),
+    "no rows in cvat": ("cvat", 'height="48"', 'height="0"', "expected width and height in pixels"),
+    "no columns in cvat": ("cvat", 'width="64"', 'width="0"', "expected width and height in pixels"),
+    "no rows in label-studio": ("label-studio", '"original_height": 48', '"original_height": 0', "in pixels"),
+    "no columns in label-studio": ("label-studio", '"original_width": 64', '"original_width": 0', "in pixels"),
     "a size in words": ("labelme", '"imageHeight": 48', '"imageHeight": "48"', "imageHeight and imageWidth in pixels"),
 }
 
@@ -205,6 +211,25 @@ def test_what_is_malformed_is_refused_with_a_reason(name: str, tmp_path: Path):
     assert tmp_path.name in str(error.value)
     with pytest.raises(ValueError, match=message):
         list(map(repr, [opened(tmp_path, kind)]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "old", "new"),
+    [
+        ("labelme", "*.json", '"imageWidth": 64', '"imageWidth": 1'),
+        ("labelme", "*.json", '"imageHeight": 48', '"imageHeight": 1'),
+        ("cvat", "*.xml", 'width="64"', 'width="1"'),
+        ("label-studio", "*.json", '"original_width": 64', '"original_width": 1'),
+    ],
+)
+def test_a_picture_may_be_one_pixel_wide(kind: str, pattern: str, old: str, new: str, tmp_path: Path):
+    """What the file says is taken, and only found wrong when the picture is opened."""
+    foreign.WRITERS[kind](tmp_path)
+    for path in tmp_path.glob(pattern):
+        path.write_text(path.read_text().replace(old, new))
+    found = opened(tmp_path, kind)
+    with pytest.raises(ValueError, match=r"says (48 x 1|1 x 64)|does not fit|outside|drawn on"):
+        _ = found[0]
 
 
 def test_a_label_file_with_a_word(tmp_path: Path):

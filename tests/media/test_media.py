@@ -446,6 +446,8 @@ def test_a_folder_plays_in_natural_order(tmp_path: Path) -> None:
     assert [number_in(frame.pixels) for frame in source] == [0, 1, 2, 10]
     assert [number_in(frame.pixels) for frame in source.iter_backward(2)] == [2, 1, 0]
     assert [number_in(pixels) for pixels in source.read([3, 0, 3])] == [10, 0, 10]
+    second = open_media(tmp_path, stride=2)
+    assert second.fps is None and second.times() is None and second.path == tmp_path and second.frame_count == 2
 
     Image.fromarray(drawn(3, 50, 64)).save(tmp_path / "frame3.png")
     with pytest.raises(ValueError, match=r"frame3\.png is 64x50, the first is 64x48"):
