@@ -67,7 +67,7 @@ VLM = {  # the language half is not measured here
     "vision_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32},
 }
 KEYS = 5
-BESIDE = ("decode",)  # parts with a thread of their own
+BESIDE = ("decode", "pixels")  # parts with a thread of their own
 FRAME = (270, 480)
 
 

@@ -379,11 +379,18 @@ class VideoTracker:
         """Ask for a phrase no longer."""
         self._watch = replace(self._watch, reserved={p: n for p, n in self._watch.reserved.items() if p != phrase})
 
-    @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
         """SAM 2's image features of frames: the one time each passes the image encoder."""
-        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-        return self._model.encode_frames(squashed_frames(images, self._side))
+        return self.encode_squashed(self.squash(frames))
+
+    def squash(self, frames: Sequence[Pixels]) -> Tensor:
+        """Frames as SAM 2 sees them, uint8 (F, S, S, 3). Any thread may call it, at any time."""
+        return squashed_frames([Image.fromarray(np.ascontiguousarray(frame)) for frame in frames], self._side)
+
+    @torch.inference_mode()
+    def encode_squashed(self, frames_FSS3: Tensor) -> FrameFeatures:
+        """[`encode`] of frames that are squashed already."""
+        return self._model.encode_frames(frames_FSS3)
 
     @torch.inference_mode()
     def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
