@@ -72,8 +72,9 @@ TABLE = {
     "checkpoint/*": "checkpoint/test_checkpoints checkpoint/test_checkpoint_forms checkpoint/test_checkpoint_fuzz "
     "checkpoint/test_original_decoder parity/test_sa2vai",
     "checkpoint/adapter.py": "train/test_merge",
-    "model/*": "model/test_model model/test_canaries model/test_finite model/test_foreground model/test_prompt_reader "
-    "model/test_quantization parity/test_sam2 parity/test_vlm inference/test_tracker inference/test_local_memory",
+    "model/*": "model/test_model model/test_canaries model/test_finite model/test_prompt_reader "
+    "model/test_quantization inference/test_foreground inference/test_tracker inference/test_local_memory "
+    "parity/test_sam2 parity/test_vlm",
     "inference/*": "inference/test_scene inference/test_predictor inference/test_tracker inference/test_compressed "
     "inference/test_engine inference/test_memory_policies inference/test_local_memory inference/test_second_looks "
     "inference/test_asked_again checkpoint/test_released_code results/test_results results/test_history",

@@ -499,6 +499,17 @@ def test_a_frame_that_is_whole_and_cannot_be_shown_is_told(tmp_path: Path, contr
         list(open_media(path))
 
 
+def test_gif_is_no_transport_stream(tmp_path: Path) -> None:
+    """Which begins with a G, too, and has another after 188 bytes; here that is a colour of the palette."""
+    pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 255)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:], optimize=False)
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    assert data[10] & 0b10000111 == 0b10000111  # 256 colours, from byte 13 on
+    data[188] = ord("G")
+    (tmp_path / "a.gif").write_bytes(data)
+    assert open_media(tmp_path / "a.gif").frame_count == 2
+
+
 def test_transparent_gif_frames_build_on_each_other(tmp_path: Path) -> None:
     layers = []
     for index in range(3):

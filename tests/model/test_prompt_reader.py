@@ -10,11 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA
-from sa2va.inference.engine import Engine
 from sa2va.model import language
-from sa2va.model.prompt_reader import shared_prefix
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated, VisualTokens
+from sa2va.model.generation import Generated, GenerationOptions, shared_prefix
+from sa2va.model.language import VisualTokens
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]
@@ -81,7 +79,7 @@ def test_a_batch_says_what_each_prompt_alone_says(open_sa2va: Callable[[str], Sa
 
 
 def new_tokens_end(sa2va: Sa2VA) -> Callable[[list[int]], bool]:
-    return Engine(sa2va.model, sa2va.processor).is_finished
+    return sa2va.processor.is_finished
 
 
 class counted_rows:

@@ -19,9 +19,8 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from sa2va.inference.video_result import Track
-from sa2va.masks.mask import Mask
+from sa2va.masks.mask import Mask, Segment
 from sa2va.masks.mask_ops import components
-from sa2va.masks.segment import Segment
 from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import Turn
 

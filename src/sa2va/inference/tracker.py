@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,10 +32,10 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 
 from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
+from sa2va.inference.options import AskEvery, MaskPostprocessing, Mode, checked_ask_every
 from sa2va.inference.point_prompts import Clicks
-from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.inference.postprocess import frame_segments
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
 from sa2va.media.image import load_pixels
 from sa2va.model.mask_decoder import (
@@ -50,17 +50,12 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.network import Sa2VANetwork
 from sa2va.processing.conversation import check_text
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
-Mode = Literal["released", "consistent"]
-#: After how many frames, or at cuts, the language model is asked again.
-AskEvery = int | Literal["scene"] | None
 #: Share of a prompt's highest object score (a logit) in a window from which it is trusted on a key frame.
 SURE = 0.5
-#: Fewest frames between two questions.
-SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
@@ -177,14 +172,7 @@ class VideoTracker:
         num_key_frames: int = 1,
     ):
         original = model.original_mask_decoder
-        if mode not in (None, "released", "consistent"):
-            raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
-        self.mode: Mode = mode or ("consistent" if original is not None else "released")
-        if self.mode == "consistent" and original is None:
-            raise ValueError(
-                "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
-                "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
-            )
+        self.mode = propagation_mode(model, mode)
         self._memory = memory_of(memory)
         self._model = model
         self._sam2 = model.sam2
@@ -391,11 +379,18 @@ class VideoTracker:
         """Ask for a phrase no longer."""
         self._watch = replace(self._watch, reserved={p: n for p, n in self._watch.reserved.items() if p != phrase})
 
-    @torch.inference_mode()
     def encode(self, frames: Sequence[Pixels]) -> FrameFeatures:
         """SAM 2's image features of frames: the one time each passes the image encoder."""
-        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-        return self._model.encode_frames(squashed_frames(images, self._side))
+        return self.encode_squashed(self.squash(frames))
+
+    def squash(self, frames: Sequence[Pixels]) -> Tensor:
+        """Frames as SAM 2 sees them, uint8 (F, S, S, 3). Any thread may call it, at any time."""
+        return squashed_frames([Image.fromarray(np.ascontiguousarray(frame)) for frame in frames], self._side)
+
+    @torch.inference_mode()
+    def encode_squashed(self, frames_FSS3: Tensor) -> FrameFeatures:
+        """[`encode`] of frames that are squashed already."""
+        return self._model.encode_frames(frames_FSS3)
 
     @torch.inference_mode()
     def step_encoded(self, features: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
@@ -645,13 +640,18 @@ class VideoTracker:
         )
 
 
-def checked_ask_every(value: Any) -> AskEvery:
-    """The same. ValueError for anything but None, ``"scene"`` or a number of at least [`SHORTEST_WINDOW`] frames."""
-    if value is None or value == "scene":
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < SHORTEST_WINDOW:
+def propagation_mode(model: Sa2VANetwork, mode: Mode | None) -> Mode:
+    """How a model carries masks, by default.
+
+    Raises:
+        ValueError: there is no such mode, or the checkpoint does not have what it needs.
+    """
+    original = model.original_mask_decoder
+    if mode not in (None, "released", "consistent"):
+        raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
+    if mode == "consistent" and original is None:
         raise ValueError(
-            f"ask_every is a number of frames of at least {SHORTEST_WINDOW}, 'scene' for cuts, or None; got {value!r}. "
-            "To have the language model see every frame, segment them as pictures"
+            "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
+            "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
         )
-    return value
+    return mode or ("consistent" if original is not None else "released")
