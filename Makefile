@@ -1,4 +1,5 @@
 # Two commands: `make demo` runs the main job on real files, `make test` runs the tests. Both set everything up.
+# Of 22,000 files that are installed a run imports a third, so none is compiled before it is imported.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,8 +8,8 @@ BIN := $(VENV)/bin
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gradio gradio_client hf-gradio
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps gradio gradio_client hf-gradio
 	touch $@
 
 demo: $(VENV)/.installed

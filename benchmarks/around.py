@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from sa2va.inference.postprocess import foreground
 from sa2va.inference.propagation import propagate_video
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
-from sa2va.masks.mask import Mask, Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.media.open import open_media
-from sa2va.model.foreground import foreground
+from sa2va.media.video_file import to_rgb
 from sa2va.model.mask_decoder import FrameFeatures, upsample_logits
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.overlay import ClipOverlay
 from sa2va.writers import VideoEncoder
@@ -35,6 +38,7 @@ from sa2va.writers import VideoEncoder
 SIZE: Size = (1080, 1920)
 CELLS, SIDE = 256, 1024  # low-resolution masks and the grounding picture of SAM 2 at full size
 Bools = NDArray[np.bool_]
+T = TypeVar("T")
 
 
 def logits(objects: int, moment: int) -> torch.Tensor:
@@ -128,10 +132,15 @@ class FreeTracker:
         self.ids = list(range(1, len(moments[0]) + 1))
         self._moments, self._index = moments, 0
 
-    def encode(self, frames: Sequence[NDArray[np.uint8]]) -> FrameFeatures:
-        squashed_frames([Image.fromarray(frame) for frame in frames], SIDE)  # what a model on a device would be sent
+    def squash(self, frames: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        return squashed_frames([Image.fromarray(frame) for frame in frames], SIDE)
+
+    def encode_squashed(self, frames: torch.Tensor) -> FrameFeatures:
         none = torch.zeros(len(frames), 1, 1, 1)
         return FrameFeatures(none, none, none)
+
+    def encode(self, frames: Sequence[NDArray[np.uint8]]) -> FrameFeatures:
+        return self.encode_squashed(self.squash(frames))
 
     def prompt_frame(self, *_: object) -> None:
         """The first frame is no other than the rest."""
@@ -141,11 +150,13 @@ class FreeTracker:
 
     def step_encoded(self, _: FrameFeatures, size: Size, *, time: float | None = None) -> Frame:
         index, self._index = self._index, self._index + 1
-        segments = [
-            Segment(number, f"object {number}", (Mask.from_crop(*foreground(one, SIDE, size, 0.0), size),), 0.9, 0.9)
-            for number, one in zip(self.ids, self._moments[index % len(self._moments)], strict=True)
-        ]
-        return Frame(index, time, size, tuple(segments))
+        return Frame(index, time, size, tuple(found(self._moments[index % len(self._moments)], size)))
+
+
+def found(logits: torch.Tensor, size: Size) -> list[Segment]:
+    """Objects whose logits (objects, 256, 256) are these, in a frame of a size."""
+    masks = [Mask.from_crop(*foreground(one, SIDE, size, 0.0), size) for one in logits]
+    return [Segment(number, f"object {number}", (mask,), 0.9, 0.9) for number, mask in enumerate(masks, 1)]
 
 
 def parts(objects: int, repeats: int) -> None:
@@ -182,20 +193,86 @@ def parts(objects: int, repeats: int) -> None:
 
 
 def file_to_file(objects: int, count: int) -> None:
-    moments = [logits(objects, moment) for moment in range(min(count, 30))]
+    moments = [logits(objects, moment) for moment in range(count)]
     with tempfile.TemporaryDirectory() as scratch:
-        clip = Path(scratch) / "clip.mp4"
+        clip, out = Path(scratch) / "clip.mp4", Path(scratch) / "out.mp4"
         video = VideoEncoder(clip, size=SIZE, fps=Fraction(25))
         for moment in range(count):
             video.write(picture(moment))
         video.close()
+        spent = stages(clip, moments)
         start, cpu = time.perf_counter(), time.process_time()
         source = open_media(clip)
         frames = propagate_video(cast(VideoTracker, FreeTracker(moments)), source, [0])
-        Track(frames, size=SIZE, fps=25).save(Path(scratch) / "out.mp4")
+        Track(frames, size=SIZE, fps=25).save(out)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    print(f"\nmp4 to mp4, a model that costs nothing, {count} frames: {count / wall:.1f} frames/s,", end=" ")
-    print(f"{1000 * cpu / count:.0f} ms of CPU a frame in all threads, {cpu / wall:.2f} cores busy")
+        weight = out.stat().st_size
+    each = 1000 * cpu / count
+    spent["everything else: queues, copies, records"] = each - sum(spent.values())
+    print(f"\nmp4 to mp4, a model that costs nothing, {count} frames, ms of CPU a frame in all threads:")
+    print("\n| part | ms | share |\n|---|--:|--:|")
+    for name, value in spent.items():
+        print(f"| {name} | {value:.1f} | {value / each:.0%} |")
+    print(f"| together | {each:.1f} | |")
+    print(
+        f"\n{count / wall:.1f} frames/s with {cpu / wall:.2f} cores busy, {2000 / each:.1f} with two free ones;",
+        end=" ",
+    )
+    print(f"{weight / count / 1000:.0f} kB a frame")
+    print(floor())
+
+
+def stages(clip: Path, moments: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Milliseconds of CPU a frame of the parts, one after another over a clip."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, run: Callable[..., T], *given: Any) -> T:
+        start = time.thread_time()
+        result = run(*given)
+        spent[name] += 1000 * (time.thread_time() - start) / len(moments)
+        return result
+
+    start = time.process_time()
+    for _ in pictures(clip):
+        pass
+    spent["decode"] = 1000 * (time.process_time() - start) / len(moments)
+    overlay, tracker, start = ClipOverlay(), FreeTracker(moments), time.process_time()
+    decoder, encoder = VideoReformatter(), VideoEncoder(clip.with_name("parts.mp4"), size=SIZE, fps=Fraction(25))
+    for moment, decoded in zip(moments, pictures(clip), strict=True):
+        pixels = timed("yuv420p to RGB", to_rgb, decoder, decoded, SIZE[::-1])
+        timed("squash to 1024 x 1024", tracker.squash, [pixels])
+        segments = timed("resize logits, run lengths", found, moment, SIZE)
+        timed("draw", overlay.paint, pixels, segments)
+        encoder.write(pixels)
+    encoder.close()
+    # FFmpeg and x264 have threads of their own.
+    spent["RGB to yuv420p, x264"] = 1000 * (time.process_time() - start) / len(moments) - sum(spent.values())
+    return spent
+
+
+def pictures(clip: Path) -> Iterator[av.VideoFrame]:
+    with av.open(str(clip)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        yield from container.decode(video=0)
+
+
+def floor() -> str:
+    """What moving a frame's bytes alone would take: each part reads what it gets and writes what it makes, once."""
+    rgb, square = SIZE[0] * SIZE[1] * 3, SIDE * SIDE * 3
+    moved = {
+        "decode": rgb // 2,
+        "to RGB": rgb // 2 + rgb,
+        "squash": rgb + square,
+        "copy": 2 * rgb,
+        "to yuv420p": rgb + rgb // 2,
+        "encode": rgb // 2,
+    }
+    source, target = np.ones((2, rgb), np.uint8)
+    rate = 2 * rgb / milliseconds(lambda: np.copyto(target, source), 20)  # bytes a millisecond
+    total = sum(moved.values())
+    return (
+        f"Floor: {total / 1e6:.0f} MB a frame, {total / rate:.1f} ms at {rate / 1e6:.0f} GB/s; the rest is arithmetic"
+    )
 
 
 def around(objects: int = 8, count: int = 60, repeats: int = 15) -> None:

@@ -33,7 +33,7 @@ from sa2va.bulk.sources import read_rows
 from sa2va.bulk.worker_pool import ModelSource, WorkerPool
 from sa2va.inference.engine import Engine
 from sa2va.media.open import open_media
-from sa2va.model.row_batch import RowBatch
+from sa2va.model.generation import RowBatch
 from sa2va.tiny.synthetic import SyntheticWorld
 
 #: Methods of the engine whose time is the model's.

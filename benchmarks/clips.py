@@ -22,7 +22,8 @@ from sa2va.data.collate import Collator
 from sa2va.data.encode import Encoded, EncodeOptions, SampleRejected, encode_clicks
 from sa2va.media.frames import first_indices
 from sa2va.modeling_sa2va import Sa2VAModel
-from sa2va.processing.processor import ProcessorSettings, Sa2VAProcessor
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.processor_settings import ProcessorSettings
 from sa2va.tiny.random_model import tiny_model, tiny_tokenizer
 from sa2va.tiny.synthetic import SyntheticWorld
 

@@ -38,7 +38,8 @@ from sa2va.data.mixture import EncodedDataset, MixtureEntry, MixtureOrder, Sourc
 from sa2va.data.sample import Sample
 from sa2va.media.video_file import VideoFile
 from sa2va.model.types import Batch
-from sa2va.processing.processor import ProcessorSettings, Sa2VAProcessor
+from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.processor_settings import ProcessorSettings
 from sa2va.tiny.curriculum import tiny
 from sa2va.tiny.random_model import tiny_config, tiny_model, tiny_tokenizer
 from sa2va.tiny.synthetic import SyntheticWorld

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sa2va import Sa2VA
-from sa2va.processing.image_transforms import tile_image
+from sa2va.processing.processor import tile_image
 
 COLORS = {
     "red": (214, 40, 45),

@@ -46,9 +46,9 @@ from sa2va.media.open import open_media
 from sa2va.model.configuration import Sa2VAConfig, sam2_config
 from sa2va.model.mask_decoder import decode_masks, encode_frames, language_tokens
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
-from sa2va.model.normalization import normalized_frames
+from sa2va.model.network import normalized_frames
 from sa2va.modeling_sa2va import Sa2VAModel
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.writers import OverlayWriter, VideoEncoder
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ VLM = {  # the language half is not measured here
     "vision_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32},
 }
 KEYS = 5
-BESIDE = ("decode",)  # parts with a thread of their own
+BESIDE = ("decode", "pixels")  # parts with a thread of their own
 FRAME = (270, 480)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +23,11 @@ transformers.logging.disable_progress_bar()
 # With several threads, sums come in an order that depends on their number: results would differ by machine.
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)
-# A slow machine is no defect.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# transformers compiles a pattern for each tensor that it loads, and Python keeps no more than 512 of them.
+re._MAXCACHE = 2**14
+# A slow machine is no defect; and each run tries other examples, so that few of them become many.
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.load_profile("quick")
 
 #: What the chat template of Qwen2.5-VL opens with, and the recordings with it.
 QWEN2_5_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -66,6 +70,32 @@ def open_sa2va(checkpoint: Callable[[str], Path], load: Callable[[str], Sa2VAMod
 def sa2va(open_sa2va: Callable[[str], Sa2VA]) -> Sa2VA:
     """The user's handle on the case most tests use."""
     return open_sa2va("iv25_qwen2")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Sa2VA:
+    """The checkpoint in the package; tests leave it as it is."""
+    return Sa2VA.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def opened() -> dict[str, Sa2VA]:
+    """What `opened_once` has opened."""
+    return {}
+
+
+@pytest.fixture
+def opened_once(opened: dict[str, Sa2VA], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint is opened once for all commands that open it alike, which takes most of their time."""
+    real = Sa2VA.from_pretrained
+
+    def open_once(source: str | Path, **options: Any) -> Sa2VA:
+        key = repr((str(source), sorted(options.items())))
+        if key not in opened:
+            opened[key] = real(source, **options)
+        return opened[key]
+
+    monkeypatch.setattr(Sa2VA, "from_pretrained", open_once)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import sa2va
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 from sa2va.writers.video_encoder import VideoEncoder
 from sa2va.zoo import TINY
 from synthetic_checkpoint import picture
@@ -37,8 +37,14 @@ def blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, sa2va.Sa2VA]:
+    """Models by the options that pages load them with."""
+    return {}
+
+
 @pytest.fixture
-def desk(tmp_path, monkeypatch, checkpoint):
+def desk(tmp_path, monkeypatch, checkpoint, loaded):
     """A working folder with the media the pages speak of, and a small checkpoint behind every hub id."""
     Image.fromarray(picture(320, 240)).save(tmp_path / "street.jpg")
     video = VideoEncoder(tmp_path / "clip.mp4", size=(48, 64), fps=8)
@@ -46,10 +52,15 @@ def desk(tmp_path, monkeypatch, checkpoint):
         video.write(picture(64, 48, seed))
     video.close()
     folder = checkpoint("iv25_qwen2")
-    load = sa2va.Sa2VA.from_pretrained.__func__
-    monkeypatch.setattr(
-        sa2va.Sa2VA, "from_pretrained", classmethod(lambda cls, _, **options: load(cls, folder, **options))
-    )
+    load = sa2va.Sa2VA.from_pretrained
+
+    def opened(_: str, **options):
+        key = repr(sorted(options.items()))
+        if key not in loaded:
+            loaded[key] = load(folder, **options)
+        return loaded[key]
+
+    monkeypatch.setattr(sa2va.Sa2VA, "from_pretrained", opened)
     # The weights are noise, so answers would run to the limit.
     short = functools.partial(GenerationOptions, max_new_tokens=24)
     monkeypatch.setattr("sa2va.inference.options.GenerationOptions", short)
@@ -77,11 +88,6 @@ def test_the_readme_leaves_what_it_says(desk):
     assert sorted(path.name for path in (desk / "masks").glob("*.png")) == [f"{i:05d}.png" for i in range(8)]
     assert namespace["mask"].dtype == np.bool_
     assert namespace["mask"].shape == (240, 320)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> sa2va.Sa2VA:
-    return sa2va.Sa2VA.from_pretrained("tiny", device="cpu")
 
 
 def docstring_examples() -> list[doctest.DocTest]:

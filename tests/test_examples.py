@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -15,11 +16,16 @@ from PIL import Image
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def run(script: str, *arguments: object) -> str:
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a script in this process, as if typed. Returns what it printed."""
+
+    def typed(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return typed
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -32,7 +38,7 @@ def frames_of(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
-def test_demo(tmp_path: Path) -> None:
+def test_demo(run: Callable[..., str], tmp_path: Path) -> None:
     out = run("demo.py", tmp_path)
     assert "$ sa2va segment" in out and "$ sa2va chat" in out and "$ sa2va track" in out and "This took" in out
     answers = json.loads((tmp_path / "picture" / "result.json").read_text())["answers"]
@@ -44,7 +50,7 @@ def test_demo(tmp_path: Path) -> None:
     assert len(list((tmp_path / "clip" / "masks").glob("*.png"))) == 24
 
 
-def test_drawings_are_the_ones_in_the_folder(tmp_path: Path) -> None:
+def test_drawings_are_the_ones_in_the_folder(run: Callable[..., str], tmp_path: Path) -> None:
     names = [Path(line).name for line in run("draw_shapes.py", tmp_path).splitlines()]
     assert names == ["shapes.png", "shapes.mp4"]
     assert np.array_equal(pixels_of(tmp_path / "shapes.png"), pixels_of(EXAMPLES / "shapes.png"))
@@ -54,7 +60,7 @@ def test_drawings_are_the_ones_in_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["iv25_qwen2", "q25"])
-def test_synthetic_checkpoint(tmp_path: Path, case: str) -> None:
+def test_synthetic_checkpoint(run: Callable[..., str], tmp_path: Path, case: str) -> None:
     folder = Path(run("synthetic_checkpoint.py", tmp_path / "out", "--case", case).strip())
     assert json.loads((folder / "config.json").read_text())["model_type"] == "sa2va_chat"
     assert (folder / "model.safetensors").stat().st_size > 1e6 and (folder / "tokenizer.json").exists()

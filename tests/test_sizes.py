@@ -61,11 +61,6 @@ def shapes_of(sa2va: Sa2VA) -> Architecture:
     )
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
 def stored_bytes(model: nn.Module) -> int:
     """What the weights really take, with the scales and tables that four and eight bits need."""
     total = 0

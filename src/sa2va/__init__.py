@@ -18,7 +18,7 @@ _HOMES = {
     "Answer": "sa2va.results.answer",
     "Frame": "sa2va.results.answer",
     "Mask": "sa2va.masks.mask",
-    "Segment": "sa2va.masks.segment",
+    "Segment": "sa2va.masks.mask",
     "Track": "sa2va.inference.video_result",
     "Reply": "sa2va.inference.replies",
     "Request": "sa2va.inference.replies",
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from sa2va.inference.replies import Reply, Request
     from sa2va.inference.tracker import VideoTracker
     from sa2va.inference.video_result import Track
-    from sa2va.masks.mask import Mask
-    from sa2va.masks.segment import Segment
+    from sa2va.masks.mask import Mask, Segment
     from sa2va.model.configuration import Sa2VAConfig
     from sa2va.modeling_sa2va import Sa2VAModel
     from sa2va.predictor import Sa2VA

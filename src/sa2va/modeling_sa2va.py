@@ -217,8 +217,9 @@ class Sa2VAModel(Sa2VANetwork):
             processor: the same.
             max_new_tokens: limit on the length of the answer.
         """
-        return predict_forward(
-            Engine(self, self._processor_for(tokenizer, processor)),
+        engine = Engine(self, self._processor_for(tokenizer, processor))
+        steps = predict_forward(
+            engine,
             image=image,
             video=video,
             text=text,
@@ -226,6 +227,7 @@ class Sa2VAModel(Sa2VANetwork):
             mask_prompts=mask_prompts,
             max_new_tokens=max_new_tokens,
         )
+        return engine.run(steps)
 
     def _processor_for(self, tokenizer: Any, processor: Any) -> Sa2VAProcessor:
         """The processor given, else that of the folder the model came from, else one made of the given tokenizer."""

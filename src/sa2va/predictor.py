@@ -21,8 +21,7 @@ from sa2va.inference.scene import Scene, checked_phrases
 from sa2va.inference.tracker import VideoTracker
 from sa2va.inference.video_result import Track
 from sa2va.media.frames import FrameSource
-from sa2va.media.open import ImageSource, MediaSource, Picture, load_image, open_media
-from sa2va.media.origin import Origin
+from sa2va.media.open import ImageSource, MediaSource, Origin, Picture, load_image, open_media
 from sa2va.model.quantization import Quantization
 from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
@@ -48,7 +47,7 @@ class Sa2VA:
       ``"sam"`` draws masks anew with SAM 2's original decoder (load it with ``sam2=``), ``"matting"`` adds
       ``Segment.alpha`` for cut-outs, with the VitMatte weights ``matting`` (hub id or folder).
     * ``max_new_tokens``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``: see
-      [`sa2va.model.sampling.GenerationOptions`].
+      [`sa2va.model.generation.GenerationOptions`].
 
     Attributes:
         model: the [`Sa2VAModel`].
@@ -311,7 +310,7 @@ class Sa2VA:
             regions: bool masks (H, W) or boxes (x0, y0, x1, y1) in pixels; a single one needs no list.
             requests: what to ask about each region; they are called region1, region2, ... None means the wording of the
                 released models.
-            generation: fields of [`sa2va.model.sampling.GenerationOptions`], such as ``max_new_tokens``.
+            generation: fields of [`sa2va.model.generation.GenerationOptions`], such as ``max_new_tokens``.
 
         Raises:
             ValueError: the family has no region prompts, or a region is empty or outside the image.
@@ -426,7 +425,7 @@ class Sa2VA:
         Raises:
             ValueError: there is no ``text``, the video has no frames, or the masks are malformed.
         """
-        return predict_forward(
+        steps = predict_forward(
             self.engine,
             image=image,
             video=video,
@@ -435,3 +434,4 @@ class Sa2VA:
             mask_prompts=mask_prompts,
             max_new_tokens=max_new_tokens,
         )
+        return self.engine.run(steps)

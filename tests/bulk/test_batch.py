@@ -303,7 +303,7 @@ def test_a_picture_that_went_is_left_out_of_datasets(pictures, capsys):
 
 
 def test_memory_does_not_grow_with_the_rows(model):
-    """Requests alive at once, and the blocks of memory in use, for ten thousand rows and for a tenth of them."""
+    """Requests alive at once, and the blocks of memory in use, for many rows and for a tenth of them."""
     draw("one.png")
     alive: set[int] = set()
 
@@ -316,13 +316,13 @@ def test_memory_does_not_grow_with_the_rows(model):
 
     model.answers = count
     peaks = []
-    for rows in (1_000, 1_000, 10_000):  # the first run imports
+    for rows in (600, 600, 6_000):  # the first run imports
         Path("rows.jsonl").write_text("".join(f'{{"image": "one.png", "id": "{n}"}}\n' for n in range(rows)))
         with sampled_blocks() as blocks:
             assert batch("rows.jsonl", "the dog", "-o", f"out-{len(peaks)}", "--quiet") == 0
         peaks.append(max(blocks))
-    assert len(lines("out-2/answers.jsonl")) == 10_000
-    assert peaks[2] - peaks[1] < 9_000  # not even one object for each row more
+    assert len(lines("out-2/answers.jsonl")) == 6_000
+    assert peaks[2] - peaks[1] < 5_400  # not even one object for each row more
 
 
 @contextmanager

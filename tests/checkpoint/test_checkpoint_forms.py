@@ -23,13 +23,15 @@ from sa2va.atomic import filling
 from sa2va.checkpoint.conversion import convert
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
-from sa2va.processing.image_transforms import QwenPixels
-from sa2va.processing.processor import ProcessorSettings
+from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 from synthetic_checkpoint import GOLDEN, picture
+
+pytestmark = pytest.mark.xdist_group("checkpoint forms")  # converted once for all
 
 QWEN = ["q25", "q3"]
 INTERNVL = ["iv25_qwen2", "iv25_internlm2", "iv6b_internlm2", "iv35_qwen3"]
 CASES = INTERNVL + QWEN
+CONVERTED = ("iv25_qwen2", "q25")
 REFERENCE = json.loads((GOLDEN / "config_qwen2_5_exports.json").read_text())
 
 
@@ -207,7 +209,7 @@ def test_a_tied_head_that_was_left_out_is_the_embeddings(folder, load: Callable[
 @pytest.fixture(scope="module")
 def native(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
-    for case in ("iv25_qwen2", "q25"):
+    for case in CONVERTED:
         folders[case] = tmp_path_factory.mktemp(case) / "native"
         convert(checkpoint(case), folders[case], "native")
     return folders
@@ -285,15 +287,24 @@ def test_every_setting_is_converted_in_a_test():
     assert own - TOLD == {name.split(" ")[0] for name in SETTINGS} - {"dtype"}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_conversion_keeps_every_setting(native: dict[str, Path], tmp_path: Path, name: str):
-    case, change, told = SETTINGS[name]
-    source = Path(shutil.copytree(native[case], tmp_path / "source"))
-    change(source)
+#: Settings that can be changed together, by family; one of the model's wins over the same one of its processor.
+TOGETHER = [
+    *([name for name in SETTINGS if SETTINGS[name][0] == case and "processor" not in name] for case in CONVERTED),
+    ["max_tiles of the processor"],
+]
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=lambda names: names[0])
+def test_a_conversion_keeps_every_setting(native: dict[str, Path], tmp_path: Path, names: list[str]):
+    source = Path(shutil.copytree(native[SETTINGS[names[0]][0]], tmp_path / "source"))
+    for name in names:
+        SETTINGS[name][1](source)
     notes: list[str] = []
     convert(source, tmp_path / "released", "released", note=notes.append)
     convert(tmp_path / "released", tmp_path / "back", "native")
-    assert told is None or any(told in note for note in notes)
+    for name in names:
+        told = SETTINGS[name][2]
+        assert told is None or any(told in note for note in notes), name
     assert not (tmp_path / "released" / "processor_config.json").exists()
     assert read(tmp_path / "back" / "processor_config.json") == read(source / "processor_config.json")
     unnamed = {"architectures": None, "_name_or_path": ""}
@@ -302,13 +313,14 @@ def test_a_conversion_keeps_every_setting(native: dict[str, Path], tmp_path: Pat
         assert open_checkpoint(folder).config.to_dict() | unnamed == first
 
 
-@pytest.mark.parametrize("name", ["max_tiles", "template", "min_pixels", "mean"])
+@pytest.mark.parametrize("names", [["max_tiles", "template"], ["min_pixels", "mean"]], ids=["InternVL", "Qwen"])
 def test_answers_are_the_same_before_and_after_a_conversion(
-    native: dict[str, Path], open_sa2va: Callable[[str], Sa2VA], tmp_path: Path, name: str
+    native: dict[str, Path], open_sa2va: Callable[[str], Sa2VA], tmp_path: Path, names: list[str]
 ):
-    case, change, _ = SETTINGS[name]
+    case = SETTINGS[names[0]][0]
     source = Path(shutil.copytree(native[case], tmp_path / "source"))
-    change(source)
+    for name in names:
+        SETTINGS[name][1](source)
     convert(source, tmp_path / "released", "released")
     image = Image.fromarray(picture(150, 97))
 

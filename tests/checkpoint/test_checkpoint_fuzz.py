@@ -16,7 +16,7 @@ from sa2va import Sa2VAModel, Sa2VAProcessor
 from sa2va.checkpoint.adapter import open_adapter, write_adapter
 from sa2va.checkpoint.conversion import convert
 from sa2va.checkpoint.loading import open_checkpoint
-from sa2va.processing.processor import ProcessorSettings
+from sa2va.processing.processor_settings import ProcessorSettings
 from sa2va.untrusted import read_json_object
 
 QUICK = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

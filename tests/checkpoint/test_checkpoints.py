@@ -127,8 +127,7 @@ def test_every_buffer_is_computed_not_left_empty(load: Callable[[str], Sa2VAMode
         assert torch.equal(found[name], buffer), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("case", ["iv25_internlm2", "q3"])
+@pytest.mark.parametrize(("case", "dtype"), [("iv25_internlm2", torch.bfloat16), ("q3", torch.float32)])
 def test_save_and_load_is_the_same_model(
     checkpoint: Callable[[str], Path], tmp_path: Path, case: str, dtype: torch.dtype
 ):
@@ -191,7 +190,10 @@ def test_older_qwen_exports_without_the_inner_levels_load(
 BOOBY_TRAP = "raise SystemExit('code of the checkpoint was run')"
 
 
-@pytest.mark.parametrize("first_import", ["import sa2va", "from transformers import AutoModel"])
+# The other order is in test_released_code.py.
+@pytest.mark.parametrize(
+    "first_import", [pytest.param("import sa2va", marks=pytest.mark.slow), "from transformers import AutoModel"]
+)
 def test_automodel_loads_a_released_folder_without_its_code(
     checkpoint: Callable[[str], Path], tmp_path: Path, first_import: str
 ):

@@ -62,8 +62,14 @@ def release(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     return write
 
 
-@pytest.mark.parametrize("case", FAMILIES)
-@pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText])
+@pytest.mark.parametrize(
+    ("auto", "case"),
+    [
+        *((AutoModelForCausalLM, case) for case in FAMILIES),
+        (AutoModel, "iv25_qwen2"),
+        (AutoModelForImageTextToText, "q3"),
+    ],
+)
 def test_the_calls_of_the_releases(release: Callable[[str], Path], load: Callable, auto: Any, case: str):
     path = str(release(case))
     model = auto.from_pretrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,11 +38,18 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
     for write in WRITERS.values():
-        write(tmp_path)
-    return tmp_path
+        write(folder)
+    return folder
+
+
+@pytest.fixture
+def root(written: Path, tmp_path: Path) -> Path:
+    """A copy of every set, to be hurt."""
+    return Path(shutil.copytree(written, tmp_path, dirs_exist_ok=True))
 
 
 def test_every_set_is_found_and_good(root: Path):

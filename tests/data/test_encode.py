@@ -25,8 +25,8 @@ from sa2va.data.datasets.phrase_polygons import Annotations
 from sa2va.data.encode import EncodeOptions, SampleRejected, encode_clicks, encode_sample
 from sa2va.data.mixture import EncodedDataset, MixtureEntry, MixtureOrder, SampleCounters, SampleIndex
 from sa2va.data.sample import Sample
-from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames
-from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.processing.processor import Sa2VAProcessor, qwen_patches, squashed_frames
+from sa2va.processing.processor_settings import QwenPixels
 from sa2va.results.history import Turn
 
 

@@ -159,6 +159,24 @@ def test_malformed_segmentations_are_refused(segmentation: Any):
         decode_segmentation(segmentation, SIZE)
 
 
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (-4, -4), (2**14, 2**14 + 1), (4.0, 4)])
+def test_pictures_that_cannot_be_have_no_masks(size: tuple[int, int], tmp_path: Path):
+    with pytest.raises(ValueError, match="expected a picture of 1 to 268435456 pixels"):
+        decode_segmentation([[0, 0, 4, 0, 4, 4]], size)
+    if all(isinstance(side, int) for side in size):
+        image = {"id": 1, "file_name": "a.jpg", "height": size[0], "width": size[1]}
+        mini.write_json({"images": [image], "annotations": []}, tmp_path / "instances.json")
+        with pytest.raises(ValueError, match="image 1 has size"):
+            CocoInstances(tmp_path / "instances.json")
+
+
+def test_the_smallest_and_the_largest_picture(tmp_path: Path):
+    assert decode_segmentation([[0, 0, 1, 0, 1, 1, 0, 1]], (1, 1)).area == 1
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": n, "width": 2**28 // n} for n in (1, 2**14, 2**28)]
+    mini.write_json({"images": images, "annotations": []}, tmp_path / "instances.json")
+    assert [image.size[0] for image in CocoInstances(tmp_path / "instances.json").images.values()] == [1, 2**14, 2**28]
+
+
 def test_parts_without_area_and_edges_just_outside_do_no_harm():
     box = mini.polygon((2, 2, 10, 10))
     decoded = decode_segmentation([box, [5, 5, 6, 6], [-1, -1, 3, -1, 3, 3, -1, 3]], SIZE).array
@@ -259,7 +277,20 @@ def test_problems_are_counted_and_the_first_are_named(caplog: pytest.LogCaptureF
         problems.settle(0, skip=True)
     with pytest.raises(ValueError, match="has no entries"):
         Problems("none").settle(0, skip=True)
-    assert shown(["a", "b"]) == "a, b"
+    assert shown(["a", "b"]) == "a, b" and shown(["a", "b", "c"]) == "a, b, c"
+
+
+@pytest.mark.parametrize(("kinds", "rest"), [(12, 0), (13, 1), (20, 8)])
+def test_twelve_kinds_of_problems_are_named(kinds: int, rest: int):
+    problems = Problems("mine")
+    for number in range(kinds):
+        problems.malformed(f"kind {number}.", "a.json")
+    with pytest.raises(ValueError, match=r"kind 11\.") as caught:
+        problems.settle(1, skip=False)
+    assert "kind 12." not in str(caught.value)
+    assert [line for line in str(caught.value).splitlines() if "other things" in line] == [
+        f"  and {rest} other things" for _ in range(rest > 0)
+    ]
 
 
 def test_files_that_are_not_there_are_noted(tmp_path: Path):

@@ -33,8 +33,7 @@ from sa2va.eval.prediction_files import read_ids, read_predictions
 from sa2va.eval.qa.tsv import QuestionFile
 from sa2va.eval.run_metadata import read_header
 from sa2va.eval.score import read_scores
-from sa2va.masks.mask import Mask
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment
 from sa2va.processing.requests import TrainingRequests
 from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import Turn

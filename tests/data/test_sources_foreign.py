@@ -15,6 +15,7 @@ from miniatures import foreign
 from miniatures.images import area, save, write_json
 from sa2va.cli import main
 from sa2va.data.annotations.label_studio import decode_brush
+from sa2va.data.annotations.labelled_images import placed
 from sa2va.data.check import KNOWN_SETS, check_set, kind_of_data, present_sets
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
@@ -155,6 +156,19 @@ def test_turned_boxes(tmp_path: Path):
     assert np.array_equal(asked(opened(tmp_path, "cvat")[0])["blue box"][0], area((28, 10, 44, 22)))
 
 
+def test_boxes_of_which_no_turn_is_told_are_straight(tmp_path: Path):
+    """As wide as the picture: a degree would move its ends by half a pixel."""
+    foreign.write_cvat(tmp_path / "cvat")
+    path = tmp_path / "cvat/annotations.xml"
+    path.write_text(re.sub(r'xtl="[^>]*"', 'xtl="0" ytl="20" xbr="64" ybr="24"', path.read_text()))
+    assert np.array_equal(asked(opened(path.parent, "cvat")[0])["blue box"][0], area((0, 20, 64, 24)))
+    foreign.write_label_studio(tmp_path / "studio")
+    (path,) = (tmp_path / "studio").glob("*.json")
+    wide = '"x": 0, "y": 50, "width": 100, "height": 25, "no'
+    path.write_text(re.sub(r'"x": [^}]*"height": [\d.]+, "ro', wide, path.read_text()))
+    assert np.array_equal(asked(opened(path.parent, "label-studio")[0])["blue box"][0], area((0, 24, 64, 36)))
+
+
 def test_a_quarter_turn_in_label_studio(tmp_path: Path):
     foreign.write_label_studio(tmp_path)
     (path,) = tmp_path.glob("*.json")
@@ -188,6 +202,12 @@ CHANGES: dict[str, tuple[str, str, str, str]] = {
     "two sizes": ("label-studio", '"original_width": 64', '"original_width": 65', "different sizes"),
     "no points": ("labelme", '"points"', '"dots"', "shape 0: 'points' is missing"),
     "an empty label": ("labelme", '"Red thing"', '" "', "shape 0: expected a label"),
+    "no rows": ("labelme", '"imageHeight": 48', '"imageHeight": 0', "imageHeight and imageWidth in pixels"),
+    "no columns": ("labelme", '"imageWidth": 64', '"imageWidth": 0', "imageHeight and imageWidth in pixels"),
+    "no rows in cvat": ("cvat", 'height="48"', 'height="0"', "expected width and height in pixels"),
+    "no columns in cvat": ("cvat", 'width="64"', 'width="0"', "expected width and height in pixels"),
+    "no rows in label-studio": ("label-studio", '"original_height": 48', '"original_height": 0', "in pixels"),
+    "no columns in label-studio": ("label-studio", '"original_width": 64', '"original_width": 0', "in pixels"),
     "a size in words": ("labelme", '"imageHeight": 48', '"imageHeight": "48"', "imageHeight and imageWidth in pixels"),
 }
 
@@ -207,6 +227,25 @@ def test_what_is_malformed_is_refused_with_a_reason(name: str, tmp_path: Path):
         list(map(repr, [opened(tmp_path, kind)]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "pattern", "old", "new"),
+    [
+        ("labelme", "*.json", '"imageWidth": 64', '"imageWidth": 1'),
+        ("labelme", "*.json", '"imageHeight": 48', '"imageHeight": 1'),
+        ("cvat", "*.xml", 'width="64"', 'width="1"'),
+        ("label-studio", "*.json", '"original_width": 64', '"original_width": 1'),
+    ],
+)
+def test_a_picture_may_be_one_pixel_wide(kind: str, pattern: str, old: str, new: str, tmp_path: Path):
+    """What the file says is taken, and only found wrong when the picture is opened."""
+    foreign.WRITERS[kind](tmp_path)
+    for path in tmp_path.glob(pattern):
+        path.write_text(path.read_text().replace(old, new))
+    found = opened(tmp_path, kind)
+    with pytest.raises(ValueError, match=r"says (48 x 1|1 x 64)|does not fit|outside|drawn on"):
+        _ = found[0]
+
+
 def test_a_label_file_with_a_word(tmp_path: Path):
     foreign.write_yolo(tmp_path)
     path = tmp_path / "labels/train/two.txt"
@@ -224,6 +263,18 @@ def test_a_picture_of_another_size(tmp_path: Path):
     save(np.zeros((20, 30, 3), np.uint8), tmp_path / "one.png")
     with pytest.raises(ValueError, match=r"one.png has 20 x 30 pixels .* says 48 x 64"):
         _ = opened(tmp_path, "labelme")[0]
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "fits"),
+    [(0, 0, True), (6, 0, True), (0, 3, True), (-1, 0, False), (0, -1, False), (7, 0, False), (0, 4, False)],
+)
+def test_a_mask_of_a_part_ends_at_the_edge_of_its_picture(left: int, top: int, fits: bool):
+    if fits:
+        assert placed(np.ones((2, 3), bool), left, top, (5, 9)).box == (left, top, left + 3, top + 2)
+    else:
+        with pytest.raises(ValueError, match="does not fit into a picture of 5 x 9"):
+            placed(np.ones((2, 3), bool), left, top, (5, 9))
 
 
 def test_what_lies_outside_of_its_picture_is_no_empty_mask(tmp_path: Path):

@@ -16,9 +16,9 @@ from sa2va.demo.local_backend import LocalBackend
 
 
 @pytest.fixture(scope="session")
-def backend() -> LocalBackend:
+def backend(tiny: Sa2VA) -> LocalBackend:
     """The packaged model."""
-    return LocalBackend(Sa2VA.from_pretrained("tiny", device="cpu"), "tiny", tiny=True)
+    return LocalBackend(tiny, "tiny", tiny=True)
 
 
 @pytest.fixture(scope="session")

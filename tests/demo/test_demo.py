@@ -32,6 +32,8 @@ from sa2va.media.image import load_image
 from sa2va.media.open import open_media
 from sa2va.results.answer import Answer, Frame
 
+pytestmark = pytest.mark.xdist_group("demo")  # one server for all
+
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES, CLIP = ROOT / "examples" / "shapes.png", ROOT / "examples" / "shapes.mp4"
 
@@ -375,12 +377,10 @@ def client(address, tmp_path_factory):
     return Client(address, verbose=False, download_files=str(tmp_path_factory.mktemp("client")))
 
 
-@pytest.mark.xdist_group("demo")
 def test_api_its_names(client):
     assert sorted(client.view_api(return_format="dict")["named_endpoints"]) == ["/chat", "/segment", "/track"]
 
 
-@pytest.mark.xdist_group("demo")
 def test_api_segment(client):
     phrases = ["the letter Z", "the purple dog"]
     record, picture = client.predict(handle_file(str(SHAPES)), phrases, 0.5, api_name="/segment")
@@ -390,7 +390,6 @@ def test_api_segment(client):
         assert drawn.size == (256, 256)
 
 
-@pytest.mark.xdist_group("demo")
 def test_api_chat(client):
     first, _ = client.predict(handle_file(str(SHAPES)), "What color is the car?", None, 64, api_name="/chat")
     assert first["text"] == "blue"
@@ -398,7 +397,6 @@ def test_api_chat(client):
     assert second["text"] == "purple letter Z"
 
 
-@pytest.mark.xdist_group("demo")
 def test_api_track(client):
     film, masks, lines, reasons = client.predict(
         handle_file(str(CLIP)), ["the orange hat", "the purple dog"], 0, 0.5, 0.5, api_name="/track"
@@ -409,7 +407,6 @@ def test_api_track(client):
         assert video.frame_count == 4
 
 
-@pytest.mark.xdist_group("demo")
 def test_mcp(address):
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     headers = {"Accept": "application/json, text/event-stream"}

@@ -53,6 +53,7 @@ def test_a_broken_java_is_a_notice_too(monkeypatch, tmp_path):
     assert set(scores.values) == {"word_f1"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_no_java_metrics()), reason="needs pycocoevalcap and Java")
 def test_meteor_and_cider_are_those_of_pycocoevalcap():
     scores = caption_scores(CAPTIONS, REFERENCES)

@@ -99,6 +99,14 @@ def test_boundaries_match_within_the_band_only():
     assert boundary_f(far, target) < 0.8
 
 
+@pytest.mark.parametrize("shape", [(400, 30), (30, 400)])
+def test_a_video_of_one_frame_scores_as_the_frame(shape):
+    """The band follows the picture's diagonal, whatever part of it is looked at."""
+    target, prediction = np.zeros((2, *shape), bool)
+    target[10:20, 10:20] = prediction[13:23, 10:20] = True
+    assert jf_sequence(prediction[None], target[None])[1] == boundary_f(prediction, target) > 0.9
+
+
 def test_void_pixels_do_not_count():
     target, prediction = np.zeros((1, *SHAPE), bool), np.zeros((1, *SHAPE), bool)
     target[0, 4:12, 4:12] = prediction[0, 4:12, 4:20] = True
@@ -114,6 +122,7 @@ def test_cumulative_and_mean_iou_weigh_differently():
     assert giou(samples) == pytest.approx((0.9 + 0 + 1) / 3)
     assert precision_at(samples, 0.5) == pytest.approx(2 / 3)
     assert precision_at([Overlap(1, 2)], 0.5) == 1.0  # reached, as the official scripts count
+    assert ciou([Overlap(0, 0)]) == 1.0
 
 
 @settings(max_examples=50)

@@ -92,6 +92,7 @@ def test_precision_of_generalized_scores_is_over_targets_only():
     scores = generalized_areas([Areas(0, 0, 0), Areas(10, 10, 10), Areas(4, 4, 2)])
     assert scores.precision_at(0.7) == 0.5
     assert scores.precision_at(1 / 3) == 1.0
+    assert generalized_areas([Areas(1, 10, 1)]).t_acc == 1.0  # one pixel is a mask
     assert generalized_areas([Areas(0, 0, 0)]).precision_at(0.7) == 0.0
 
 

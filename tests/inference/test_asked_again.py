@@ -13,7 +13,7 @@ from sa2va import Sa2VA, VideoTracker
 from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import RecentMemory
 from sa2va.inference.options import InferenceOptions
-from sa2va.inference.vlm import VLMOutput, is_denial
+from sa2va.inference.vlm import EncodedMedia, VLMOutput, is_denial
 from sa2va.media.cuts import scene_starts
 from sa2va.results.answer import Frame
 from sa2va.tiny.synthetic.paint import COLORS, PaintStyle, draw, lay
@@ -21,11 +21,6 @@ from sa2va.tiny.synthetic.paint import COLORS, PaintStyle, draw, lay
 GRAY, GREEN = (128, 128, 128), (60, 120, 70)
 STAR, SQUARE = "the red star", "the blue square"
 SHORT = {"max_new_tokens": 12}
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
 
 
 def drawn(*objects: tuple[str, str, int, int], paper: tuple[int, int, int] = GRAY) -> np.ndarray:
@@ -257,17 +252,17 @@ PICTURE = drawn(("square", "blue", 40, 40), ("circle", "green", 90, 90))
 def believing(model: Sa2VA, monkeypatch, reply: str) -> Iterator[list[str]]:
     """The model writes this to questions for yes or no; yields those."""
     asked: list[str] = []
-    write = model.engine.write
+    ask = EncodedMedia.ask
 
-    async def told(media, questions, options, **more):
-        outputs = await write(media, questions, options, **more)
+    async def told(media, engine, questions, options, **more):
+        outputs = await ask(media, engine, questions, options, **more)
         if more.get("kind") == "presence":
             asked.extend(questions)
             return [type(one)(one.question, reply, one.prompts_KC) for one in outputs]
         return outputs
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.engine, "write", told)
+        patch.setattr(EncodedMedia, "ask", told)
         yield asked
 
 

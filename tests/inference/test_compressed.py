@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sa2va.inference import sasasa2va
-from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.media.open import open_media
 from sa2va.model.mask_decoder import decode_masks, language_tokens, upsample_logits
 from synthetic_checkpoint import picture
@@ -143,6 +143,6 @@ def test_frames_without_a_clip_are_carried_by_memory(sa2va):
 def _features(model, pixels):
     from PIL import Image
 
-    from sa2va.processing.image_transforms import squashed_frames
+    from sa2va.processing.processor import squashed_frames
 
     return model.encode_frames(squashed_frames([Image.fromarray(pixels)], model.sam2.image_size))

@@ -24,8 +24,7 @@ from sa2va.inference.memory_policies import (
     best_branches,
     memory_of,
 )
-from sa2va.inference.options import InferenceOptions
-from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.options import InferenceOptions, MaskPostprocessing
 from sa2va.inference.propagation import propagate_video
 from sa2va.inference.tracker import VideoTracker
 from sa2va.media.open import open_media

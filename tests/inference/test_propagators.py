@@ -34,7 +34,7 @@ from sa2va.inference.propagator_memory import PropagatorMemory
 from sa2va.media.open import open_media
 from sa2va.model.configuration import sam2_config
 from sa2va.model.propagator import draw, encode_for_propagator
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from synthetic_checkpoint import picture
 
 KINDS = ("sam2.1", "sam3", "edgetam")

@@ -196,6 +196,21 @@ def test_memory_is_said_and_freed(sa2va):
         scene.chat("What is this?")
 
 
+@pytest.mark.parametrize("part", ["encode_images", "encode_frames"])
+def test_what_could_not_be_encoded_once_is_tried_again(sa2va, monkeypatch, part):
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with sa2va.open(PICTURE) as scene:
+        with monkeypatch.context() as patch:
+            patch.setattr(sa2va.model, part, broken)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                scene.chat("Where is it?") if part == "encode_images" else scene.segment(box=(10, 10, 40, 40))
+            assert scene.nbytes == 0
+        assert scene.segment(box=(10, 10, 40, 40)).size == sa2va.segment(PICTURE, box=(10, 10, 40, 40)).size
+        assert scene.chat("What is this?", **TOKENS).text == sa2va.chat(PICTURE, "What is this?", **TOKENS).text
+
+
 def test_several_threads_ask_one_scene(sa2va):
     expected = [sa2va.segment(PICTURE, phrase, **TOKENS) for phrase in PHRASES]
     with sa2va.open(PICTURE) as scene, ThreadPoolExecutor(3) as pool:

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessorPil
 
 from sa2va import Answer, Mask, Request, Sa2VA, Segment
-from sa2va.inference.work import EncodeFrame, Pause, together
-from sa2va.inference.zoom import Box, look_by_tiles, look_closer, tiles
+from sa2va.inference.engine import EncodeFrame, Pause, together
+from sa2va.inference.second_looks import Box, look_by_tiles, look_closer, tiles
 from sa2va.model.mask_decoder import MASK_LOGIT, grounding_side, upsample_logits
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.writers.picture_files import write_picture
 from synthetic_checkpoint import picture
 
@@ -27,11 +27,6 @@ CLIP = [picture(75, 48, seed) for seed in range(3)]
 TOKENS: Any = {"max_new_tokens": 24}
 ROUGH = np.zeros((97, 150), bool)
 ROUGH[20:70, 30:110] = True
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +255,7 @@ def test_what_fills_the_picture_is_not_looked_at_again(tiny: Sa2VA):
     assert seen["tower"] == [1] and plain.segments
 
 
+@pytest.mark.slow
 def test_instances_are_found_by_tiles_and_looked_at_one_by_one(tiny: Sa2VA):
     places = [(40, 50), (250, 60), (150, 200)]
     image = drawn((320, 256), *[(x, y, 8, (215, 35, 40)) for x, y in places])

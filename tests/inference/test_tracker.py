@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sa2va.model.memory as memory_module
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
-from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.propagation import key_frame_indices, propagate_video
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.media.open import open_media

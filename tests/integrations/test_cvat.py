@@ -38,11 +38,6 @@ def pixels(points: list[float]) -> Mask:
     return Mask.from_array(decode_mask(points, image_width=256, image_height=256))
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server with a task of one picture; what is uploaded stays in ``uploaded``."""

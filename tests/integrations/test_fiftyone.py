@@ -34,11 +34,6 @@ def test_the_manifest_has_every_checkpoint() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """FiftyOne with our source in a zoo folder of its own, registered from an archive as from a repository's."""
     if "fiftyone" not in sys.modules:

@@ -23,18 +23,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from sa2va import Sa2VA, __version__
+from sa2va import __version__
 from sa2va.media.open import open_media
 from sa2va.writers import VideoEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples/shapes.png"
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
 
 
 def load(path: Path) -> ModuleType:

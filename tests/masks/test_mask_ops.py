@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -185,6 +185,28 @@ def test_outlines_enclose_everything_that_the_outside_cannot_reach(mask):
     for polygon in polygons:
         inside |= crossing_fill(polygon, *mask.shape)
     np.testing.assert_array_equal(inside, (labels != labels[0, 0])[1:-1, 1:-1])
+
+
+@settings(max_examples=10)
+@given(bool_masks)
+def test_an_outline_without_tolerance_keeps_its_corners(mask):
+    for outline in mask_ops.outlines(mask):
+        np.testing.assert_array_equal(mask_ops.simplified(outline, 0), outline)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "corners"),
+    [
+        (0.9, [[5, 1], [30, 2], [30, 10], [0, 10], [0, 2], [5, 2]]),
+        (1.1, [[5, 1], [30, 2], [30, 10], [0, 10], [0, 2]]),
+        (20, [[5, 1], [30, 10], [0, 10]]),  # fewer would have no area
+    ],
+)
+def test_corners_within_the_tolerance_are_left_out(tolerance: float, corners: list[list[int]]):
+    mask = np.zeros((12, 30), bool)
+    mask[2:10] = mask[1, 5:8] = True
+    (outline,) = mask_ops.outlines(mask)
+    assert mask_ops.simplified(outline, tolerance).tolist() == corners
 
 
 def crossing_fill(polygon: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -51,7 +51,9 @@ def test_a_mask_from_its_part_is_that_of_the_whole():
         (np.ones((2, 2), np.uint8), (0, 0)),
         (np.ones(4, bool), (0, 0)),
         (np.ones((2, 2), bool), (5, 0)),
+        (np.ones((2, 2), bool), (0, 3)),
         (np.ones((2, 2), bool), (0, -1)),
+        (np.ones((2, 2), bool), (-1, 0)),
     ],
 )
 def test_a_part_that_is_none_is_refused(part: np.ndarray, corner: tuple[int, int]):
@@ -63,3 +65,10 @@ def test_empty_runs_are_left_out_of_what_is_read():
     expected = Mask.from_array(np.array([[0, 0, 1, 1, 0, 1]], bool))
     for counts in ([2, 2, 1, 1], [2, 1, 0, 1, 1, 1], [1, 0, 1, 2, 1, 1, 0], [0, 0, 2, 2, 1, 0, 0, 1]):
         assert Mask.from_rle({"size": [1, 6], "counts": counts}) == expected
+
+
+def test_the_largest_mask_and_one_that_is_too_large():
+    side = 2**14
+    assert Mask.from_rle({"size": [side, side], "counts": [side * side]}).area == 0
+    with pytest.raises(ValueError, match="1 to 268435456 pixels"):
+        Mask.from_rle({"size": [side, side + 1], "counts": [side * (side + 1)]})

@@ -446,6 +446,8 @@ def test_a_folder_plays_in_natural_order(tmp_path: Path) -> None:
     assert [number_in(frame.pixels) for frame in source] == [0, 1, 2, 10]
     assert [number_in(frame.pixels) for frame in source.iter_backward(2)] == [2, 1, 0]
     assert [number_in(pixels) for pixels in source.read([3, 0, 3])] == [10, 0, 10]
+    second = open_media(tmp_path, stride=2)
+    assert second.fps is None and second.times() is None and second.path == tmp_path and second.frame_count == 2
 
     Image.fromarray(drawn(3, 50, 64)).save(tmp_path / "frame3.png")
     with pytest.raises(ValueError, match=r"frame3\.png is 64x50, the first is 64x48"):
@@ -495,6 +497,17 @@ def test_a_frame_that_is_whole_and_cannot_be_shown_is_told(tmp_path: Path, contr
     path.write_bytes(b"GIF89a" + size + bytes(3) + image + b"\x00" + pixel + image + palette + pixel + b";")
     with pytest.raises(ValueError, match=r"late-palette\.gif: frame 1 of 2 cannot be shown"):
         list(open_media(path))
+
+
+def test_gif_is_no_transport_stream(tmp_path: Path) -> None:
+    """Which begins with a G, too, and has another after 188 bytes; here that is a colour of the palette."""
+    pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 255)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:], optimize=False)
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    assert data[10] & 0b10000111 == 0b10000111  # 256 colours, from byte 13 on
+    data[188] = ord("G")
+    (tmp_path / "a.gif").write_bytes(data)
+    assert open_media(tmp_path / "a.gif").frame_count == 2
 
 
 def test_transparent_gif_frames_build_on_each_other(tmp_path: Path) -> None:

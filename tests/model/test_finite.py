@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from sa2va import Sa2VA
-from sa2va.inference.postprocess import MaskPostprocessing
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.sasasa2va import follow_clips
 from sa2va.media.open import open_media
 from sa2va.model import language
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 from synthetic_checkpoint import noise, picture
 
 PICTURE = picture(75, 48)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sa2va import Sa2VA
 from sa2va.media.frames import first_indices
+from sa2va.model.generation import GenerationOptions
 from sa2va.model.mask_decoder import decode_masks, language_tokens, point_tokens, upsample_logits
 from sa2va.model.memory import propagate
-from sa2va.model.sampling import GenerationOptions
 from sa2va.model.types import Batch, Sa2VAOutput
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.history import Turn
 from synthetic_checkpoint import picture
 

@@ -10,11 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA
-from sa2va.inference.engine import Engine
 from sa2va.model import language
-from sa2va.model.prompt_reader import shared_prefix
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated, VisualTokens
+from sa2va.model.generation import Generated, GenerationOptions, shared_prefix
+from sa2va.model.language import VisualTokens
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]
@@ -81,7 +79,7 @@ def test_a_batch_says_what_each_prompt_alone_says(open_sa2va: Callable[[str], Sa
 
 
 def new_tokens_end(sa2va: Sa2VA) -> Callable[[list[int]], bool]:
-    return Engine(sa2va.model, sa2va.processor).is_finished
+    return sa2va.processor.is_finished
 
 
 class counted_rows:
@@ -312,12 +310,26 @@ def test_tokens_are_told_as_they_are_written(sa2va: Sa2VA, shared: bool):
         ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
         ({"top_p": 1.5}, "top_p must be a number above 0 and at most 1; got 1.5"),
         ({"top_k": -1}, "top_k must be .*at least 0; got -1"),
+        ({"top_k": True}, "top_k must be .*at least 0; got True"),
+        ({"temperature": True}, "temperature must be .*; got True"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be a finite number above 0; got 0.0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty must be a finite number above 0; got inf"),
+        ({"seed": 2**64}, "seed must be None or an integer of 64 bits"),
+        ({"seed": -(2**63) - 1}, "seed must be None or an integer of 64 bits"),
+        ({"seed": 1.0}, "seed must be None or an integer of 64 bits"),
     ],
 )
 def test_options_are_checked(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         GenerationOptions(**options)
+
+
+def test_options_hold_at_their_bounds():
+    released = GenerationOptions(2048, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=None)
+    assert GenerationOptions() == released and released.is_plain and not released.processors()
+    for options in ({"max_new_tokens": 1}, {"top_k": 1}, {"seed": 2**64 - 1}, {"seed": -(2**63)}, {"top_p": 1}):
+        assert GenerationOptions(**options).is_plain
+    assert not GenerationOptions(temperature=1).is_plain and not GenerationOptions(repetition_penalty=0.5).is_plain
 
 
 def test_the_same_seed_says_the_same(sa2va: Sa2VA):

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA
+from sa2va.inference.postprocess import foreground
 from sa2va.model import mask_decoder
-from sa2va.model.foreground import foreground
 from synthetic_checkpoint import GOLDEN, picture
 
 TEXTS = json.loads((GOLDEN / "mllm_tiny_configs.json").read_text())["text"]

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from sa2va.model.configuration import Sa2VAConfig
-from sa2va.model.normalization import normalized_frames, normalized_tiles
-from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
-from sa2va.processing.processor import Sa2VAProcessor
+from sa2va.model.network import normalized_frames, normalized_tiles
+from sa2va.processing.processor import Sa2VAProcessor, qwen_patches, squashed_frames, tile_grid, tile_image
+from sa2va.processing.processor_settings import QwenPixels
 from sa2va.processing.regions import region_cells
 from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
 

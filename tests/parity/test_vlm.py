@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,9 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va import Sa2VA, Sa2VAModel
-from sa2va.inference.engine import Engine
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated
+from sa2va.model.generation import Generated, GenerationOptions
 from sa2va.processing.processor import VisionInputs
 from sa2va.processing.regions import region_cells
 from synthetic_checkpoint import GOLDEN, picture
@@ -31,6 +30,7 @@ CASES = [*TINY["internvl"], *TINY["qwen"]]
 TOLERANCE = 1e-5
 
 
+@cache
 def recorded(case: str) -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / f"mllm_{case}.npz"))
 
@@ -117,9 +117,7 @@ def write(sa2va: Sa2VA, ids: list[int], vision: VisionInputs | None, regions=Non
         with torch.no_grad():
             visual = sa2va.model.encode_images(vision.pixel_values, vision.image_grid_thw, **layout)
     options = GenerationOptions(max_new_tokens=new_tokens)
-    (answer,) = sa2va.model.generate(
-        [ids], visual, options=options, is_finished=Engine(sa2va.model, sa2va.processor).is_finished
-    )
+    (answer,) = sa2va.model.generate([ids], visual, options=options, is_finished=sa2va.processor.is_finished)
     return answer
 
 

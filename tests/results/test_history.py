@@ -11,7 +11,7 @@ import pytest
 
 from sa2va import Sa2VA
 from sa2va.cli import main
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 from sa2va.results.history import Turn, turns_of
 from synthetic_checkpoint import picture
 

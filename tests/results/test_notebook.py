@@ -20,17 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va import Answer, Frame, Mask, Sa2VA, Segment, Track
+from sa2va import Answer, Frame, Mask, Segment, Track
 from sa2va.media.open import load_image, open_media
 from sa2va.writers import VideoEncoder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GREY = 225
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
 
 
 @pytest.fixture

@@ -19,9 +19,8 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from sa2va.inference.video_result import Track
-from sa2va.masks.mask import Mask
+from sa2va.masks.mask import Mask, Segment
 from sa2va.masks.mask_ops import components
-from sa2va.masks.segment import Segment
 from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import Turn
 
@@ -274,6 +273,11 @@ class TestAnswer:
             Segment(1, "x", (), 0.5, 0.5)
         with pytest.raises(ValueError, match="finite"):
             Segment(1, "x", (EMPTY,), float("nan"), 0.5)
+        with pytest.raises(ValueError, match="finite"):
+            Segment(1, "x", (EMPTY,), 0.5, float("inf"))
+
+    def test_a_score_below_a_fifth_is_doubtful(self):
+        assert [Segment(1, "x", (EMPTY,), score, 0.9).doubtful for score in (0.19, 0.2)] == [True, False]
 
     def test_reprs_are_short(self):
         long = Answer("word " * 1000, "raw" * 1000, two_objects())

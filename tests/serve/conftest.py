@@ -17,11 +17,6 @@ from sa2va.serve.settings import ServerSettings
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
-@pytest.fixture(scope="session")
 def start(tiny: Sa2VA, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """A context with a server of given settings."""
 

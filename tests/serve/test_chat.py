@@ -15,8 +15,8 @@ from pycocotools import mask as coco
 
 from sa2va import Sa2VA
 from sa2va.media.image import load_image
+from sa2va.processing.conversation import clean_answer
 from sa2va.processing.requests import GCG_REQUEST
-from sa2va.processing.response_parser import clean_answer
 from sa2va.serve.clean_stream import CleanStream
 
 ASK = "Please segment the yellow cloud in this image."

@@ -18,8 +18,8 @@ import pytest
 from live_server import PICTURE, Running, about_picture, clip, data_url
 from PIL import Image
 
+from sa2va.inference.engine import Pause
 from sa2va.inference.scene import Scene
-from sa2va.inference.work import Pause
 from sa2va.results.answer import Answer
 from sa2va.serve.settings import ServerSettings
 from sa2va.serve.url_rules import UrlRule

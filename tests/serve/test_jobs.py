@@ -84,6 +84,16 @@ def test_frames_are_sampled_and_what_is_not_followed_has_a_reason(server: Runnin
     assert set(state["reasons"]) <= {HAT}
 
 
+def test_the_model_is_asked_again_if_a_job_says_so(server: Running, tiny: Sa2VA, tmp_path: Path) -> None:
+    with server.http as client:
+        job = post(client, clip(4), ask_every="2", check_presence="true", **{"return": "jsonl"})
+        state = wait(client, job, "done")
+        lines = client.get(state["results"][0]["url"]).text.splitlines()
+    (tmp_path / "clip.gif").write_bytes(clip(4))
+    expected = tiny.track(tmp_path / "clip.gif", HAT, ask_every=2, check_presence=True).results()
+    assert [Frame.from_json(line).segments for line in lines] == [frame.segments for frame in expected]
+
+
 def test_a_job_is_cancelled_within_a_frame_and_then_forgotten(server: Running) -> None:
     with server.http as client:
         job = post(client)

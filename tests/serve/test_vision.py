@@ -60,6 +60,13 @@ def test_what_is_not_found_is_said(server: Running) -> None:
     assert (answer["segments"] == []) == bool(answer["reason"])
 
 
+def test_a_picture_is_looked_at_again_if_asked(server: Running, tiny: Sa2VA) -> None:
+    looks: dict[str, Any] = {"zoom": True, "instances": True, "check_presence": True}
+    reply = post(server, "/v1/segment", json={"image": ENCODED, "phrases": PHRASES[:1], **looks})
+    (expected,) = tiny.segment(load_image(PICTURE), PHRASES[:1], **looks)
+    assert [one["mask"] for one in reply["answers"][0]["segments"]] == [one.mask.rle for one in expected.segments]
+
+
 def test_a_clip_has_a_mask_per_frame(server: Running) -> None:
     reply = post(server, "/v1/segment", files={"video": clip(2)}, data={"phrases": "the orange hat"})
     assert [len(one["masks"]) for one in reply["answers"][0]["segments"]] == [2]
@@ -94,6 +101,7 @@ def test_regions_are_described(server: Running, tiny: Sa2VA) -> None:
         ("segment", {"json": {"image": ENCODED, "phrases": ["x" * 32_001]}}, "at most 32000 characters"),
         ("segment", {"json": {"image": ENCODED, "phrases": ["x"], "threshold": 1}}, "threshold"),
         ("segment", {"json": {"image": "?", "phrases": ["x"]}}, "neither base64"),
+        ("segment", {"json": {"video": base64.b64encode(clip(2)).decode(), "phrases": ["x"], "zoom": True}}, "zoom"),
         ("segment", {"json": {"image": ENCODED, "video": ENCODED, "phrases": ["x"]}}, "got 2"),
         ("segment", {"json": {"video": ENCODED[:99] + "=", "phrases": ["x"]}}, "neither a"),
         ("segment", {"content": b"{", "headers": {"content-type": "application/json"}}, "Expecting"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from rectangles import Rectangles
-from sa2va import Sa2VA
+from sa2va import Sa2VA, Sa2VAModel
 from sa2va.data.collate import Collator
 from sa2va.data.encode import Encoded, EncodeOptions, encode_clicks, encode_sample
 from sa2va.data.sample import Sample
@@ -31,7 +33,20 @@ from sa2va.train.initial_model import load_start
 from sa2va.train.run import finished, prepare, train
 from sa2va.train.trainable import compile_layers
 
+pytestmark = pytest.mark.xdist_group("from nothing")  # one random model for all
+
 LOOKS = {"AttentionSupervision": AttentionSupervision.targets}
+
+
+@cache
+def _drawn(grounding_side: int | None) -> tuple[Sa2VAModel, Sa2VAProcessor]:
+    return load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=grounding_side))
+
+
+def random_start(grounding_side: int | None = tiny()[0].grounding_side) -> tuple[Sa2VAModel, Sa2VAProcessor]:
+    """What the first stage starts from."""
+    model, processor = _drawn(grounding_side)
+    return deepcopy(model).float(), processor
 
 
 def quick(stage: TrainConfig, folder: Path, **changes: object) -> TrainConfig:
@@ -90,9 +105,7 @@ def named(phrase: str, box: tuple[int, int, int, int]) -> Sample:
 
 
 def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
-    config = replace(tiny()[0], model=RANDOM_TINY)
-    model, processor = load_start(config)
-    model.float()
+    model, processor = random_start()
     naming = CellNaming(model, processor, {"words": 1, "middle": 1})
     batch = Collator.of(processor)(
         [encode_sample(named("a red star", (0, 0, 128, 128)), processor, EncodeOptions(targets="area"))]
@@ -125,7 +138,7 @@ def test_cells_learn_the_words_of_what_covers_them_and_where_its_middle_is():
 
 
 def test_places_are_where_the_mask_is():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    model, processor = random_start()
     placement = SegPlacement(model, processor, {"place": 1})
     place = placement.heads.place
     nn.init.zeros_(place.weight)
@@ -145,8 +158,8 @@ def test_places_are_where_the_mask_is():
 
 
 def test_the_attention_of_seg_is_that_of_the_language_model():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
-    model.float().vlm.set_attn_implementation("eager")
+    model, processor = random_start()
+    model.vlm.set_attn_implementation("eager")
     samples = [named("a red star", (64, 0, 128, 64)), named("a house", (0, 32, 48, 128))]
     options = EncodeOptions(targets="area")
     batch = Collator.of(processor)([encode_sample(sample, processor, options, extras=LOOKS) for sample in samples])
@@ -165,8 +178,8 @@ def test_the_attention_of_seg_is_that_of_the_language_model():
 
 
 def test_seg_learns_where_to_look_in_the_tiles_of_a_picture():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
-    model.float().vlm.set_attn_implementation("eager")
+    model, processor = random_start()
+    model.vlm.set_attn_implementation("eager")
     processor = Sa2VAProcessor(processor.tokenizer, replace(processor.settings, max_tiles=4))
     mask = np.zeros((1, 256, 256), bool)
     mask[0, :128, 128:] = True  # all of the second tile, and a quarter of the thumbnail
@@ -188,8 +201,8 @@ def test_seg_learns_where_to_look_in_the_tiles_of_a_picture():
 
 
 def test_the_words_of_a_question_look_at_what_they_speak_of_and_at_the_first_token_for_nothing():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
-    model.float().vlm.set_attn_implementation("eager")
+    model, processor = random_start()
+    model.vlm.set_attn_implementation("eager")
     objects = np.zeros((2, 1, 128, 128), bool)
     objects[0, 0, :64, 64:] = True
     objects[1, 0, 96:, :16] = True
@@ -285,7 +298,7 @@ def test_wrong_mentions_name_the_sample_and_the_trouble(extras: dict, message: s
 
 def clip_of_squares() -> Batch:
     """A clip of three frames in which two objects stand still: the left half, and a quarter of the right one."""
-    _, processor = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=64))
+    _, processor = random_start(grounding_side=64)
     masks = np.zeros((2, 3, 64, 64), bool)
     masks[0, ..., :32] = True
     masks[1, :, :32, 32:] = True
@@ -297,8 +310,8 @@ def clip_of_squares() -> Batch:
 
 
 def test_recall_counts_every_cell_of_every_later_frame():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=64))
-    recall = MemoryRecall(model.float(), processor, {"recall": 1})
+    model, processor = random_start(grounding_side=64)
+    recall = MemoryRecall(model, processor, {"recall": 1})
     nn.init.zeros_(recall.here.weight)
     nn.init.zeros_(recall.here.bias)  # undecided everywhere: probability one half
     term = recall.losses(model, clip_of_squares(), None, torch.Generator())["recall"]
@@ -309,9 +322,9 @@ def test_recall_counts_every_cell_of_every_later_frame():
 
 @pytest.mark.slow
 def test_memory_learns_to_tell_objects_apart_that_look_alike():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY, grounding_side=64))
+    model, processor = random_start(grounding_side=64)
     torch.manual_seed(0)
-    batch, recall = clip_of_squares(), MemoryRecall(model.float(), processor, {"recall": 1})
+    batch, recall = clip_of_squares(), MemoryRecall(model, processor, {"recall": 1})
     memory = [*model.sam2.memory_attention.parameters(), *model.sam2.memory_encoder.parameters()]
     optimizer, losses = torch.optim.AdamW([*memory, *recall.here.parameters()], lr=1e-3), []
     # At a constant rate AdamW leaps out of what it has found once gradients are tiny.
@@ -331,11 +344,11 @@ def test_memory_learns_to_tell_objects_apart_that_look_alike():
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, where it compiles
 @pytest.mark.slow
 def test_compiled_layers_compute_the_same_under_the_same_names():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    model, processor = random_start()
     names = list(model.state_dict())
     batch = Collator.of(processor)([encode_sample(named("a red star", (64, 0, 128, 64)), processor)])
     with torch.no_grad():
-        plain = model.float()(batch)
+        plain = model(batch)
         compile_layers(model)
         fused = model(batch)
     assert list(model.state_dict()) == names
@@ -345,7 +358,7 @@ def test_compiled_layers_compute_the_same_under_the_same_names():
 
 
 def test_towers_need_captions_that_name():
-    model, processor = load_start(replace(tiny()[0], model=RANDOM_TINY))
+    model, processor = random_start()
     sample = named("a star", (0, 0, 64, 64))
     sample = replace(sample, turns=(Turn("What?", "Sure, [SEG]."),))
     batch = Collator.of(processor)([encode_sample(sample, processor)])

@@ -99,7 +99,7 @@ def requested(question: str) -> str | None:
 def test_phrases_hit_exactly_what_an_independent_reader_finds() -> None:
     world = SyntheticWorld("train", seed=2, tasks={"segment": 1.0})
     read: Counter[str] = Counter()
-    for index in range(900):
+    for index in range(300):
         sample, scene = world.pair(index)
         masks = iter(sample.masks)
         for turn, tag in zip(sample.turns, sample.tags, strict=True):
@@ -113,28 +113,28 @@ def test_phrases_hit_exactly_what_an_independent_reader_finds() -> None:
             assert bool(targets) == (tag != "absent"), (index, turn.question)
             if tag in ("attribute", "order", "extreme"):
                 assert len(targets) == 1, (index, turn.question)
-    enough = {"attribute": 300, "absent": 150, "order": 60, "extreme": 60, "relation": 120, "plural": 60}
+    enough = {"attribute": 100, "absent": 50, "order": 20, "extreme": 20, "relation": 40, "plural": 20}
     assert {tag: read[tag] for tag in enough if read[tag] < enough[tag]} == {}
 
 
 def test_short_answers_are_right() -> None:
     world = SyntheticWorld("train", seed=2, tasks={"question": 1.0})
     checked: Counter[str] = Counter()
-    for index in range(400):
+    for index in range(150):
         sample, scene = world.pair(index)
         for turn, tag in zip(sample.turns, sample.tags, strict=True):
             expected = read_question(scene, turn.question)
             if expected is not None:
                 checked[tag] += 1
                 assert turn.answer == expected, (index, turn.question)
-    assert all(checked[tag] > 80 for tag in ("color", "count", "existence", "texture", "size", "kind")), checked
+    assert all(checked[tag] > 30 for tag in ("color", "count", "existence", "texture", "size", "kind")), checked
 
 
 def test_counting_beyond_one_is_practised_more_often_than_it_is_asked_for() -> None:
     shares = []
     for split in ("train", "val"):
         world = SyntheticWorld(split, tasks={"question": 1.0})
-        samples = [world[index] for index in range(150)]
+        samples = [world[index] for index in range(80)]
         turns = [turn for sample in samples for turn in zip(sample.turns, sample.tags, strict=True)]
         counts = [turn.answer for turn, tag in turns if tag == "count"]
         shares.append((len(counts) / len(turns), sum(answer not in ("zero", "one") for answer in counts) / len(counts)))
@@ -169,7 +169,7 @@ def read_question(scene: DrawnScene, question: str) -> str | None:
 
 def test_captions_name_every_object_from_left_to_right_with_its_own_mask() -> None:
     world = SyntheticWorld("train", tasks={"caption": 1.0})
-    for index in range(150):
+    for index in range(60):
         sample, scene = world.pair(index)
         phrases = re.findall(r"<p> an? (.+?) </p> \[SEG\]", sample.turns[0].answer)
         order = sorted(range(len(scene.things)), key=lambda thing: middle(scene, thing)[0])
@@ -181,7 +181,7 @@ def test_captions_name_every_object_from_left_to_right_with_its_own_mask() -> No
 
 def test_regions_show_what_their_answer_says() -> None:
     world = SyntheticWorld("train", tasks={"region": 1.0})
-    for index in range(100):
+    for index in range(40):
         sample, scene = world.pair(index)
         for number, (turn, region) in enumerate(zip(sample.turns, sample.regions, strict=True), start=1):
             assert f"region{number}" in turn.question
@@ -202,14 +202,14 @@ def test_nouns_are_used_only_where_nothing_is_arguable() -> None:
         "animal": {"face"},
     }
     seen: Counter[str] = Counter()
-    for index in range(1200):
+    for index in range(400):
         sample, scene = world.pair(index)
         phrases = [requested(turn.question) or "" for turn in sample.turns]
         for words, noun in re.findall(r"(?m)^(?:all |both )?(?:the )?(.*?)(shape|plant|animal)s?$", "\n".join(phrases)):
             seen[noun] += 1
             for thing in scene.things:
                 assert not (fits(thing, f"{words}thing") and thing.look.kind in arguable[noun]), (index, words, noun)
-    assert seen["shape"] > 50 and seen["plant"] > 5 and seen["animal"] > 5, seen
+    assert seen["shape"] > 15 and seen["plant"] > 1 and seen["animal"] > 1, seen
 
 
 def test_motions_are_named_only_where_no_other_motion_could_be_meant() -> None:
@@ -222,22 +222,23 @@ def test_motions_are_named_only_where_no_other_motion_could_be_meant() -> None:
         "that stands still": {"grow", "shrink", "appear", "vanish"},
     }
     seen = 0
-    for index in range(400):
-        for turn in world[index].turns:
+    for index in range(160):
+        sample, scene = world.pair(index)
+        for turn in sample.turns:
             for words, motions in arguable.items():
                 match = re.fullmatch(rf"Please segment (?:the )?(.+) {words}\.", turn.question)
                 if match:
                     seen += 1
-                    things = world.scene(index).things
                     noun = match[1].replace("one", "thing")
-                    assert not any(thing.motion in motions and fits(thing, noun) for thing in things), turn.question
-    assert seen > 20
+                    others = [thing for thing in scene.things if thing.motion in motions]
+                    assert not any(fits(thing, noun) for thing in others), turn.question
+    assert seen > 8
 
 
 def test_what_passes_behind_is_mostly_hidden_on_its_way_and_seen_before_and_after() -> None:
     world = SyntheticWorld("train", seed=4, tasks={"refer": 1.0}, size=96, frames=12)
     seen = 0
-    for index in range(150):
+    for index in range(100):
         sample = world[index]
         for turn, mask in zip(sample.turns, sample.masks, strict=True):
             if re.search("(passes|moves|hides) behind", turn.question):
@@ -245,4 +246,4 @@ def test_what_passes_behind_is_mostly_hidden_on_its_way_and_seen_before_and_afte
                 area = mask.sum(axis=(1, 2)) / mask.sum(axis=(1, 2)).max()
                 hidden = [k for k in range(1, 11) if area[k] < 0.45]
                 assert any(area[:k].max() > 0.6 and area[k:].max() > 0.6 for k in hidden), (index, turn.question)
-    assert seen > 10
+    assert seen > 3

@@ -18,11 +18,6 @@ from sa2va.tiny.synthetic_benchmarks import synthetic_benchmark
 REPORT = Path(__file__).parents[2] / "docs" / "report-tiny.md"
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Sa2VA:
-    return Sa2VA.from_pretrained("tiny", device="cpu")
-
-
 def test_it_is_small_and_has_a_card(tiny: Sa2VA):
     assert sum(path.stat().st_size for path in zoo.TINY.iterdir()) < 40e6
     assert (zoo.TINY / "model.safetensors").is_file() and "Limits" in (zoo.TINY / "README.md").read_text()

@@ -40,7 +40,7 @@ def area(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuxiliaryOptions:
 
 
 @pytest.fixture
-def tune(checkpoint: Callable[[str], Path], tmp_path: Path) -> TrainConfig:
+def tune(checkpoint: Callable[[str], Path], tmp_path: Path, read_once: None) -> TrainConfig:
     return TrainConfig(
         model=str(checkpoint("iv25_qwen2")),
         output=str(tmp_path / "run"),

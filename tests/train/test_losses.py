@@ -163,6 +163,20 @@ def released(logits_NP: Tensor, goal_NP: Tensor) -> tuple[float, float]:
     return bce.item(), (0.5 * overlap.sum() / (n + 1e-4 + FLOAT32_EPSILON)).item()
 
 
+def test_the_defaults_are_those_of_the_released_recipe():
+    weights = LossWeights(text=1.0, bce=2.0, dice=0.5, focal=0.0, iou=0.0, presence=0.0)
+    assert LossOptions() == LossOptions(weights, points=12544, oversample=3.0, importance=0.75)
+
+
+def test_points_are_chosen_as_the_options_say():
+    guess, goal = prediction(5), targets(5)
+    wanted = {"oversample": 2.0, "importance": 0.5}
+    terms = mask_losses(guess, goal, shares([5], [1]), LossOptions(points=40, **wanted), torch.Generator())
+    spots = uncertain_points(guess.logits, 40, **wanted, generator=torch.Generator())
+    bce, _ = released(sample_points(guess.logits, spots), sample_points(goal, spots))
+    assert 2.0 * terms["bce"].mean().item() == pytest.approx(bce, rel=1e-6)
+
+
 @pytest.mark.parametrize("points", [None, 12544])
 def test_five_objects_per_frame_give_the_released_losses(points: int | None):
     guess, goal = prediction(5 * 3), targets(5 * 3)
@@ -199,6 +213,11 @@ def test_every_frame_with_objects_counts_once(samples: list[tuple[int, int]]):
     found = frame_shares(objects, frames)
     assert len(found) == sum(k * f for k, f in samples)
     assert sum(found) == pytest.approx(sum(f for k, f in samples if k))
+
+
+def test_objects_that_are_not_known_in_a_frame_have_no_share_of_it():
+    known = torch.tensor([[True, True, False], [True, False, False]])
+    assert frame_shares([2, 1], [3, 1], [known, None]) == [0.5, 1.0, 0.0, 0.5, 0.0, 0.0, 1.0]
 
 
 # -- candidates --------------------------------------------------------------------------------------------------------

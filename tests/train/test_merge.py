@@ -27,6 +27,8 @@ from sa2va.train.losses import LossOptions
 from sa2va.train.run import prepare, train
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 
+pytestmark = pytest.mark.xdist_group("merge")  # one run for all
+
 
 def tuned(model: Path, folder: Path, **changes: object) -> Path:
     """A short run whose every trained weight moves."""
@@ -66,9 +68,10 @@ def outputs(sa2va: Sa2VA) -> tuple[torch.Tensor, torch.Tensor]:
     return output.logits, output.masks.logits
 
 
-def test_an_adapter_answers_as_the_merged_model_does(run: Path, checkpoint, tmp_path: Path, record_property):
+def test_an_adapter_answers_as_the_merged_model_does(
+    run: Path, checkpoint, sa2va: Sa2VA, tmp_path: Path, record_property
+):
     """Beside the weights or in them, by name of the base or by the adapter's own knowledge of it."""
-    base = Sa2VA.from_pretrained(checkpoint("iv25_qwen2"))
     convert(run / "adapter", tmp_path / "merged")
     merged = outputs(Sa2VA.from_pretrained(tmp_path / "merged"))
     worst = 0.0
@@ -81,7 +84,7 @@ def test_an_adapter_answers_as_the_merged_model_does(run: Path, checkpoint, tmp_
             worst = max(worst, (((ours - theirs).abs().max() / theirs.abs().max()).item()))
     record_property("merge error", f"{worst:.1e}")
     assert worst < 1e-5
-    assert not torch.allclose(outputs(base)[0], merged[0], atol=0.1)
+    assert not torch.allclose(outputs(sa2va)[0], merged[0], atol=0.1)
 
 
 def test_merging_gives_the_model_that_the_run_left(run: Path, tmp_path: Path):

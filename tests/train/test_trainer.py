@@ -81,7 +81,7 @@ def config(model: Path, folder: Path, **changes: object) -> TrainConfig:
 
 
 @pytest.fixture
-def tune(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[..., TrainConfig]:
+def tune(checkpoint: Callable[[str], Path], tmp_path: Path, read_once: None) -> Callable[..., TrainConfig]:
     return partial(config, checkpoint("iv25_qwen2"), tmp_path / "run")
 
 
@@ -285,14 +285,14 @@ def test_groups_have_their_own_rate_and_decay(tune: Callable[..., TrainConfig]):
 
 def test_a_run_leaves_a_model_that_loads_and_answers(tune: Callable[..., TrainConfig], quiet: None):
     """LoRA is merged on the way out, old checkpoints go, and the settings lie beside the weights."""
-    settings = tune(steps=5, save_every=1, checkpoint_activations=True)
+    settings = tune(steps=3, save_every=1, accumulation=1, checkpoint_activations=True)
     run = prepare(settings)
     output = train(run)
     assert output is not None
-    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     assert TrainConfig.from_file(output / "train_config.json") == settings
     history = losses_of(output)
-    assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in history] == [1, 2, 3]
     assert {"text", "bce", "dice", "grad_norm", "learning_rate"} <= history[0].keys()
     assert history[-1]["text"] < history[0]["text"]
 
@@ -305,7 +305,7 @@ def test_a_run_leaves_a_model_that_loads_and_answers(tune: Callable[..., TrainCo
 
 
 def test_bfloat16_trains_float32_masters(tune: Callable[..., TrainConfig], quiet: None):
-    settings = tune(precision="bf16", steps=2)
+    settings = tune(precision="bf16", steps=2, accumulation=1)
     output = train(prepare(settings))
     assert output is not None
     saved = load_file(output / "model.safetensors")
@@ -325,10 +325,10 @@ def test_a_dry_run_leaves_nothing(tune: Callable[..., TrainConfig], quiet: None)
 
 def test_a_run_that_is_over_is_not_repeated(tune: Callable[..., TrainConfig], quiet: None):
     notes: list[str] = []
-    output = train(prepare(tune(steps=2)))
+    output = train(prepare(tune(steps=2, accumulation=1)))
     assert output is not None
     weights = load_file(output / "model.safetensors")
-    train(prepare(tune(steps=2, learning_rate=1.0)), note=notes.append)
+    train(prepare(tune(steps=2, accumulation=1, learning_rate=1.0)), note=notes.append)
     again = load_file(output / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert any("checkpoint-2" in line for line in notes) and any("learning_rate was 0.001" in line for line in notes)
@@ -339,7 +339,7 @@ def test_a_run_that_is_over_is_not_repeated(tune: Callable[..., TrainConfig], qu
 def test_a_signal_ends_a_run_after_the_step_in_hand_which_is_saved(
     tune: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, quiet: None
 ):
-    settings, notes = tune(steps=4, save_every=1000), []
+    settings, notes = tune(steps=3, accumulation=1, save_every=1000), []
     run, handler = prepare(settings), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
         real, shown = Rectangles.__getitem__, iter(range(100))
@@ -390,7 +390,7 @@ def test_curves_go_to_tensorboard_unless_told_otherwise(tune: Callable[..., Trai
     assert tune(report_to=None).trackers == ("tensorboard",)
     assert tune().with_overrides(["report_to=tensorboard"]).trackers == ("tensorboard",)
     assert tune().with_overrides(["report_to=[]"]).trackers == ()
-    train(prepare(tune(report_to=None, steps=1)))
+    train(prepare(tune(report_to=None, steps=1, accumulation=1)))
     assert list(Path(tune().output).rglob("events.out.tfevents.*"))
 
 
@@ -398,7 +398,7 @@ def test_what_is_held_out_is_not_trained_on_and_its_losses_are_logged(
     tune: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, quiet: None
 ):
     monkeypatch.setattr(Rectangles, "key", lambda source, index: f"picture {index % 12}", raising=False)
-    run = prepare(tune(validation=0.3, steps=2, save_every=1))
+    run = prepare(tune(validation=0.3, steps=2, accumulation=1, save_every=1))
     (kept,), (held,) = ([part.source for part in side] for side in (run.parts, run.validation))
     ids = [{int(source[index].id.split("-")[-1]) % 12 for index in range(len(source))} for source in (kept, held)]
     assert ids[0] | ids[1] == set(range(12)) and not ids[0] & ids[1] and len(held) == len(ids[1])
@@ -417,7 +417,8 @@ def test_validation_changes_nothing_of_what_is_learnt(
     monkeypatch.setattr(Rectangles, "key", lambda source, index: str(index), raising=False)
     weights = []
     for every in (1, 1000):
-        train(prepare(tune(validation=0.3, steps=3, save_every=every, output=f"{tune().output}-{every}")))
+        run = tune(validation=0.3, steps=2, accumulation=1, save_every=every, output=f"{tune().output}-{every}")
+        train(prepare(run))
         weights.append(load_file(Path(f"{tune().output}-{every}") / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

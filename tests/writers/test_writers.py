@@ -14,8 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sa2va.inference.video_result import Track
-from sa2va.masks.mask import Mask
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import FILL
 from sa2va.writers import WRITERS, FrameWriter, write_track

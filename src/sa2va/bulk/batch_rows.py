@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sa2va.masks.segment import segment_record
+from sa2va.masks.mask import segment_record
 from sa2va.processing.conversation import check_text
 from sa2va.results.answer import Answer
 

@@ -23,7 +23,7 @@ from sa2va.atomic import replacing
 from sa2va.bulk.arrow import answer_schema, answer_table, extra_types
 from sa2va.bulk.batch_folder import BatchFolder
 from sa2va.bulk.remote_files import ahead, fetched, is_remote, suffix_of
-from sa2va.masks.segment import Segment, segment_from_record
+from sa2va.masks.mask import Segment, segment_from_record
 from sa2va.media.image import load_image
 from sa2va.media.open import PICTURE_SUFFIXES, Picture, open_media
 from sa2va.results.answer import Answer

@@ -22,8 +22,7 @@ from sa2va.hub import HUB_OPTIONS
 from sa2va.model.config_overlay import OWN_KEY, difference, paths_of
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import INTERNVL
-from sa2va.processing.image_transforms import QwenPixels
-from sa2va.processing.processor import ProcessorSettings
+from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 
 Layout = Literal["native", "released"]
 Dtypes = Literal["kept", "released"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -100,19 +101,24 @@ def open_shard(path: Path) -> dict[str, LazyTensor]:
     Raises:
         ValueError: the file is not a whole safetensors file.
     """
-    header = _read_header(path)
+    header, start = _read_header(path)
 
-    def lazy(name: str, entry: Mapping[str, Any]) -> LazyTensor:
+    def lazy(entry: Mapping[str, Any]) -> LazyTensor:
+        shape, dtype, (begin, end) = tuple(entry["shape"]), _DTYPES[entry["dtype"]], entry["data_offsets"]
+
         def read() -> Tensor:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name)
+            if begin == end:  # nothing to map
+                return torch.empty(shape, dtype=dtype)
+            # Each tensor has a mapping of its own: views of one for all would be pickled and saved together.
+            data = np.memmap(path, np.uint8, "c", offset=start + begin, shape=(end - begin,))
+            return torch.from_numpy(data).view(dtype).reshape(shape)
 
-        return LazyTensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], read)
+        return LazyTensor(shape, dtype, read)
 
     unknown = {entry["dtype"] for entry in header.values()} - set(_DTYPES)
     if unknown:
         raise ValueError(f"{path} holds tensors of unsupported dtypes {sorted(unknown)}")
-    return {name: lazy(name, entry) for name, entry in header.items()}
+    return {name: lazy(entry) for name, entry in header.items()}
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -157,13 +163,15 @@ def _check_index(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
         raise ValueError(f"tensor {name!r} is {where} of {folder}; download the checkpoint again")
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """What a file says of each tensor, and where its data start."""
     try:
         with safe_open(path, framework="pt"):  # checks the header and that all bytes are there
             pass
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            start = file.tell()
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or truncated ({error}); download it again") from error
     header.pop("__metadata__", None)
-    return header
+    return header, start

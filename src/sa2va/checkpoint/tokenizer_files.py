@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import QWEN2_5_VL, QWEN3_VL
-from sa2va.processing.image_transforms import QwenPixels
-from sa2va.processing.processor import ProcessorSettings
+from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 from sa2va.untrusted import read_json_object
 
 _PATTERNS = (

@@ -6,9 +6,12 @@ so that ``--help`` comes at once.
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,3 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
+
+
+def run() -> NoReturn:
+    """Run the command that the process was started for, and leave it."""
+    code = main()
+    gc.freeze()  # memory goes with the process: looking through all modules for cycles would take seconds
+    sys.exit(code)

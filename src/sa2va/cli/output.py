@@ -15,7 +15,7 @@ from sa2va import __version__
 from sa2va.atomic import check_target, remove_leftovers
 from sa2va.cli.arguments import OutputOptions, parse_kinds
 from sa2va.cli.console import Screen, printable
-from sa2va.masks.segment import DOUBTFUL, Segment
+from sa2va.masks.mask import DOUBTFUL, Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import Picture
 from sa2va.results.answer import Answer, Frame

@@ -1,4 +1,4 @@
-"""``sa2va segment``: find what phrases describe in a picture. (``masks.segment`` is the object that is found.)"""
+"""``sa2va segment``: find what phrases describe in a picture."""
 
 from __future__ import annotations
 

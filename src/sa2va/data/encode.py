@@ -20,8 +20,7 @@ from torch import Tensor
 from sa2va.data.clicks import random_clicks
 from sa2va.data.sample import SEG, Sample
 from sa2va.media.frames import first_indices, uniform_indices
-from sa2va.processing.image_transforms import squashed_frames
-from sa2va.processing.processor import EncodedTurns, Sa2VAProcessor, VisionInputs
+from sa2va.processing.processor import EncodedTurns, Sa2VAProcessor, VisionInputs, squashed_frames
 from sa2va.processing.regions import region_cells
 from sa2va.results.history import Turn
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sa2va.demo.marks import Mark
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.results.answer import Answer
 from sa2va.results.history import History
 

@@ -29,7 +29,7 @@ from sa2va.demo.examples import CLIP, CLIP_EXAMPLES, example_file
 from sa2va.demo.rendering import Exchange
 from sa2va.demo.visitors import ClipDesk, Visitor, Visitors
 from sa2va.inference.propagation import frame_count, key_frame_indices
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.visualization.overlay import overlay
 
 _PLACEHOLDERS = {FIND: "the orange hat, the dog", ASK: "What color is the hat?"}

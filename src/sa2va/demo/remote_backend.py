@@ -17,8 +17,7 @@ from PIL import Image
 
 from sa2va.demo.backend import About, AskOptions, OnText, TrackProgress
 from sa2va.demo.marks import Mark
-from sa2va.masks.mask import Mask
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment
 from sa2va.results.answer import Answer, Frame
 from sa2va.results.history import History, Turn, turns_of
 from sa2va.untrusted import STUMBLES, stumbled

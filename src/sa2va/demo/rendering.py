@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sa2va.demo.backend import About, TrackProgress
-from sa2va.masks.mask import Mask
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment
 from sa2va.media.frames import DecodedFrame
 from sa2va.results.answer import Answer
 from sa2va.visualization.overlay import overlay

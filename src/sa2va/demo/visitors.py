@@ -18,7 +18,7 @@ from PIL import Image
 from sa2va.demo.backend import AskOptions, Backend, OnText, OpenMedium
 from sa2va.demo.marks import Mark
 from sa2va.demo.rendering import Exchange, shown_size, shrunk_mask
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.media.frames import FrameSource
 from sa2va.media.open import open_media
 from sa2va.results.answer import Answer

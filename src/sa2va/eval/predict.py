@@ -26,8 +26,7 @@ from sa2va.untrusted import STUMBLES, parse_json
 
 if TYPE_CHECKING:
     from sa2va.inference.memory_policies import MemoryPolicy
-    from sa2va.inference.options import Options
-    from sa2va.inference.tracker import Mode
+    from sa2va.inference.options import Mode, Options
     from sa2va.predictor import Sa2VA
     from sa2va.results.answer import Answer
 

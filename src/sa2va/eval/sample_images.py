@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va.eval.benchmark import Benchmark, Expected, Explains, Item, Prediction, Query
-from sa2va.masks.mask import Mask
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment
 from sa2va.media.frames import uniform_indices
 from sa2va.media.open import Picture, load_image, open_media
 from sa2va.visualization.colors import ObjectColors

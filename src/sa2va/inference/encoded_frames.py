@@ -17,16 +17,17 @@ class EncodedFrames:
     masks, most frames pass its encoder only.
 
     Args:
-        find: encodes the frames for the model that finds objects.
+        find: encodes the frames for the model that finds objects; None for frames that are only followed.
         carry: the same for the one that carries masks; None if that is the same.
     """
 
-    def __init__(self, find: Callable[[], FrameFeatures], carry: Callable[[], FrameFeatures] | None = None):
+    def __init__(self, find: Callable[[], FrameFeatures] | None, carry: Callable[[], FrameFeatures] | None = None):
         self._find, self._carry = find, carry
 
     @cached_property
     def found(self) -> FrameFeatures:
         """What objects are found in."""
+        assert self._find is not None, "nothing is looked for in these frames"
         with torch.inference_mode():
             return self._find()
 
@@ -40,4 +41,7 @@ class EncodedFrames:
 
     def __getitem__(self, row: int) -> EncodedFrames:
         """One of the frames."""
-        return EncodedFrames(lambda: self.found[row], None if self._carry is None else lambda: self.carried[row])
+        return EncodedFrames(
+            None if self._find is None else lambda: self.found[row],
+            None if self._carry is None else lambda: self.carried[row],
+        )

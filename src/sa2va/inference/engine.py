@@ -1,6 +1,6 @@
 """One model, any number of requests at once.
 
-A request is a coroutine that waits for the model's work: a picture to be encoded, an answer to be written, masks to be
+A request is a coroutine that awaits the model's [`Work`]: a picture to be encoded, an answer to be written, masks to be
 decoded. Whatever several requests wait for is computed together. Nothing runs in the background: the thread that has
 asked first drives the engine for all who wait, and hands over to another when its own answer is there. One thread with
 many requests gets the same results in the same order every time.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, islice
@@ -18,39 +18,29 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sa2va.checkpoint.vitmatte import VitMatte
-from sa2va.inference.text_stream import TextStream
-from sa2va.inference.vlm import VLMOutput
-from sa2va.inference.work import (
-    Decode,
-    DecodeMarks,
-    Encode,
-    EncodedMedia,
-    EncodeFrame,
-    Matte,
-    Pause,
-    Together,
-    Work,
-    Write,
+from sa2va.model.generation import (
+    Generated,
+    GenerationOptions,
+    PromptReader,
+    Reading,
+    Row,
+    RowBatch,
+    fit_a_pass,
 )
+from sa2va.model.language import PromptCache, VisualTokens
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
     decode_masks,
-    grounding_side,
     language_tokens,
     mask_prompt,
     point_tokens,
 )
 from sa2va.model.network import Sa2VANetwork
-from sa2va.model.prompt_reader import PromptReader, Reading, fit_a_pass
-from sa2va.model.row_batch import RowBatch
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import Generated, VisualTokens
-from sa2va.processing.image_transforms import squashed_frames
-from sa2va.processing.processor import Sa2VAProcessor
-from sa2va.results.history import Turn
+from sa2va.processing.processor import Sa2VAProcessor, VisionInputs, squashed_frames
 
 T = TypeVar("T")
 
@@ -58,8 +48,146 @@ T = TypeVar("T")
 MAX_ROWS, MAX_PICTURES = 32, 8
 #: Most tokens of all rows, at their longest.
 CACHE_TOKENS = 131_072
-#: A stop word is looked for in the text of this many last tokens.
-_TAIL_TOKENS = 32
+
+
+class Work(Awaitable[T]):
+    """A computation. ``await`` gives its result, or raises its error; any number of requests may.
+
+    Attributes:
+        is_done: whether it has been computed, or has failed. error: why it failed.
+        computed: what came of it; None before, and where it failed.
+        waiting: the requests that go on then.
+    """
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.error: Exception | None = None
+        self.waiting: list[_Request[Any]] = []
+        self.computed: T | None = None
+
+    def finish(self, result: T) -> None:
+        self.computed, self.is_done = result, True
+
+    def fail(self, error: Exception) -> None:
+        self.error, self.is_done = error, True
+
+    @property
+    def result(self) -> T:
+        """What was computed.
+
+        Raises:
+            Exception: that of the computation.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.computed  # pyright: ignore[reportReturnType]
+
+    def __await__(self) -> Generator[Work[T], None, T]:
+        if not self.is_done:
+            yield self
+        return self.result
+
+
+class Encode(Work[VisualTokens]):
+    """The vision tower over the pictures of one medium."""
+
+    def __init__(self, vision: VisionInputs):
+        super().__init__()
+        self.vision = vision
+
+
+class EncodeFrame(Work[FrameFeatures]):
+    """SAM 2's image encoder over a picture."""
+
+    def __init__(self, image: Image.Image):
+        super().__init__()
+        self.image = image
+
+
+class Decode(Work[MaskPrediction]):
+    """Masks of one picture, from prompts (K, C)."""
+
+    def __init__(self, features: FrameFeatures, prompts_KC: Tensor):
+        super().__init__()
+        self.features, self.prompts_KC = features, prompts_KC
+
+
+class DecodeMarks(Work[MaskPrediction]):
+    """Masks of one picture from SAM 2's own prompts, of K objects.
+
+    Args:
+        points_KP2: float32 (x, y) in pixels of the grounding image; labels_KP: int64, see [`point_tokens`].
+        logits_KHW: rough masks, see [`mask_prompt`]; each gives one mask, not three candidates.
+        original: decode with SAM 2's original decoder instead of the fine-tuned one.
+    """
+
+    def __init__(
+        self,
+        features: FrameFeatures,
+        points_KP2: Tensor,
+        labels_KP: Tensor,
+        *,
+        logits_KHW: Tensor | None = None,
+        original: bool = False,
+    ):
+        super().__init__()
+        self.features, self.points_KP2, self.labels_KP = features, points_KP2, labels_KP
+        self.logits_KHW, self.original = logits_KHW, original
+
+
+class Matte(Work[Tensor]):
+    """VitMatte's opacity (H, W), float32, of a picture and its trimap (mode L: 0 outside, 255 inside, else unknown)."""
+
+    def __init__(self, image: Image.Image, trimap: Image.Image, weights: str):
+        super().__init__()
+        self.image, self.trimap, self.weights = image, trimap, weights
+
+
+class Together(Work[list[Any]]):
+    """Parts of a request that go on side by side, so that what they wait for is computed together."""
+
+    def __init__(self, steps: Sequence[Coroutine[Any, Any, Any]]):
+        super().__init__()
+        self.steps = steps
+        self.parts: list[Any] = []  # the engine's
+
+
+async def together(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of several coroutines that go on side by side."""
+    return await Together(steps) if steps else []
+
+
+class Write(Work[list[Generated]]):
+    """Answers to prompts about one medium.
+
+    Args:
+        visual, cache: of the medium, see [`Reading`]. draft: gives an answer that may come, when the prompts are read.
+        on_token: told (number of the prompt, token); what it raises cancels the answers.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        visual: VisualTokens | None,
+        cache: PromptCache,
+        draft: Callable[[], Sequence[int]] = tuple,
+        on_token: Callable[[int, int], None] | None = None,
+    ):
+        super().__init__()
+        self.prompts, self.options = prompts, options
+        self.visual, self.cache, self.draft, self.on_token = visual, cache, draft, on_token
+        self.rows: list[Row] = []
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its longest answer."""
+        return max(map(len, self.prompts)) + self.options.max_new_tokens
+
+
+class Pause(Work[None]):
+    """Nothing: lets others have a turn between the frames of a clip."""
 
 
 class _Request(Generic[T]):
@@ -203,6 +331,12 @@ class Engine:
         finally:
             del self._of_thread.check
 
+    def check(self) -> None:
+        """Raise what would end a request that this thread makes now, see [`stoppable`]."""
+        check = getattr(self._of_thread, "check", None)
+        if check is not None:
+            check()
+
     # -- driving -------------------------------------------------------------------------------------------------------
 
     def _drive(self, request: _Request[Any]) -> None:
@@ -282,8 +416,7 @@ class Engine:
             self._compute(Encode, self._encode, MAX_PICTURES)
         elif self._work[Write] and self._fits([self._work[Write][0]]):
             self._read(self._next_to_read())
-        elif self._rows.rows:
-            self._rows.step()
+        elif self._rows.rows and self._rows.step():
             self._collect()
 
     def _advance(self, request: _Request[Any]) -> None:
@@ -357,8 +490,8 @@ class Engine:
         return visual.split([sum(vision.tokens_per_image) for vision in visions], [len(grid) for grid in grids])
 
     def _encode_frames(self, works: list[EncodeFrame]) -> list[FrameFeatures]:
-        side = grounding_side(self.model.sam2)
-        features = self.model.encode_frames(squashed_frames([work.image for work in works], side))
+        pixels = squashed_frames([work.image for work in works], self.processor.grounding_side)
+        features = self.model.encode_frames(pixels)
         return [features[row] for row in range(len(works))]
 
     def _decode(self, works: list[Decode]) -> list[MaskPrediction]:
@@ -387,7 +520,7 @@ class Engine:
         )
         return prediction.split(counts)
 
-    def _matte(self, works: list[Matte]) -> list[torch.Tensor]:
+    def _matte(self, works: list[Matte]) -> list[Tensor]:
         return [self._vitmatte(work.weights).alpha(work.image, work.trimap) for work in works]
 
     def _vitmatte(self, weights: str) -> VitMatte:
@@ -405,6 +538,8 @@ class Engine:
     def _next_to_read(self) -> list[Write]:
         """The first request that waits, and those behind it that are worth reading in one pass with it."""
         waiting, chosen = self._work[Write], [self._work[Write].pop(0)]
+        if not waiting:
+            return chosen
         lengths = [self._reader.unread(reading) for reading in self._readings(chosen[0])]
         while waiting and self._fits([*chosen, waiting[0]]):
             lengths += [self._reader.unread(reading) for reading in self._readings(waiting[0])]
@@ -432,19 +567,20 @@ class Engine:
             for row in work.rows:
                 if not row.is_over:
                     self._rows.join(row)
-        self._collect()
+        if len(self._rows.rows) < sum(len(work.rows) for work in self._written):
+            self._collect()
 
     def _readings(self, work: Write) -> list[Reading]:
-        tell, media = work.on_token, work.media
+        tell, draft = work.on_token, work.draft()
         return [
             Reading(
                 prompt,
-                media.visual,
+                work.visual,
                 work.options,
-                self.is_finished,
+                self.processor.is_finished,
                 None if tell is None else partial(tell, number),
-                media.cache,
-                media.draft(work.kind),
+                work.cache,
+                draft,
             )
             for number, prompt in enumerate(work.prompts)
         ]
@@ -458,7 +594,6 @@ class Engine:
             self._written.remove(work)
             if failed is None:
                 work.finish([row.generated() for row in work.rows])
-                work.media.remember(work.kind, [row.tokens for row in work.rows])
             else:
                 assert failed.error is not None
                 for row in [row for row in self._rows.rows if row in work.rows]:
@@ -466,68 +601,8 @@ class Engine:
                 work.fail(failed.error)
             self._done(work)
 
-    # -- what requests wait for ----------------------------------------------------------------------------------------
 
-    def look(self, images: Sequence[Image.Image], *, video: bool) -> EncodedMedia:
-        """A picture, or frames of a video, to be encoded: await its ``look``."""
-        return EncodedMedia.of(self.processor.vision(images, video=video))
-
-    async def write(
-        self,
-        media: EncodedMedia,
-        questions: Sequence[str],
-        options: GenerationOptions,
-        *,
-        histories: Sequence[Sequence[Turn]] | None = None,
-        regions: Sequence[Any] | None = None,
-        at_once: int | None = None,
-        kind: str | None = None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> list[VLMOutput]:
-        """Answers to questions about the same media, at most ``at_once`` of them at once.
-
-        Args:
-            histories: the turns before each question; None for none. regions: what every question is shown, bool
-                (cells, cells) each.
-            kind: of requests whose answers are much alike: the latest are tried as drafts.
-            on_text: told each new piece of the answer's text, special tokens included; for one question.
-
-        Raises:
-            ValueError: a question is too long for the cache, even alone.
-        """
-        prompts = [
-            self.processor.prompt_ids(question, vision=media.vision, history=history, regions=regions)
-            for question, history in zip(questions, histories or [()] * len(questions), strict=True)
-        ]
-        longest = max(map(len, prompts)) + options.max_new_tokens
-        if longest > self.cache_tokens:
-            raise ValueError(
-                f"a prompt of {longest - options.max_new_tokens} tokens and an answer of max_new_tokens="
-                f"{options.max_new_tokens} take {longest} tokens of the engine's cache, which holds "
-                f"{self.cache_tokens}; ask with a lower max_new_tokens, or raise model.engine.cache_tokens"
-            )
-        step = min(at_once or self.max_rows, self.max_rows, self.cache_tokens // longest)
-        stream = None if on_text is None else TextStream(self.processor.tokenizer, on_text)
-        written: list[Generated] = []
-        for first in range(0, len(prompts), step):
-            tell = None if stream is None else stream.add
-            written += await Write(prompts[first : first + step], media, options, kind=kind, on_token=tell)
-        return [
-            VLMOutput(question, self.processor.decode(one.token_ids), self.model.projection(one.seg_states))
-            for question, one in zip(questions, written, strict=True)
-        ]
-
-    def is_finished(self, ids: list[int]) -> bool:
-        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
-        if ids[-1] in self.processor.eos_ids:
-            return True
-        if not self.processor.stop_words:
-            return False
-        tail = str(self.processor.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
-        return tail.replace("\r", "").replace("\n", "").endswith(tuple(self.processor.stop_words))
-
-
-def _side_by_side(features: Sequence[FrameFeatures], counts: Sequence[int]) -> tuple[FrameFeatures, torch.Tensor]:
+def _side_by_side(features: Sequence[FrameFeatures], counts: Sequence[int]) -> tuple[FrameFeatures, Tensor]:
     """Frames of several works as one batch, and the frame of each prompt."""
     frames = torch.arange(len(features), device=features[0].top.device)
     joined = features[0] if len(features) == 1 else FrameFeatures.cat(features)

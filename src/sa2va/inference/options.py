@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any, Literal, TypedDict
 
-from sa2va.inference.memory_policies import MemoryPolicy
-from sa2va.inference.postprocess import MaskPostprocessing
-from sa2va.inference.propagation import KeyFrames
-from sa2va.inference.tracker import AskEvery, Mode, checked_ask_every
-from sa2va.masks.mask_ops import Cleanup
-from sa2va.model.sampling import GenerationOptions
+import numpy as np
+from numpy.typing import NDArray
 
+from sa2va.inference.memory_policies import MemoryPolicy
+from sa2va.masks.mask import Mask
+from sa2va.masks.mask_ops import Cleanup
+from sa2va.model.generation import GenerationOptions
+
+KeyFrames = Literal["first", "uniform"] | Sequence[int] | np.ndarray | int
+#: How masks are propagated through a video, see [`sa2va.inference.tracker`].
+Mode = Literal["released", "consistent"]
+#: After how many frames, or at cuts, the language model is asked again.
+AskEvery = int | Literal["scene"] | None
+#: Fewest frames between two questions.
+SHORTEST_WINDOW = 2
+#: Masks stay as they are.
+NO_CLEANUP = Cleanup()
 #: Frames of a video that the language model sees.
 KEY_FRAMES = 5
 #: How a mask that was found in a picture is refined.
 Refinement = Literal["sam", "matting"]
 #: Weights of ``refine="matting"``.
 MATTING = "hustvl/vitmatte-small-composition-1k"
-_MASK_FIELDS = tuple(field.name for field in fields(MaskPostprocessing))
+
+
+@dataclass(frozen=True)
+class MaskPostprocessing:
+    """How logits become the masks of a result.
+
+    Attributes:
+        threshold: probability above which a pixel belongs to the object.
+        probabilities: keep float32 probabilities next to the masks.
+        cleanup: postprocessing of each mask; by default none.
+
+    Raises:
+        ValueError: the threshold is not between 0 and 1.
+    """
+
+    threshold: float = 0.5
+    probabilities: bool = False
+    cleanup: Cleanup = NO_CLEANUP
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threshold, Real) or not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is a probability above 0 and below 1; got {self.threshold!r}")
+
+    @property
+    def cut(self) -> float:
+        """The threshold as a logit."""
+        return math.log(self.threshold / (1 - self.threshold))
+
+    def mask(self, inside_HW: NDArray[np.bool_]) -> Mask:
+        """Clean a bool array (H, W) up and encode it."""
+        return Mask.from_array(self.cleanup.apply(inside_HW))
 
 
 @dataclass(frozen=True)
@@ -120,6 +163,7 @@ class InferenceOptions:
         return cls(MaskPostprocessing(**masks), **own, generation=GenerationOptions(**options))
 
 
+_MASK_FIELDS = tuple(field.name for field in fields(MaskPostprocessing))
 _OWN_FIELDS = tuple(field.name for field in fields(InferenceOptions) if field.name not in ("masks", "generation"))
 
 
@@ -155,3 +199,15 @@ class Options(TypedDict, total=False):
     top_k: int
     repetition_penalty: float
     seed: int | None
+
+
+def checked_ask_every(value: Any) -> AskEvery:
+    """The same. ValueError for anything but None, ``"scene"`` or a number of at least [`SHORTEST_WINDOW`] frames."""
+    if value is None or value == "scene":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < SHORTEST_WINDOW:
+        raise ValueError(
+            f"ask_every is a number of frames of at least {SHORTEST_WINDOW}, 'scene' for cuts, or None; got {value!r}. "
+            "To have the language model see every frame, segment them as pictures"
+        )
+    return value

@@ -1,55 +1,40 @@
-"""From the decoder's logits to the masks a user gets."""
+"""From the decoder's logits to the masks a user gets.
+
+The pixels that a low-resolution mask covers are computed only where there can be any ([`foreground`]). They equal, to
+the bit, those of the whole of [`upsample_logits`], thresholded. Two bilinear steps are one linear map per axis, so the
+part of a picture inside a box is two small matrix products. These round in another order than torch's kernel does,
+which changes a pixel only where its value is within that rounding of the threshold. The rounding is bounded; where a
+pixel is closer than the bound, the whole picture is computed by torch.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sa2va.masks.mask import Mask, Size
-from sa2va.masks.mask_ops import Cleanup
-from sa2va.masks.segment import Segment
+from sa2va.inference.options import NO_CLEANUP, MaskPostprocessing
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.model.finite import not_finite
-from sa2va.model.foreground import foreground
 from sa2va.model.mask_decoder import MaskPrediction, upsample_logits
 from sa2va.results.answer import Frame
 
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 
-@dataclass(frozen=True)
-class MaskPostprocessing:
-    """How logits become the masks of a result.
-
-    Attributes:
-        threshold: probability above which a pixel belongs to the object.
-        probabilities: keep float32 probabilities next to the masks.
-        cleanup: postprocessing of each mask; by default none.
-
-    Raises:
-        ValueError: the threshold is not between 0 and 1.
-    """
-
-    threshold: float = 0.5
-    probabilities: bool = False
-    cleanup: Cleanup = field(default_factory=Cleanup)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.threshold, Real) or not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is a probability above 0 and below 1; got {self.threshold!r}")
-
-    @property
-    def cut(self) -> float:
-        """The threshold as a logit."""
-        return math.log(self.threshold / (1 - self.threshold))
-
-    def mask(self, inside_HW: NDArray[np.bool_]) -> Mask:
-        """Clean a bool array (H, W) up and encode it."""
-        return Mask.from_array(self.cleanup.apply(inside_HW))
+#: Two steps in torch round a value at most 8 times, two matrix products and their weights at most 12 times, each by
+#: half a unit in the last place of the sum of magnitudes (2^-24); this is more than the sum of both.
+_ROUNDING = 2.0**-19
+#: torch resizes to less than this (height + width) with another kernel, whose weights are not those looked up here.
+_SMALL = 128
+#: So many pixels near the threshold are looked at one by one; a mask with more of them is flat there.
+_MANY_CLOSE = 1000
 
 
 def frame_segments(
@@ -70,26 +55,21 @@ def frame_segments(
         FloatingPointError: the prediction holds NaN or infinity.
     """
     # One transfer from the device for all three.
-    numbers = torch.stack([prediction.iou.float(), prediction.presence.float().sigmoid(), finite_rows(prediction)])
+    is_finite = prediction.is_finite.float()
+    numbers = torch.stack([prediction.iou.float(), prediction.presence.float().sigmoid(), is_finite])
     scores, presences, finite = numbers.tolist()
     if not all(finite):
         raise not_finite("SAM 2", prediction.candidates.dtype)
     segments = []
     for row, (number, phrase, logits) in enumerate(zip(ids, phrases, prediction.logits, strict=True)):
         mask = Mask.from_crop(*foreground(logits, side, size, output.cut), size)
-        if output.cleanup != Cleanup():
+        if output.cleanup != NO_CLEANUP:
             mask = output.mask(mask.array)
         kept = None
         if output.probabilities:
             kept = upsample_logits(logits[None], side, size).sigmoid().cpu().numpy()
         segments.append(Segment(number, phrase, (mask,), scores[row], presences[row], probabilities=kept))
     return segments
-
-
-def finite_rows(prediction: MaskPrediction) -> Tensor:
-    """(N,) float32, 1 for predictions without NaN and infinity, else 0."""
-    finite = prediction.logits.isfinite().flatten(1).all(dim=1)
-    return (finite & prediction.iou.isfinite() & prediction.presence.isfinite()).float()
 
 
 def clip_segments(frames: Iterable[Frame]) -> list[Segment]:
@@ -112,3 +92,91 @@ def _joined(parts: Sequence[Segment]) -> Segment:
         probabilities=np.concatenate(kept) if kept else None,
         color=parts[-1].color,  # none before the object was first seen
     )
+
+
+def foreground(logits_ss: Tensor, side: int | None, size: tuple[int, int], cut: float) -> tuple[Bools, tuple[int, int]]:
+    """Where ``upsample_logits(...) > cut``, as the part of the picture outside of which it is nowhere so.
+
+    Args:
+        logits_ss: finite low-resolution logits (s, s). side, size: as for [`upsample_logits`]. cut: a logit.
+
+    Returns:
+        bool (h, w), and the place (x, y) of its corner in the picture; (0, 0) pixels where the mask is empty.
+    """
+    if logits_ss.device.type == "cpu" and sum(size) > _SMALL and (side is None or side > _SMALL // 2):
+        found = _inside_box(logits_ss.detach().float().numpy(), side, size, cut)
+        if found is not None:
+            return found
+    return (upsample_logits(logits_ss[None], side, size)[0] > cut).cpu().numpy(), (0, 0)
+
+
+def _inside_box(
+    low: Floats, side: int | None, size: tuple[int, int], cut: float
+) -> tuple[Bools, tuple[int, int]] | None:
+    """See [`foreground`]; None where rounding could decide a pixel."""
+    # No pixel is above all cells it is made from, save for rounding.
+    cells = low > cut - _ROUNDING * (float(np.abs(low).max()) + abs(cut))
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    if len(rows) == 0:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    down, across = (_resampling(len(low), side, length) for length in size)
+    y0, y1 = down.reach(int(rows[0]), int(rows[-1]))
+    x0, x1 = across.reach(int(columns[0]), int(columns[-1]))
+    (top, bottom), (left, right) = down.needs(y0, y1), across.needs(x0, x1)
+    part, by_row, by_column = (
+        low[top:bottom, left:right],
+        down.weights[y0:y1, top:bottom],
+        across.weights[x0:x1, left:right],
+    )
+    values = (by_row @ part) @ by_column.T
+    inside = values > cut
+    values -= np.float32(cut)
+    np.abs(values, out=values)
+    magnitude = np.abs(part)
+    close_y, close_x = np.nonzero(values <= _ROUNDING * (float(magnitude.max()) + abs(cut)))
+    if len(close_y):
+        if len(close_y) > _MANY_CLOSE:
+            return None
+        around = ((by_row[close_y] @ magnitude) * by_column[close_x]).sum(axis=1)
+        if (values[close_y, close_x] <= _ROUNDING * (around + abs(cut))).any():
+            return None
+    return inside, (x0, y0)
+
+
+@dataclass(frozen=True)
+class _Resampling:
+    """What one axis of a picture is made from: ``weights`` float32 (n, s); each row's first and last that counts."""
+
+    weights: Floats
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """The pixels that some cells, both ends inclusive, have a part in: start and end."""
+        return int(np.searchsorted(self.last, first)), int(np.searchsorted(self.first, last, side="right"))
+
+    def needs(self, start: int, end: int) -> tuple[int, int]:
+        """The cells, start and end, that pixels are made from."""
+        return int(self.first[start]), int(self.last[end - 1]) + 1
+
+
+@lru_cache(maxsize=16)
+def _resampling(cells: int, side: int | None, pixels: int) -> _Resampling:
+    steps = [(cells, pixels)] if side is None else [(cells, side), (side, pixels)]
+    weights = np.eye(cells)
+    for step in steps:
+        weights = _torch_weights(*step) @ weights
+    counts = weights != 0
+    return _Resampling(weights.astype(np.float32), counts.argmax(axis=1), cells - 1 - counts[:, ::-1].argmax(axis=1))
+
+
+def _torch_weights(cells: int, pixels: int) -> NDArray[np.float64]:
+    """The weights (pixels, cells) that torch's bilinear kernel uses on this machine, to the bit: what it makes of ones.
+
+    Its places between cells are rounded, and differently with and without fused multiply-add; so they are not computed
+    here again.
+    """
+    height = max(1, _SMALL + 1 - pixels)  # not so small that the other kernel runs; the first row is that of the cells
+    ones = torch.eye(cells)[:, None, None]
+    resized = F.interpolate(ones, size=(height, pixels), mode="bilinear", align_corners=False)
+    return resized[:, 0, 0].T.double().numpy()

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sa2va.inference.engine import Engine
+from sa2va.inference.engine import Engine, Pause, Write
 from sa2va.inference.tracker import VideoTracker
-from sa2va.inference.work import EncodedMedia, Pause, Write
+from sa2va.inference.vlm import EncodedMedia
 from sa2va.media.open import ImageSource, MediaSource, load_image, open_media
-from sa2va.model.sampling import GenerationOptions
+from sa2va.model.generation import GenerationOptions
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import sampled_cells
 from sa2va.processing.requests import IMAGE_MARK
@@ -24,12 +24,7 @@ from sa2va.runtime import logger
 FIRST_FRAMES = 5
 
 
-def predict_forward(engine: Engine, **arguments: Any) -> dict[str, Any]:
-    """See [`Sa2VA.predict_forward`]."""
-    return engine.run(_steps(engine, **arguments))
-
-
-async def _steps(
+async def predict_forward(
     engine: Engine,
     *,
     image: ImageSource | None,
@@ -39,6 +34,7 @@ async def _steps(
     mask_prompts: Any,
     max_new_tokens: int,
 ) -> dict[str, Any]:
+    """See [`Sa2VA.predict_forward`]."""
     processor, model = engine.processor, engine.model
     check_text(text, "text=")
     past_text = past_text or ""
@@ -48,15 +44,13 @@ async def _steps(
     regions = None
     if first and mask_prompts is not None and processor.family.visual_prompts and processor.cells:
         regions = [sampled_cells(mask, processor.cells) for mask in _masks(mask_prompts)]
-    media = engine.look(first, video=video is not None) if first else EncodedMedia()
-    if media.look is not None:
-        await media.look
+    media = EncodedMedia.of(processor, first, video=video is not None) if first else EncodedMedia()
     if regions:
-        media = media.with_regions(regions)
+        media = await media.with_regions(regions)
     prompt = processor.released_prompt(text, vision=media.vision, past_text=past_text, regions=regions)
     ids = processor.released_prompt_ids(text, vision=media.vision, past_text=past_text, regions=regions)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    (written,) = await Write([ids], media, options)
+    (written,) = await Write([ids], options, visual=await media.encoded(), cache=media.cache)
     states = written.seg_states
     if processor.family.prompt_seg_counts:
         states = torch.cat([written.prompt_seg_states, states])

@@ -12,13 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from sa2va.inference.encoded_frames import EncodedFrames
+from sa2va.inference.options import KeyFrames
 from sa2va.inference.tracker import VideoTracker
 from sa2va.masks.mask import Size
 from sa2va.media.cuts import scene_starts
 from sa2va.media.frames import DecodedFrame, FrameSource, first_indices, prefetch, uniform_indices
 from sa2va.results.answer import Frame
 
-KeyFrames = Literal["first", "uniform"] | Sequence[int] | np.ndarray | int
 #: Frames that pass the image encoder together; more only cost memory once the device is busy.
 FRAMES_PER_ENCODING = 4
 
@@ -141,24 +141,44 @@ def video_windows(source: FrameSource, ask_every: int | Literal["scene"]) -> Ite
 
 def _read_ahead(source: FrameSource) -> Generator[DecodedFrame, None, None]:
     """Decoding runs ahead in its own thread while the model computes."""
-    return prefetch(iter(source), depth=2 * FRAMES_PER_ENCODING)
+    return prefetch(iter(source), depth=FRAMES_PER_ENCODING)
+
+
+class _Chunk(NamedTuple):
+    """Frames that follow each other; those of them that are still to be encoded, by index and squashed."""
+
+    frames: list[DecodedFrame]
+    waiting: list[int]
+    squashed: Tensor | None
+
+
+def _chunks(
+    tracker: VideoTracker, frames: Iterator[DecodedFrame], encoded: Mapping[int, EncodedFrames]
+) -> Generator[_Chunk, None, None]:
+    while chunk := list(islice(frames, FRAMES_PER_ENCODING)):
+        waiting = [one for one in chunk if one.index not in encoded and not tracker.is_ready(one.index)]
+        squashed = tracker.squash([one.pixels for one in waiting]) if waiting else None
+        yield _Chunk(chunk, [one.index for one in waiting], squashed)
 
 
 def _forward(
     tracker: VideoTracker, frames: Iterator[DecodedFrame], size: Size, encoded: Mapping[int, EncodedFrames]
 ) -> Iterator[tuple[Frame, np.ndarray]]:
-    """The next frames with their pixels; those that are encoded already are not encoded again."""
-    while chunk := list(islice(frames, FRAMES_PER_ENCODING)):
-        waiting = [one for one in chunk if one.index not in encoded and not tracker.is_ready(one.index)]
-        batch = tracker.encode([decoded.pixels for decoded in waiting]) if waiting else None
-        features = {decoded.index: batch[row] for row, decoded in enumerate(waiting) if batch}
-        for decoded in chunk:
-            if tracker.is_ready(decoded.index):
-                frame = tracker.pop_result(size, time=decoded.time)
-            else:
-                known = encoded if decoded.index in encoded else features
-                frame = tracker.step_encoded(known[decoded.index], size, time=decoded.time)
-            yield frame, decoded.pixels
+    """The next frames with their pixels; those that are encoded already are not encoded again.
+
+    The next chunk is squashed in a thread of its own meanwhile, which takes as long as all else does on this side.
+    """
+    with closing(prefetch(_chunks(tracker, frames, encoded), depth=1)) as chunks:
+        for chunk in chunks:
+            batch = None if chunk.squashed is None else tracker.encode_squashed(chunk.squashed)
+            features = {index: batch[row] for row, index in enumerate(chunk.waiting) if batch}
+            for decoded in chunk.frames:
+                if tracker.is_ready(decoded.index):
+                    frame = tracker.pop_result(size, time=decoded.time)
+                else:
+                    known = encoded if decoded.index in encoded else features
+                    frame = tracker.step_encoded(known[decoded.index], size, time=decoded.time)
+                yield frame, decoded.pixels
 
 
 def _key_frames(source: FrameSource, keys: Sequence[int]) -> Iterator[DecodedFrame]:

@@ -22,15 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.inference.engine import Engine
-from sa2va.inference.postprocess import MaskPostprocessing, finite_rows
+from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.propagation import frame_count
 from sa2va.inference.video_result import Track
-from sa2va.inference.vlm import VLMOutput, segmentation_request, unfound
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.inference.vlm import EncodedMedia, segmentation_request, unfound
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.frames import FrameSource
-from sa2va.media.origin import Origin
+from sa2va.media.open import Origin
 from sa2va.model.finite import not_finite
+from sa2va.model.generation import GenerationOptions
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -41,8 +41,7 @@ from sa2va.model.mask_decoder import (
 )
 from sa2va.model.memory import MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.network import Sa2VANetwork
-from sa2va.model.sampling import GenerationOptions
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 
 Selection = Literal["uniform", "uniform_plus", "wrap_around", "wrap_around_plus", "q_frame"]
@@ -141,7 +140,8 @@ def track(
     outputs, plans, reasons = [], [], {}
     for selection in selections:
         shown = select_frames(selection, count)
-        outputs.append(engine.run(_ask(engine, clip_pictures(source.read(shown)), requests, options)))
+        media = EncodedMedia.of(engine.processor, clip_pictures(source.read(shown)), video=True)
+        outputs.append(engine.run(media.ask(engine, requests, options)))
         plans.append(clips_of_frames(selection, count, shown))
         reasons |= unfound(engine.processor, phrases, outputs[-1])
     rows = [row for row, phrase in enumerate(phrases) if phrase not in reasons]
@@ -162,15 +162,6 @@ def track(
         pixels=lambda: (decoded.pixels for decoded in source),
         origin=origin,
     )
-
-
-async def _ask(
-    engine: Engine, pictures: Sequence[Image.Image], requests: Sequence[str], options: GenerationOptions
-) -> list[VLMOutput]:
-    media = engine.look(pictures, video=True)
-    if media.look is not None:
-        await media.look
-    return await engine.write(media, requests, options)
 
 
 def follow_clips(
@@ -241,7 +232,7 @@ def _averaged(
     output: MaskPostprocessing,
 ) -> tuple[Segment, ...]:
     """Segments from the mean probability over the selection modes. FloatingPointError for NaN or infinity."""
-    if not all(bool(finite_rows(prediction).all()) for prediction in predictions):
+    if not all(bool(prediction.is_finite.all()) for prediction in predictions):
         raise not_finite("SAM 2", predictions[0].candidates.dtype)
     segments = []
     for row, phrase in enumerate(phrases):

@@ -17,9 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va.inference import sasasa2va
-from sa2va.inference.engine import Engine
-from sa2va.inference.instances import separate
-from sa2va.inference.matting import with_alpha
+from sa2va.inference.engine import Decode, DecodeMarks, EncodeFrame, Engine, Pause, together
 from sa2va.inference.options import InferenceOptions, Options
 from sa2va.inference.point_prompts import Clicks, drawn_logits
 from sa2va.inference.postprocess import clip_segments, frame_segments
@@ -31,11 +29,12 @@ from sa2va.inference.propagation import (
     propagate_windows,
     video_windows,
 )
-from sa2va.inference.refinement import refined
 from sa2va.inference.sasasa2va import Selection
-from sa2va.inference.tracker import VideoTracker
+from sa2va.inference.second_looks import Box, look_by_tiles, look_closer, refined, separate, with_alpha
+from sa2va.inference.tracker import VideoTracker, propagation_mode
 from sa2va.inference.video_result import Track
 from sa2va.inference.vlm import (
+    EncodedMedia,
     VLMOutput,
     is_denial,
     presence_question,
@@ -43,14 +42,11 @@ from sa2va.inference.vlm import (
     unfound,
     why_nothing,
 )
-from sa2va.inference.work import Decode, DecodeMarks, EncodedMedia, EncodeFrame, Pause, together
-from sa2va.inference.zoom import Box, look_by_tiles, look_closer
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.media.frames import FrameSource
-from sa2va.media.open import Picture
-from sa2va.media.origin import Origin
-from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction, grounding_side
-from sa2va.model.sampling import GenerationOptions
+from sa2va.media.open import Origin, Picture
+from sa2va.model.generation import GenerationOptions
+from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 from sa2va.processing.conversation import check_text
 from sa2va.processing.regions import Region, as_regions, region_cells
 from sa2va.processing.requests import GCG_REQUEST, REGION_REQUEST
@@ -106,8 +102,8 @@ class Scene:
     @property
     def nbytes(self) -> int:
         """Memory that the scene occupies on the model's devices, in bytes."""
-        features = self._frame.result.nbytes if self._frame is not None and self._frame.is_done else 0
-        return sum(one.nbytes for one in list(self._encoded.values())) + features
+        features = None if self._frame is None else self._frame.computed
+        return sum(one.nbytes for one in list(self._encoded.values())) + (0 if features is None else features.nbytes)
 
     def close(self) -> None:
         """Free the encoding. A [`Track`] that was started may still be read."""
@@ -218,7 +214,7 @@ class Scene:
         reasons: dict[str, str] = {}
         if chosen.ask_every is None:
             keys = self._key_frames(chosen)
-            outputs = self._engine.run(self._find(wanted, keys, chosen, video=True))
+            outputs = self._engine.run(self._find(self._shown(keys, video=True), wanted, chosen, video=True))
             for phrase, output in zip(wanted, outputs, strict=True):
                 tracker.add_prompts(output.prompts_KC, [phrase] * len(output.prompts_KC))
             reasons |= unfound(self._engine.processor, wanted, outputs)
@@ -241,18 +237,19 @@ class Scene:
         """The mask prompts (K, C) of each phrase in a picture or in all frames of a short video, for
         [`VideoTracker`]."""
         keys = tuple(range(frame_count(self._source("there is no picture")))) if self.is_video else ()
-        return [o.prompts_KC for o in self._engine.run(self._find(phrases, keys, options, video=self.is_video))]
+        found = self._engine.run(self._find(self._shown(keys), phrases, options, video=self.is_video))
+        return [one.prompts_KC for one in found]
 
     def prepare(self) -> None:
         """Make the pixels of a picture that the vision tower takes, before they are asked for; any thread may."""
         if isinstance(self.media, Picture):
-            self._encoded.setdefault((), self._shown((), video=False))
+            self._shown(())
 
     def prompt_tokens(self, question: str, *, history: History = (), **options: Unpack[Options]) -> int:
         """How many tokens [`chat`] has the model read for a question, those of the medium included."""
         keys = self._key_frames(InferenceOptions.of(**options)) if self.is_video else ()
-        media = self._encoded.get(keys) or self._shown(keys, self.is_video)
-        return len(self._engine.processor.prompt_ids(question, vision=media.vision, history=turns_of(history)))
+        vision = self._shown(keys).vision
+        return len(self._engine.processor.prompt_ids(question, vision=vision, history=turns_of(history)))
 
     # -- the steps of requests, for the engine -------------------------------------------------------------------------
 
@@ -263,10 +260,10 @@ class Scene:
         wanted = checked_phrases(phrases)
         if self.media is None:
             raise ValueError("segment needs a picture or a video; got None. Use chat(None, ...) to talk without one")
-        self._check_looks(options, phrases=True)
         requests = [segmentation_request(phrase, video=self.is_video) for phrase in wanted]
         if not options.looks_again:
             return await self.ask_steps(requests, options, names=wanted, kind=_SEGMENT, on_text=on_text)
+        options.check_looks(picture=not self.is_video, phrases=True)
         first = await self.ask_steps(requests, options.first_look, names=wanted, kind=_SEGMENT, on_text=on_text)
         answers = await together(
             [self._look_again(phrase, answer, options) for phrase, answer in zip(wanted, first, strict=True)]
@@ -289,7 +286,7 @@ class Scene:
         """[`ask`].
 
         Args:
-            names: what each asks for, when it asks for a mask. kind, on_text: see [`Engine.write`].
+            names: what each asks for, when it asks for a mask. kind, on_text: see [`EncodedMedia.ask`].
         """
         if self.is_video and options.ask_every is not None:
             raise ValueError(
@@ -303,26 +300,33 @@ class Scene:
                 raise ValueError(f"ask needs one {name} per question; got {len(given)} for {len(questions)}")
         if on_text is not None and len(questions) != 1:
             raise ValueError(f"on_text is told one answer; got {len(questions)} questions: ask them one by one")
-        for question in questions:
-            if not isinstance(question, str) or not question.strip():
-                raise ValueError(f"a question is a non-empty text; got {question!r}")
-            check_text(question, "the question")
-        self._check_looks(options, phrases=False)
-        turns = [turns_of(history) for history in ([()] * len(questions) if histories is None else histories)]
+        if names is None:
+            for question in questions:
+                if not isinstance(question, str) or not question.strip():
+                    raise ValueError(f"a question is a non-empty text; got {question!r}")
+                check_text(question, "the question")
+        self._check_looks(options, phrases=names is not None)
+        turns = [()] * len(questions) if histories is None else [turns_of(history) for history in histories]
         keys = self._key_frames(options) if self.is_video else ()
         outputs: list[VLMOutput] = []
         if regions is None:
-            media = await self._look(keys)
-            outputs = await self._engine.write(
-                media, questions, options.generation, histories=turns, at_once=at_once, kind=kind, on_text=on_text
+            media = self._shown(keys)
+            outputs = await media.ask(
+                self._engine,
+                questions,
+                options.generation,
+                histories=turns,
+                at_once=at_once,
+                kind=kind,
+                on_text=on_text,
             )
-            if names is not None:
-                outputs = await self._believed(media, names, outputs, options)
+            if names is not None and options.check_presence:
+                outputs = await self._believed(media, names, outputs)
         else:  # each question sees a region of its own, which is its region1
             for question, grid, history in zip(questions, self._region_grids(regions), turns, strict=True):
-                shown = (await self._look(())).with_regions([grid])
-                outputs += await self._engine.write(
-                    shown, [question], options.generation, histories=[history], regions=[grid], on_text=on_text
+                shown = await self._shown(()).with_regions([grid])
+                outputs += await shown.ask(
+                    self._engine, [question], options.generation, histories=[history], regions=[grid], on_text=on_text
                 )
         named = zip(outputs, names or [None] * len(outputs), strict=True)
         parsed = [_Parsed(self._engine, output, name) for output, name in named]
@@ -345,8 +349,8 @@ class Scene:
             raise ValueError(f"describe needs one request per region; got {len(requests)} for {len(wanted)}")
         grids = self._region_grids(wanted)
         questions = requests or [REGION_REQUEST.format(number=number) for number in range(1, len(grids) + 1)]
-        shown = (await self._look(())).with_regions(grids)
-        outputs = await self._engine.write(shown, questions, options.generation, regions=grids)
+        shown = await self._shown(()).with_regions(grids)
+        outputs = await shown.ask(self._engine, questions, options.generation, regions=grids)
         return [_Parsed(self._engine, output, None).answer((), self.size, (), keep_empty=False) for output in outputs]
 
     async def _marked(self, clicks: Clicks, mask: np.ndarray | None, options: InferenceOptions) -> Answer:
@@ -356,10 +360,10 @@ class Scene:
                 "a box, points or a mask mark an object of a picture; in a video: model.stream() and tracker.add"
             )
         self._check_looks(options, phrases=False)
-        size, side = self.media.size, grounding_side(self._engine.model.sam2)
+        size, side = self.media.size, self._engine.processor.grounding_side
         points, labels = clicks.tensors(size, side)
         drawn = None if mask is None else drawn_logits(mask, size)
-        mode = VideoTracker(self._engine.model, mode=options.mode).mode
+        mode = propagation_mode(self._engine.model, options.mode)
         features = await self._features(self.media)
         prediction = await DecodeMarks(features, points, labels, logits_KHW=drawn, original=mode == "consistent")
         segments = await self._picture_segments(self.media, features, prediction, [""], options)
@@ -370,7 +374,7 @@ class Scene:
 
     async def _look_again(self, phrase: str, answer: Answer, options: InferenceOptions) -> Answer:
         """The answer to a phrase about a picture after its second looks."""
-        picture, side = self._picture(), grounding_side(self._engine.model.sam2)
+        picture, side = self._picture(), self._engine.processor.grounding_side
         if options.instances:
             features, original = await self._features(picture), self._engine.model.original_mask_decoder is not None
             parts = await together(
@@ -413,18 +417,12 @@ class Scene:
         return self.media
 
     async def _find(
-        self, phrases: Sequence[str], keys: tuple[int, ...], options: InferenceOptions, *, video: bool
-    ) -> list[VLMOutput]:
-        return await self._find_in(await self._look(keys, video=video), phrases, options, video=video)
-
-    async def _find_in(
         self, media: EncodedMedia, phrases: Sequence[str], options: InferenceOptions, *, video: bool
     ) -> list[VLMOutput]:
-        if media.look is not None:
-            await media.look
+        """What the model points at for each phrase."""
         requests = [segmentation_request(phrase, video=video) for phrase in phrases]
-        outputs = await self._engine.write(media, requests, options.generation, kind=_SEGMENT)
-        return await self._believed(media, phrases, outputs, options)
+        outputs = await media.ask(self._engine, requests, options.generation, kind=_SEGMENT)
+        return await self._believed(media, phrases, outputs) if options.check_presence else outputs
 
     def _asked_again(
         self,
@@ -440,8 +438,9 @@ class Scene:
         found_before: set[str] = set()
 
         def ask(frames: Sequence[np.ndarray]) -> dict[str, Tensor]:
-            media = self._engine.look([Image.fromarray(frame) for frame in frames], video=True)
-            outputs = self._engine.run(self._find_in(media, phrases, options, video=True))
+            pictures = [Image.fromarray(frame) for frame in frames]
+            media = EncodedMedia.of(self._engine.processor, pictures, video=True)
+            outputs = self._engine.run(self._find(media, phrases, options, video=True))
             found_before.update(phrase for phrase, one in zip(phrases, outputs, strict=True) if len(one.prompts_KC))
             missing = unfound(self._engine.processor, phrases, outputs)
             reasons.clear()
@@ -457,7 +456,7 @@ class Scene:
         return propagate_windows(tracker, source, windows, key_frames, ask)
 
     async def _believed(
-        self, media: EncodedMedia, phrases: Sequence[str], outputs: Sequence[VLMOutput], options: InferenceOptions
+        self, media: EncodedMedia, phrases: Sequence[str], outputs: Sequence[VLMOutput]
     ) -> list[VLMOutput]:
         """The answers without the prompts of those whose phrase the model denies when asked for yes or no.
 
@@ -468,9 +467,9 @@ class Scene:
             for phrase, output in zip(phrases, outputs, strict=True)
         ]
         asked = [question for question in questions if question is not None]
-        if not options.check_presence or not asked:
+        if not asked:
             return list(outputs)
-        answers = iter(await self._engine.write(media, asked, GenerationOptions(_YES_OR_NO), kind=_PRESENCE))
+        answers = iter(await media.ask(self._engine, asked, GenerationOptions(_YES_OR_NO), kind=_PRESENCE))
         return [
             output.as_denied() if question is not None and is_denial(next(answers)) else output
             for question, output in zip(questions, outputs, strict=True)
@@ -498,35 +497,31 @@ class Scene:
             raise ValueError(otherwise)
         return self.media
 
-    async def _look(self, keys: tuple[int, ...], *, video: bool | None = None) -> EncodedMedia:
+    def _shown(self, keys: tuple[int, ...], *, video: bool | None = None) -> EncodedMedia:
         """The medium as the language model sees it: a picture, the key frames of a video, or nothing."""
-        if self._closed:
-            raise ValueError("this scene is closed; open the medium again")
-        if keys not in self._encoded:
-            self._encoded[keys] = self._shown(keys, self.is_video if video is None else video)
-        media = self._encoded[keys]
-        if media.look is not None:
-            try:
-                await media.look
-            except BaseException:
-                self._encoded.pop(keys, None)
-                raise
-        return media
+        self._check_open()
+        known = self._encoded.get(keys)
+        if known is None or known.has_failed:
+            known = self._encoded[keys] = self._seen(keys, self.is_video if video is None else video)
+        return known
+
+    def _seen(self, keys: tuple[int, ...], video: bool) -> EncodedMedia:
+        if self.media is None:
+            return EncodedMedia()
+        picture = isinstance(self.media, Picture)
+        images = [self.media.image] if picture else [Image.fromarray(frame) for frame in self.media.read(keys)]
+        return EncodedMedia.of(self._engine.processor, images, video=video)
 
     async def _features(self, picture: Picture) -> FrameFeatures:
         """A picture as SAM 2 sees it."""
-        if self._closed:
-            raise ValueError("this scene is closed; open the medium again")
-        if self._frame is None:
+        self._check_open()
+        if self._frame is None or self._frame.error is not None:
             self._frame = EncodeFrame(picture.image)
         return await self._frame
 
-    def _shown(self, keys: tuple[int, ...], video: bool) -> EncodedMedia:
-        if self.media is None:
-            return EncodedMedia()
-        if isinstance(self.media, Picture):
-            return self._engine.look([self.media.image], video=video)
-        return self._engine.look([Image.fromarray(frame) for frame in self.media.read(keys)], video=video)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("this scene is closed; open the medium again")
 
     async def _segments(
         self, parsed: Sequence[_Parsed], keys: tuple[int, ...], options: InferenceOptions
@@ -558,10 +553,10 @@ class Scene:
         options: InferenceOptions,
     ) -> list[Segment]:
         """What was decoded in a picture as segments, after SAM 2's second look at it."""
-        sam2 = self._engine.model.sam2
+        side = self._engine.processor.grounding_side
         if options.refine == "sam":
-            prediction = await refined(features, prediction, grounding_side(sam2))
-        ids, size, side = range(1, len(phrases) + 1), picture.size, grounding_side(sam2)
+            prediction = await refined(features, prediction, side)
+        ids, size = range(1, len(phrases) + 1), picture.size
         segments = frame_segments(prediction, ids, phrases, side=side, size=size, output=options.masks)
         return [*ObjectColors().apply(np.asarray(picture.image), segments)]
 
@@ -582,7 +577,7 @@ class _Parsed:
         """The answer with its masks; empty ones are left out and accounted for, or kept."""
         shown = (
             tuple(
-                replace(segment, span=span)
+                segment if span is None else replace(segment, span=span)
                 for segment, span in zip(segments, self.spans, strict=True)
                 if keep_empty or any(mask.area for mask in segment.masks)
             )

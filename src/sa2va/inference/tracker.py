@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -32,11 +32,11 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 from sa2va.inference.encoded_frames import EncodedFrames
 from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import MemoryPolicy, ObjectMemory, memory_of
+from sa2va.inference.options import AskEvery, MaskPostprocessing, Mode, checked_ask_every
 from sa2va.inference.point_prompts import Clicks
-from sa2va.inference.postprocess import MaskPostprocessing, frame_segments
+from sa2va.inference.postprocess import frame_segments
 from sa2va.inference.propagator_memory import PropagatorMemory
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.cuts import SHORTEST_SCENE, is_cut, scene_look
 from sa2va.media.image import load_pixels
 from sa2va.model.mask_decoder import (
@@ -52,20 +52,15 @@ from sa2va.model.mask_decoder import (
 from sa2va.model.network import Sa2VANetwork
 from sa2va.model.propagator import draw, encode_for_propagator
 from sa2va.processing.conversation import check_text
-from sa2va.processing.image_transforms import squashed_frames
+from sa2va.processing.processor import squashed_frames
 from sa2va.results.answer import Frame
 from sa2va.visualization.colors import ObjectColors
 
 if TYPE_CHECKING:
     from sa2va.model.propagator import PropagatorModel
 
-Mode = Literal["released", "consistent"]
-#: After how many frames, or at cuts, the language model is asked again.
-AskEvery = int | Literal["scene"] | None
 #: Share of a prompt's highest object score (a logit) in a window from which it is trusted on a key frame.
 SURE = 0.5
-#: Fewest frames between two questions.
-SHORTEST_WINDOW = 2
 Pixels = np.ndarray  # uint8 (H, W, 3) RGB
 
 
@@ -179,20 +174,13 @@ class VideoTracker:
         ask_every: AskEvery = None,
         num_key_frames: int = 1,
     ):
-        original, propagator = model.original_mask_decoder, model.propagator
-        if mode not in (None, "released", "consistent"):
-            raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
-        can_carry = original is not None or propagator is not None
-        self.mode: Mode = mode or ("consistent" if can_carry else "released")
-        if self.mode == "consistent" and not can_carry:
-            raise ValueError(
-                "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
-                "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
-            )
+        original = model.original_mask_decoder
+        self.mode = propagation_mode(model, mode)
         self._memory: ObjectMemory = memory_of(memory)
         self._model = model
         self._sam2 = model.sam2
-        self._propagator: PropagatorModel | None = propagator if self.mode == "consistent" else None
+        propagator = model.propagator if self.mode == "consistent" else None
+        self._propagator = cast("PropagatorModel | None", propagator)
         # Who carries masks, and with which decoder.
         self._carrier: Any = self._sam2
         self._tracking_decoder: Sam2VideoMaskDecoder = self._sam2.mask_decoder
@@ -408,15 +396,27 @@ class VideoTracker:
 
     def encode(self, frames: Sequence[Pixels]) -> EncodedFrames:
         """The image features of frames, which are computed when they are read: each frame passes an encoder once."""
-        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+        if self._propagator is None:
+            return self.encode_squashed(self.squash(frames))
 
         def find() -> FrameFeatures:
-            return self._model.encode_frames(squashed_frames(images, grounding_side(self._sam2)))
+            return self._model.encode_frames(_squashed(frames, grounding_side(self._sam2)))
 
-        propagator = self._propagator
-        if propagator is None:
-            return EncodedFrames(find)
-        return EncodedFrames(find, lambda: encode_for_propagator(propagator, squashed_frames(images, self._side)))
+        return EncodedFrames(find, lambda: self._encode_to_carry(self.squash(frames)))
+
+    def squash(self, frames: Sequence[Pixels]) -> Tensor:
+        """Frames as who carries masks sees them, uint8 (F, S, S, 3). Any thread may call it, at any time."""
+        return _squashed(frames, self._side)
+
+    def encode_squashed(self, frames_FSS3: Tensor) -> EncodedFrames:
+        """[`encode`] of frames that are squashed already; with a propagator, of frames that are only followed."""
+        if self._propagator is None:
+            return EncodedFrames(lambda: self._model.encode_frames(frames_FSS3))
+        return EncodedFrames(None, lambda: self._encode_to_carry(frames_FSS3))
+
+    def _encode_to_carry(self, frames_FSS3: Tensor) -> FrameFeatures:
+        assert self._propagator is not None
+        return encode_for_propagator(self._propagator, frames_FSS3)
 
     @torch.inference_mode()
     def step_encoded(self, features: EncodedFrames, size: Size, *, time: float | None = None) -> Frame:
@@ -669,13 +669,22 @@ class VideoTracker:
         )
 
 
-def checked_ask_every(value: Any) -> AskEvery:
-    """The same. ValueError for anything but None, ``"scene"`` or a number of at least [`SHORTEST_WINDOW`] frames."""
-    if value is None or value == "scene":
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < SHORTEST_WINDOW:
+def propagation_mode(model: Sa2VANetwork, mode: Mode | None) -> Mode:
+    """How a model carries masks, by default.
+
+    Raises:
+        ValueError: there is no such mode, or the checkpoint does not have what it needs.
+    """
+    can_carry = model.original_mask_decoder is not None or model.propagator is not None
+    if mode not in (None, "released", "consistent"):
+        raise ValueError(f"mode must be 'released' or 'consistent'; got {mode!r}")
+    if mode == "consistent" and not can_carry:
         raise ValueError(
-            f"ask_every is a number of frames of at least {SHORTEST_WINDOW}, 'scene' for cuts, or None; got {value!r}. "
-            "To have the language model see every frame, segment them as pictures"
+            "mode='consistent' carries masks with SAM 2's original decoder, which this checkpoint lacks; load it "
+            "with sam2='facebook/sam2-hiera-large' (--sam2), or Meta's sam2_hiera_large.pt"
         )
-    return value
+    return mode or ("consistent" if can_carry else "released")
+
+
+def _squashed(frames: Sequence[Pixels], side: int) -> Tensor:
+    return squashed_frames([Image.fromarray(np.ascontiguousarray(frame)) for frame in frames], side)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from sa2va.atomic import naming
 from sa2va.masks.mask import Size
 from sa2va.media.frames import first_indices, uniform_indices
-from sa2va.media.origin import Origin
+from sa2va.media.open import Origin
 from sa2va.results.answer import Frame
 from sa2va.results.notebook import SHOWN_SIDE, blank, figure_html, note_html, text_html, video_html
 from sa2va.runtime import in_notebook

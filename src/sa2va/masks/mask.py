@@ -1,4 +1,6 @@
-"""Binary masks as COCO run lengths, which are checked here because pycocotools trusts them.
+"""Masks and the objects they show: binary masks as COCO run lengths, and segments, which name and score them.
+
+Run lengths are checked here because pycocotools trusts them.
 
 COCO's runs alternate background, foreground, ... down the columns. Each is written in base 32, least significant digit
 first, as characters from "0" on, bit 5 meaning "more follows"; from the fourth run on, as the difference to two before.
@@ -6,8 +8,9 @@ first, as characters from "0" on, bit 5 meaning "more follows"; from the fourth 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -21,6 +24,8 @@ Size = tuple[int, int]
 
 # A few bytes can claim any size; this is far above any picture and keeps a hostile file from filling the memory.
 MAX_PIXELS = 2**28
+#: Scores below this are marked wherever a result is shown.
+DOUBTFUL = 0.2
 
 
 class Rle(TypedDict):
@@ -169,6 +174,114 @@ class Mask:
 
     def __repr__(self) -> str:
         return f"Mask({self.size[0]}x{self.size[1]}, area={self.area})"
+
+
+@dataclass(frozen=True, repr=False)
+class Segment:
+    """An object: its masks, the phrase that names it, and the model's confidence.
+
+    Attributes:
+        id: stable within an answer or a track.
+        phrase: the words that name it; "" if there are none.
+        masks: one per frame; an image has one.
+        score: the model's own estimate of the mask's IoU, 0..1.
+        presence: probability that the object is visible at all, 0..1.
+        span: start and (exclusive) end of the phrase in ``Answer.text``, in characters.
+        probabilities: float32 (T, H, W), 0..1, if they were asked for. Not in JSON, and ignored in comparisons.
+        alpha: float32 (H, W), 0..1, opacity for cut-outs, if ``refine="matting"`` has asked for it. Not in JSON, and
+            ignored in comparisons.
+        color: RGB, 0..255, in which every output shows the object; None until it is first seen. Ignored in comparisons.
+
+    Raises:
+        ValueError: no masks, masks of different sizes, or a score that is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sa2va import Mask, Segment
+        >>> mask = Mask.from_array(np.ones((4, 6), bool))
+        >>> segment = Segment(id=1, phrase="the dog", masks=(mask,), score=0.12, presence=0.97)
+        >>> segment.mask.area
+        24
+        >>> segment.doubtful
+        True
+    """
+
+    id: int
+    phrase: str
+    masks: tuple[Mask, ...]
+    score: float
+    presence: float
+    span: tuple[int, int] | None = None
+    probabilities: NDArray[np.float32] | None = field(default=None, compare=False)
+    alpha: NDArray[np.float32] | None = field(default=None, compare=False)
+    color: tuple[int, int, int] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.masks or any(mask.size != self.masks[0].size for mask in self.masks):
+            raise ValueError(f"expected one or more masks of one size, got {[mask.size for mask in self.masks]}")
+        if not (math.isfinite(self.score) and math.isfinite(self.presence)):
+            raise ValueError(f"expected finite scores, got score {self.score} and presence {self.presence}")
+
+    @property
+    def mask(self) -> Mask:
+        """The mask of an image's segment. Raises ValueError if the segment spans several frames."""
+        if len(self.masks) != 1:
+            raise ValueError(f"expected a segment of one picture, got {len(self.masks)} frames; use .masks[frame]")
+        return self.masks[0]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the model itself has little confidence in the masks: a score below 0.2."""
+        return self.score < DOUBTFUL
+
+    def __repr__(self) -> str:
+        return (
+            f"Segment(id={self.id}, phrase={self.phrase!r}, score={self.score:.2f}, presence={self.presence:.2f}, "
+            f"masks={len(self.masks)})"
+        )
+
+
+def segment_record(segment: Segment) -> dict[str, Any]:
+    """A segment as JSON-ready values; the schema is in ``Answer.to_json``."""
+    single = segment.masks[0] if len(segment.masks) == 1 else None
+    return {
+        "id": int(segment.id),
+        "phrase": segment.phrase,
+        "span": segment.span,
+        "score": float(segment.score),
+        "presence": float(segment.presence),
+        "box": single.box if single else None,
+        "area": single.area if single else None,
+        "color": segment.color,
+        "masks": [mask.rle for mask in segment.masks],
+    }
+
+
+def segment_from_record(record: dict[str, Any]) -> Segment:
+    """The inverse of ``segment_record``; ``box`` and ``area`` are derived again, not trusted."""
+    return Segment(
+        id=record["id"],
+        phrase=record["phrase"],
+        masks=tuple(Mask.from_rle(mask) for mask in record["masks"]),
+        score=record["score"],
+        presence=record["presence"],
+        span=_pair(record["span"]),
+        color=_color(record.get("color")),  # JSON of earlier versions has none
+    )
+
+
+def _pair(values: list[int] | None) -> tuple[int, int] | None:
+    if values is None:
+        return None
+    first, second = values
+    return first, second
+
+
+def _color(values: list[int] | None) -> tuple[int, int, int] | None:
+    if values is None:
+        return None
+    red, green, blue = map(int, values)
+    return red, green, blue
 
 
 def _encode(mask: NDArray[np.bool_]) -> str:

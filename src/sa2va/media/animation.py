@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sa2va.media.frames import DecodedFrame, FrameSource
-from sa2va.media.image import MAX_PIXELS, open_picture, to_rgb, upright_rgb
-from sa2va.media.limits import check_weight
-from sa2va.media.sample_depth import SampleDepth
+from sa2va.media.frames import DecodedFrame, FrameSource, check_weight
+from sa2va.media.image import MAX_PIXELS, SampleDepth, open_picture, to_rgb, upright_rgb
 from sa2va.runtime import logger
 
 # What browsers take for a frame that says it lasts no time.

@@ -20,7 +20,7 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from sa2va.media.limits import check_weight
+from sa2va.media.frames import check_weight
 
 HEAD_BYTES = 400
 """How much of a file ``container_format`` wants to see."""

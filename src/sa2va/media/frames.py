@@ -7,15 +7,15 @@ give the same pixels for the same index.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count, islice, takewhile
-from numbers import Integral, Real
+from itertools import count, islice
+from numbers import Integral
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -25,8 +25,10 @@ from sa2va.runtime import logger
 
 T = TypeVar("T")
 
-# Containers round times (Matroska to the millisecond), so a frame may sit this much (s) before where it belongs.
-TIME_TOLERANCE = 0.001
+#: Pixels of all frames together that any file may have; some 2,000 frames of 1920x1080.
+_FREE_PIXELS = 4 * 10**9
+#: Beyond that, per byte of the file. A black video of 3840x2160 has 300,000.
+_PIXELS_PER_BYTE = 10**6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,136 +161,6 @@ class FrameSource(ABC):
         raise ValueError(f"frame {index} cannot be decoded, nor any frame before it")
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Which frames of a video to keep. See ``open_media`` for the meaning of the fields."""
-
-    stride: int = 1
-    fps: Fraction | None = None
-    start: int | float | None = None
-    end: int | float | None = None
-    max_frames: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("stride", self.stride), ("max_frames", self.max_frames)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        for name, value in (("start", self.start), ("end", self.end)):
-            valid = value is None or (isinstance(value, Real) and not isinstance(value, bool) and value >= 0)
-            if not valid:
-                raise ValueError(f"{name} must be a frame index (int) or seconds (float), not {value!r}")
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"fps must be above 0, not {self.fps}")
-        if self.fps is not None and self.stride != 1:
-            raise ValueError("give either stride or fps, not both")
-
-    @property
-    def needs_times(self) -> bool:
-        return self.fps is not None or any(isinstance(bound, float) for bound in (self.start, self.end))
-
-    def filter(self, items: Iterable[T], place: Callable[[T], tuple[int, float | None]]) -> Iterator[T]:
-        """Keep the wanted ones of ``items``; ``place`` tells an item's frame index and time (s).
-
-        One rule for recorded and live video, so it looks at each item once and never ahead. ``fps`` keeps the first
-        frame of every 1/fps interval since the range's first frame; it never repeats a frame.
-        """
-        taken, seen, origin, last_tick = 0, 0, 0.0, -1
-        for item in items:
-            index, time = place(item)
-            if self.start is not None and not _reached(self.start, index, time):
-                continue
-            if self.end is not None and _reached(self.end, index, time):
-                return
-            origin = _known(time) if self.fps is not None and not seen else origin
-            seen += 1
-            if self.fps is not None:
-                tick = int((_known(time) - origin + TIME_TOLERANCE) * self.fps)
-                if tick <= last_tick:
-                    continue
-                last_tick = tick
-            elif (seen - 1) % self.stride:
-                continue
-            yield item
-            taken += 1
-            if taken == self.max_frames:
-                return
-
-
-def _reached(bound: int | float, index: int, time: float | None) -> bool:
-    return _known(time) >= bound - TIME_TOLERANCE if isinstance(bound, float) else index >= bound
-
-
-def _known(time: float | None) -> float:
-    if time is None:
-        raise ValueError("this source has no times: sample it by stride and frame indices, not by fps or seconds")
-    return time
-
-
-class SampledFrames(FrameSource):
-    """Some frames of another source, renumbered from 0. ``time`` and ``source_index`` stay those of the original."""
-
-    def __init__(self, source: FrameSource, sampling: Sampling) -> None:
-        self._source = source
-        self._sampling = sampling
-        self._kept: list[int] | None = None
-        if source.frame_count is not None:
-            times = source.times() if sampling.needs_times else None
-            places = enumerate(times) if times is not None else ((i, None) for i in range(source.frame_count))
-            self._kept = [index for index, _ in sampling.filter(places, lambda place: place)]
-            if not self._kept:
-                raise ValueError(
-                    f"the range start={sampling.start}, end={sampling.end} holds no frame: "
-                    f"the video has {source.frame_count} frames"
-                )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._source.size
-
-    @property
-    def frame_count(self) -> int | None:
-        return None if self._kept is None else len(self._kept)
-
-    @property
-    def fps(self) -> Fraction | None:
-        rate, wanted = self._source.fps, self._sampling.fps
-        if wanted is not None:
-            return wanted if rate is None else min(rate, wanted)
-        return None if rate is None else rate / self._sampling.stride
-
-    @property
-    def path(self) -> Path | None:
-        return self._source.path
-
-    @property
-    def start_time(self) -> float:
-        return self._source.start_time
-
-    @property
-    def decode_errors(self) -> int:
-        return self._source.decode_errors
-
-    def times(self) -> Sequence[float] | None:
-        times = self._source.times()
-        return None if times is None or self._kept is None else [times[index] for index in self._kept]
-
-    def close(self) -> None:
-        self._source.close()
-
-    def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
-        kept = self._kept
-        if kept is None:
-            yield from frames_at(self._sample_live(), indices)
-            return
-        wanted = (kept[index] for index in takewhile(lambda index: index < len(kept), indices))
-        for frame in self._source.pick(wanted):
-            yield replace(frame, index=bisect_left(kept, frame.index))
-
-    def _sample_live(self) -> Iterator[DecodedFrame]:
-        kept = self._sampling.filter(self._source, lambda frame: (frame.index, frame.time))
-        return (replace(frame, index=index) for index, frame in enumerate(kept))
-
-
 def frames_at(frames: Iterator[DecodedFrame], indices: Iterable[int]) -> Iterator[DecodedFrame]:
     """Those of ``frames``, a contiguous numbering, that stand at ascending ``indices``."""
     position = 0
@@ -373,3 +245,20 @@ def _drain(
             except queue.Empty:
                 continue
         worker.join()
+
+
+def check_weight(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """Refuse a video whose frames are out of all proportion to its file.
+
+    Args:
+        size: (height, width) of a frame.
+
+    Raises:
+        ValueError: it is.
+    """
+    height, width = size
+    weight = os.path.getsize(path)
+    if frames * height * width > max(_FREE_PIXELS, _PIXELS_PER_BYTE * weight):
+        raise ValueError(
+            f"{path} claims {frames} frames of {width}x{height} in {weight} bytes; it is no real video, or damaged"
+        )

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,12 @@ class MaskPrediction:
     def iou(self) -> Tensor:
         """(N,) predicted IoU of the chosen mask."""
         return self.ious.gather(1, self.best[:, None])[:, 0]
+
+    @property
+    def is_finite(self) -> Tensor:
+        """(N,) bool, whether the chosen mask and its scores are without NaN and infinity."""
+        finite = self.logits.isfinite().flatten(1).all(dim=1)
+        return finite & self.iou.isfinite() & self.presence.isfinite()
 
     def __getitem__(self, rows: slice | Tensor) -> MaskPrediction:
         return MaskPrediction(
@@ -167,28 +174,31 @@ def mask_prompt(sam2: Sam2VideoModel, logits_NHW: Tensor) -> Tensor:
     return sam2.prompt_encoder.mask_embed(bounded.to(sam2.no_memory_embedding.dtype))
 
 
+class DecodingOptions(TypedDict, total=False):
+    """Keywords of [`decode_masks`] and [`decode_candidates`].
+
+    Attributes:
+        frame_of_prompt_N: int64 frame index of each prompt; None where all prompts look at the only frame.
+        conditioned_NChw: image features that memory attention has seen, one per prompt; None decodes without memory.
+        dense_NChw: rough masks, see [`mask_prompt`]; None prompts without.
+        multimask: three candidates; False for the one mask of a prompt that leaves no doubt which object it means.
+    """
+
+    frame_of_prompt_N: Tensor | None
+    conditioned_NChw: Tensor | None
+    dense_NChw: Tensor | None
+    multimask: bool
+
+
 def decode_masks(
     sam2: Sam2VideoModel,
     decoder: Sam2VideoMaskDecoder,
     features: FrameFeatures,
     sparse_NPC: Tensor,
-    *,
-    frame_of_prompt_N: Tensor | None = None,
-    conditioned_NChw: Tensor | None = None,
-    dense_NChw: Tensor | None = None,
-    multimask: bool = True,
+    **options: Unpack[DecodingOptions],
 ) -> MaskPrediction:
     """Decode N prompts, each on its own frame, as one batch; see [`decode_candidates`]."""
-    return decode_candidates(
-        sam2,
-        decoder,
-        features,
-        sparse_NPC,
-        frame_of_prompt_N=frame_of_prompt_N,
-        conditioned_NChw=conditioned_NChw,
-        dense_NChw=dense_NChw,
-        multimask=multimask,
-    )[0]
+    return decode_candidates(sam2, decoder, features, sparse_NPC, **options)[0]
 
 
 def decode_candidates(
@@ -211,10 +221,7 @@ def decode_candidates(
         decoder: the mask decoder to use; a Sa2VA-i checkpoint has two.
         features: of F frames.
         sparse_NPC: sparse prompt tokens, see [`language_tokens`].
-        frame_of_prompt_N: int64 frame index of each prompt; None where all prompts look at the only frame.
-        conditioned_NChw: image features that memory attention has seen, one per prompt; None decodes without memory.
-        dense_NChw: rough masks, see [`mask_prompt`]; None prompts without.
-        multimask: three candidates; False for the one mask of a prompt that leaves no doubt which object it means.
+        frame_of_prompt_N, conditioned_NChw, dense_NChw, multimask: see [`DecodingOptions`].
 
     Returns:
         the prediction, and (N, 3, C) the decoder's output token of each candidate mask.

@@ -1,8 +1,11 @@
 """The whole network: the hidden states of a vision-language model at ``[SEG]`` prompt SAM 2.
 
-One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out.
+One forward pass serves training and inference: tokens and pixels go in, text logits and mask logits come out. Pictures
+travel as uint8, a quarter of the bytes of float32, through data loaders and to the device, and are normalised there, in
+float32 and in the order of the released code, bit for bit.
 
-Shape legend: B samples, L tokens, D hidden width, C width of SAM 2, K objects, F frames, N object-frame pairs.
+Shape legend: B samples, L tokens, D hidden width, C width of SAM 2, K objects, F frames, S grounding side, N
+object-frame pairs.
 
 Source: Sa2VA (arXiv 2501.04001, section 3).
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,8 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDeco
 from sa2va.model import language
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import IGNORED_LABEL
+from sa2va.model.generation import Generated, GenerationOptions, PromptReader, Reading, RowBatch
+from sa2va.model.language import PromptCache, VisualTokens
 from sa2va.model.mask_decoder import (
     FrameFeatures,
     MaskPrediction,
@@ -30,22 +35,12 @@ from sa2va.model.mask_decoder import (
     point_tokens,
 )
 from sa2va.model.memory import propagate
-from sa2va.model.normalization import normalized_frames
-from sa2va.model.prompt_cache import PromptCache
-from sa2va.model.prompt_reader import PromptReader, Reading
-from sa2va.model.row_batch import RowBatch
-from sa2va.model.sampling import GenerationOptions
-from sa2va.model.types import (
-    Batch,
-    Generated,
-    Sa2VAOutput,
-    VisualTokens,
-    equal_clips,
-    object_frame_pairs,
-)
+from sa2va.model.types import Batch, Sa2VAOutput, equal_clips, object_frame_pairs
 
-if TYPE_CHECKING:
-    from sa2va.model.propagator import PropagatorModel
+#: Mean and deviation of the colours of ImageNet.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# The released models keep the statistics of SAM 2's pixels in bfloat16.
+_GROUNDING_MEAN, _GROUNDING_STD = (torch.tensor(values).bfloat16().float().tolist() for values in IMAGENET)
 
 
 class MaskProjection(nn.Module):
@@ -91,7 +86,7 @@ class Sa2VANetwork(PreTrainedModel):
         self.original_mask_decoder = (
             Sam2VideoMaskDecoder(config.sam2_config.mask_decoder_config) if config.original_mask_decoder else None
         )
-        self.propagator: PropagatorModel | None = None
+        self.propagator: PreTrainedModel | None = None
         self._no_split_modules = [
             *(self.vlm._no_split_modules or ()),
             "Sam2MultiScaleBlock",
@@ -126,6 +121,8 @@ class Sa2VANetwork(PreTrainedModel):
         pixel_values = pixel_values.to(device)
         if image_grid_thw is not None:
             image_grid_thw = image_grid_thw.to(device)
+        else:
+            pixel_values = normalized_tiles(pixel_values)
         return language.encode_images(self.vlm, pixel_values, image_grid_thw, **layout)
 
     @torch.inference_mode()
@@ -147,7 +144,7 @@ class Sa2VANetwork(PreTrainedModel):
             options: how answers are decoded; None means greedily.
             is_finished: called with the new tokens of a row; whether they end the answer.
             on_token: called with (row, token) for every new token.
-            draft: token ids of an answer that may be the one to come; see [`sa2va.model.prompt_reader`].
+            draft: token ids of an answer that may be the one to come; see [`Reading`][sa2va.model.generation.Reading].
 
         Raises:
             FloatingPointError: the logits are NaN or infinite.
@@ -284,3 +281,38 @@ def _check_objects(batch: Batch, objects: tuple[int, ...]) -> None:
 def _frames(batch: Batch, objects: tuple[int, ...]) -> tuple[int, ...]:
     """Grounding frames of each sample."""
     return batch.frames_per_sample or (1 if batch.grounding_pixels is not None else 0,) * len(objects)
+
+
+def normalized_tiles(tiles_NHW3: Tensor) -> Tensor:
+    """Tiles for the vision tower of an InternVL model: uint8 RGB (N, H, W, 3) to float32 (N, 3, H, W).
+
+    Raises:
+        ValueError: no such pictures.
+    """
+    return normalized(tiles_NHW3, *IMAGENET)
+
+
+def normalized_frames(frames_FSS3: Tensor) -> Tensor:
+    """Squashed frames for SAM 2: uint8 RGB (F, S, S, 3) to float32 (F, 3, S, S).
+
+    Raises:
+        ValueError: no such pictures.
+    """
+    return normalized(frames_FSS3, _GROUNDING_MEAN, _GROUNDING_STD)
+
+
+def normalized(pictures_NHW3: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures with the statistics of a model: uint8 RGB (N, H, W, 3) to float32 (N, 3, H, W).
+
+    Raises:
+        ValueError: no such pictures.
+    """
+    shape, dtype = tuple(pictures_NHW3.shape), pictures_NHW3.dtype
+    if dtype != torch.uint8 or len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(
+            f"expected pictures as uint8 (pictures, height, width, 3), got {dtype} {shape}; "
+            "the processor resizes them, and the model normalises what it is given"
+        )
+    values = pictures_NHW3.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    mean_C11, std_C11 = (torch.tensor(numbers, device=values.device)[:, None, None] for numbers in (mean, std))
+    return values.div_(255).sub_(mean_C11).div_(std_C11)

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from sa2va.model.mask_decoder import MASK_LOGIT, FrameFeatures, MaskPrediction
-from sa2va.model.normalization import IMAGENET, normalized
+from sa2va.model.network import IMAGENET, normalized
 
 if TYPE_CHECKING:
     from transformers import EdgeTamVideoModel, Sam2VideoModel, Sam3TrackerVideoModel

@@ -6,7 +6,7 @@ grounding side, R regions of one sample, N object-frame pairs of all samples tog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -102,58 +102,6 @@ class Sa2VAOutput:
     masks: MaskPrediction | None
     objects_per_sample: tuple[int, ...]
     seg_states: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class VisualTokens:
-    """Image features in the language model's width, in the order of the image tokens they replace.
-
-    Attributes:
-        embeddings: (M, D). deepstack: per injected layer (M, D), empty where the family has none.
-        image_grid_thw: (images, 3) int64 patch grids, or None.
-    """
-
-    embeddings: Tensor
-    deepstack: tuple[Tensor, ...] = ()
-    image_grid_thw: Tensor | None = None
-
-    @classmethod
-    def cat(cls, parts: Sequence[VisualTokens | None]) -> VisualTokens | None:
-        """The features of several media one after another, without their grids; None where there are none."""
-        given = [part for part in parts if part is not None]
-        if not given:
-            return None
-        levels = zip(*(part.deepstack for part in given), strict=True)
-        return cls(torch.cat([part.embeddings for part in given]), tuple(torch.cat(level) for level in levels))
-
-    def split(self, tokens: Sequence[int], images: Sequence[int]) -> list[VisualTokens]:
-        """The features of several media that were encoded together.
-
-        Args:
-            tokens: image tokens of each. images: pictures of each, read where there are grids.
-        """
-        levels = [level.split(list(tokens)) for level in self.deepstack]
-        grids = [None] * len(tokens) if self.image_grid_thw is None else self.image_grid_thw.split(list(images))
-        return [
-            VisualTokens(part, tuple(level[number] for level in levels), grids[number])
-            for number, part in enumerate(self.embeddings.split(list(tokens)))
-        ]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One generated answer.
-
-    Attributes:
-        token_ids: new token ids, the stop token included.
-        seg_states: (n, D) states at the generated ``[SEG]`` tokens; one that ends the answer was never read back and
-            has none.
-        prompt_seg_states: (m, D) the same for ``[SEG]`` tokens of the prompt.
-    """
-
-    token_ids: list[int]
-    seg_states: Tensor
-    prompt_seg_states: Tensor
 
 
 class EqualClips(NamedTuple):

@@ -2,15 +2,18 @@
 
 Two kinds of family share one interface. InternVL families cut a picture into tiles and write a fixed chat template;
 Qwen families cut it into patches and write the Jinja template of their tokenizer files.
+
+Pixels are, bit for bit, those that the released checkpoints saw. PIL resizes (never torchvision). Tiles and frames stay
+uint8: the model normalises them on its device. Shapes: T tiles, F frames, S side of a square in pixels, L patches of a
+Qwen picture, D numbers per patch.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,22 +23,22 @@ from PIL import Image
 
 from sa2va.atomic import naming
 from sa2va.hub import TEXT_PATTERNS, resolve_folder
-from sa2va.model.config_overlay import OWN_KEY, overlaid
 from sa2va.model.configuration import Sa2VAConfig
 from sa2va.model.families import ADDED_TOKENS, FAMILIES, IGNORED_LABEL, SEG_TOKEN
 from sa2va.processing.conversation import (
+    Phrase,
     Piece,
     bare_answer,
     check_text,
+    clean_answer,
     expand_images,
     rendered_pieces,
     template_of,
     template_pieces,
 )
-from sa2va.processing.image_transforms import QwenPixels, qwen_patches, squashed_frames, tile_grid, tile_image
+from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 from sa2va.processing.regions import region_prompt
 from sa2va.processing.requests import IMAGE_MARK
-from sa2va.processing.response_parser import Phrase, clean_answer
 from sa2va.processing.tokenizer import load_tokenizer, read_json
 from sa2va.untrusted import reading
 
@@ -44,15 +47,12 @@ if TYPE_CHECKING:
 
     from sa2va.results.history import Turn
 
+#: A stop word is looked for in the text of this many last tokens.
+_TAIL_TOKENS = 32
 #: How a prompt of the Qwen families begins.
 _CHATML_START = "<|im_start|>"
 #: Question, answer, and what parts it from the next question.
 _PIECES_PER_TURN = 3
-
-_CONFIG_FILE, _OURS = "processor_config.json", "Sa2VAProcessor"
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_NORMALIZATION = {"qwen2_5_vl": _CLIP, "qwen3_vl": _HALF}
 
 
 @dataclass(frozen=True)
@@ -85,111 +85,6 @@ class EncodedTurns(NamedTuple):
     ids: list[int]
     labels: list[int]
     questions: list[tuple[str, int]]
-
-
-@dataclass(frozen=True)
-class ProcessorSettings:
-    """What a processor needs to know about its model; all of it follows from a [`Sa2VAConfig`].
-
-    Attributes:
-        family: ``"internvl"``, ``"qwen2_5_vl"`` or ``"qwen3_vl"``.
-        grounding_side: side of SAM 2's square input, in pixels.
-        template: chat template of an InternVL family.
-        tile_side: side of a tile in pixels (InternVL).
-        tokens_per_tile: visual tokens of a tile (InternVL).
-        max_tiles: largest number of tiles of an image, not counting the thumbnail (InternVL).
-        patches: how images become patches (Qwen).
-
-    Raises:
-        ValueError: a setting of a wrong type or out of range.
-    """
-
-    family: str
-    grounding_side: int
-    template: str | None = None
-    tile_side: int | None = None
-    tokens_per_tile: int | None = None
-    max_tiles: int = 12
-    patches: QwenPixels | None = None
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family: expected one of {sorted(FAMILIES)}, got {self.family!r}")
-        limits = {"grounding_side": (32, 4096), "max_tiles": (1, 64)}
-        if self.patches is None:
-            limits |= {"tile_side": (1, 4096), "tokens_per_tile": (1, 2**16)}
-        for name, (least, most) in limits.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
-        if not isinstance(self.template, str | None):
-            raise ValueError(f"template: expected the name of a chat template, got {self.template!r}")
-
-    @classmethod
-    def of(cls, config: Sa2VAConfig) -> ProcessorSettings:
-        """The settings that follow from a model's configuration."""
-        vlm: Any = config.vlm_config
-        sam2: Any = config.sam2_config
-        vision, grounding_side = vlm.vision_config, sam2.image_size
-        if config.family.patch_factor is None:
-            if config.template is None:
-                raise ValueError("expected config.template to name a chat template for an InternVL model, got None")
-            side, patch = vision.image_size[0], vision.patch_size[0]
-            tokens = int(side // patch * vlm.downsample_ratio) ** 2
-            return cls(config.family.name, grounding_side, config.template, side, tokens, config.max_tiles)
-        mean, std = _NORMALIZATION[config.family.name]
-        patches = QwenPixels(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, mean, std)
-        return cls(config.family.name, grounding_side, patches=patches)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ProcessorSettings:
-        """The settings whose ``dataclasses.asdict`` was written as JSON.
-
-        Raises:
-            ValueError: a setting is unknown, missing, of a wrong type or out of range.
-        """
-        unknown = values.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown setting {min(unknown)!r}; it was written by a newer release")
-        patches: dict[str, Any] | None = values.get("patches")
-        if patches is None:
-            return cls(**values)
-        # JSON has no tuples.
-        lists = {key: tuple(value) for key, value in patches.items() if isinstance(value, list)}
-        return cls(**{**values, "patches": QwenPixels(**{**patches, **lists})})
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike[str], config: Sa2VAConfig | None = None) -> ProcessorSettings:
-        """The settings of a local folder: those that were saved there, or those that follow from its model.
-
-        Args:
-            config: the model's; read only where no settings of ours were saved.
-
-        Raises:
-            ValueError: a file holds something else, or there is no config where one is needed.
-        """
-        saved = read_json(folder, _CONFIG_FILE)
-        if saved.pop("processor_class", None) == _OURS:
-            with reading(f"{folder}: {_CONFIG_FILE}"):
-                return cls.from_json(saved)
-        if config is None:
-            raise ValueError(f"{folder} holds no {_CONFIG_FILE} of {_OURS}: pass the model's config")
-        with reading(f"{folder}: config.json"):
-            settings = cls.of(config)
-        # transformers 5 writes the picture processor's settings into the file of the whole processor.
-        pixels = saved.get("image_processor") or read_json(folder, "preprocessor_config.json")
-        with reading(f"{folder}: preprocessor_config.json"):
-            if settings.patches and "image_mean" in pixels:
-                mean, std = tuple(pixels["image_mean"]), tuple(pixels["image_std"])
-                settings = replace(settings, patches=replace(settings.patches, mean=mean, std=std))
-        with reading(f"{folder}: config.json: {OWN_KEY}"):
-            own = (read_json(folder, "config.json").get(OWN_KEY) or {}).get("processor")
-            return cls.from_json(overlaid(asdict(settings), own)) if own else settings
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``processor_config.json``."""
-        settings = {"processor_class": _OURS, **asdict(self)}
-        (Path(folder) / _CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 class Sa2VAProcessor:
@@ -462,6 +357,15 @@ class Sa2VAProcessor:
         left: Any = self.tokenizer(rests, add_special_tokens=False)["input_ids"]
         return [encoded.questions[turn][1] - len(rest) - 1 for (turn, _), rest in zip(ends, left, strict=True)]
 
+    def is_finished(self, ids: Sequence[int]) -> bool:
+        """Whether new tokens end an answer: at an end token, or when their text ends in a stop word."""
+        if ids[-1] in self.eos_ids:
+            return True
+        if not self.stop_words:
+            return False
+        tail = str(self.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
+        return tail.replace("\r", "").replace("\n", "").endswith(self.stop_words)
+
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """The text of one answer's token ids: special tokens are kept, surrounding white space is stripped."""
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
@@ -583,3 +487,97 @@ def _check_cells(regions: Sequence[np.ndarray] | None) -> None:
 def _after(piece: str, question: str, end: int) -> str:
     """What follows the first ``end`` characters of a question in the piece of text that holds it."""
     return piece[piece.rindex(question) + end :]
+
+
+def tile_image(image: Image.Image, side: int, max_tiles: int = 12) -> torch.Tensor:
+    """Cut a picture into square tiles, row by row; the whole picture as a last tile when there is more than one.
+
+    Returns:
+        uint8 (T, side, side, 3); T is 1 or 3 to ``max_tiles + 1``.
+    """
+    columns, rows = tile_grid(image.width, image.height, side, max_tiles)
+    large = _resized(image, columns * side, rows * side)
+    tiles = large.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    if len(tiles) > 1:
+        tiles = np.concatenate([tiles, _resized(image, side, side)[None]])
+    return torch.from_numpy(tiles)
+
+
+def squashed_frames(frames: Sequence[Image.Image], side: int) -> torch.Tensor:
+    """Frames squashed to squares, for SAM 2, and as one tile each for an InternVL vision tower.
+
+    Returns:
+        uint8 (F, side, side, 3).
+    """
+    return torch.from_numpy(np.stack([_resized(frame, side, side) for frame in frames]))
+
+
+def qwen_patches(
+    image: Image.Image, settings: QwenPixels, budget: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """Patches of a picture for a Qwen vision tower.
+
+    The picture is resized twice, as released inference did: by PIL to multiples of 28 (for Qwen3-VL too), then to the
+    family's own multiple and area limits by torch's antialiased bicubic filter on uint8, which rounds unlike PIL's.
+
+    Args:
+        budget: limits of the area instead of the settings'; the picture is then resized once, by torch's filter, as
+            released training did.
+
+    Returns:
+        float32 (L, D), D = 3 * frames * patch**2, patches of one visual token side by side; and the grid (time, rows,
+        columns) in patches.
+
+    Raises:
+        ValueError: the picture is more than 200 times as long as wide.
+    """
+    first = image.size if budget else _smart_size(image.width, image.height, 28, 4 * 28 * 28, 16384 * 28 * 28)
+    pixels = torch.from_numpy(_resized(image, *first)).permute(2, 0, 1)
+    low, high = budget or (settings.min_pixels, settings.max_pixels)
+    width, height = _smart_size(*first, settings.patch * settings.merge, low, high)
+    if (width, height) != first:
+        pixels = torch.nn.functional.interpolate(
+            pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False
+        )[0]
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (settings.mean, settings.std))
+    values = (pixels.float() - mean) / std
+    rows, columns = height // settings.patch, width // settings.patch
+    merge, patch = settings.merge, settings.patch
+    values = values.reshape(3, rows // merge, merge, patch, columns // merge, merge, patch)
+    values = values.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, 1, patch * patch)
+    patches = values.expand(-1, -1, settings.frames, -1).reshape(rows * columns, -1)
+    return patches, (1, rows, columns)
+
+
+def tile_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int, int]:
+    """Columns and rows of tiles, their ratio nearest the picture's; of equal ones the larger that it half fills."""
+    grids = [(i, j) for i in range(1, max_tiles + 1) for j in range(1, max_tiles // i + 1)]
+    best, best_difference = (1, 1), math.inf
+    for columns, rows in sorted(grids, key=math.prod):
+        difference = abs(width / height - columns / rows)
+        half_filled = width * height > 0.5 * side * side * columns * rows
+        if difference < best_difference or (difference == best_difference and half_filled):
+            best, best_difference = (columns, rows), difference
+    return best
+
+
+def _smart_size(width: int, height: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The (width, height) nearest in shape with both a multiple of ``factor`` and the area within the limits."""
+    if max(width, height) > 200 * min(width, height):
+        raise ValueError(
+            f"the picture is {width} x {height} pixels; expected sides that differ by at most a factor of 200: crop it"
+        )
+    # Python rounds halves to even, which is part of the released rule.
+    sides = [max(factor, round(length / factor) * factor) for length in (width, height)]
+    if math.prod(sides) > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        sides = [max(factor, math.floor(length / shrink / factor) * factor) for length in (width, height)]
+    elif math.prod(sides) < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        sides = [math.ceil(length * grow / factor) * factor for length in (width, height)]
+    return sides[0], sides[1]
+
+
+def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
+    """uint8 (height, width, 3)."""
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import replacing
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment, segment_from_record, segment_record
-from sa2va.media.origin import Origin
+from sa2va.masks.mask import Segment, Size, segment_from_record, segment_record
+from sa2va.media.open import Origin
 from sa2va.results.exports import coco_results, detections
 from sa2va.results.history import Turn
 from sa2va.results.notebook import figure_html, note_html, picture_html, text_html

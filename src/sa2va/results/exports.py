@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.runtime import require_extra
 
 if TYPE_CHECKING:

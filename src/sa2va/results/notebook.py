@@ -14,10 +14,9 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.frames import uniform_indices
-from sa2va.media.origin import Origin
+from sa2va.media.open import Origin
 from sa2va.visualization.colors import color
 from sa2va.visualization.overlay import ClipOverlay, contact_sheet
 

@@ -80,8 +80,10 @@ class Dispatcher:
         self._mean_seconds = 1.0
         self._closing = asyncio.Event()
 
-    async def run(self, request: Request, call: Callable[[Stop], T]) -> T:
+    async def run(self, request: Request, call: Callable[[], T]) -> T:
         """Run a call in a thread and wait for what it returns or raises.
+
+        What it asks of the engine ends when it is told to stop; elsewhere it calls the engine's ``check``.
 
         Raises:
             Busy, TimeIsUp, ClientGone, Closing: the call is told to stop, or was not begun.
@@ -105,7 +107,7 @@ class Dispatcher:
             gone.cancel()
             closing.cancel()
 
-    def _submit(self, call: Callable[[Stop], T], stop: Stop) -> Future[T]:
+    def _submit(self, call: Callable[[], T], stop: Stop) -> Future[T]:
         submitted = time.perf_counter()
 
         def timed() -> T:
@@ -114,7 +116,7 @@ class Dispatcher:
             stop.check()
             with self._monitoring.running.track_inprogress(), self._engine.stoppable(stop.check):
                 try:
-                    return call(stop)
+                    return call()
                 finally:
                     self._mean_seconds += 0.1 * (time.perf_counter() - began - self._mean_seconds)
 

@@ -39,7 +39,7 @@ def jobs_router(context: ServerContext, runner: JobRunner) -> APIRouter:
         context.check_amount(len(body.phrases), sum(map(len, body.phrases)))
         if len(runner.store.jobs("queued")) >= settings.max_jobs:
             raise Busy(_RETRY_SECONDS)
-        job = await context.dispatcher.run(request, lambda _: _queue(context, runner, body, files))
+        job = await context.dispatcher.run(request, lambda: _queue(context, runner, body, files))
         return JSONResponse(_reply(runner, job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
     @router.get("/jobs/{job}", response_model=JobReply)
@@ -90,7 +90,12 @@ def _queue(context: ServerContext, runner: JobRunner, body: TrackRequest, files:
     }
     # Both bounds are seconds, which open_media tells from frames by their type.
     sampling = {name: float(value) if name in ("start", "end") else value for name, value in sampling.items() if value}
-    options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
+    options = {
+        "threshold": body.threshold,
+        "check_presence": body.check_presence,
+        "ask_every": body.ask_every,
+        "max_new_tokens": context.longest(body.max_tokens),
+    }
     return runner.queue(medium.content, body.phrases, body.return_, options=options, sampling=sampling)
 
 

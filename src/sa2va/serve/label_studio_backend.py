@@ -31,7 +31,6 @@ from sa2va.media.download import download
 from sa2va.results.answer import Answer
 from sa2va.serve.bodies import read_body
 from sa2va.serve.context import ServerContext
-from sa2va.serve.dispatch import Stop
 from sa2va.serve.intake import Intake, Kind, SentMedium
 from sa2va.serve.schemas import ERRORS
 from sa2va.serve.url_rules import UrlRule
@@ -92,8 +91,8 @@ def label_studio_router(context: ServerContext, url: str, key: str | None) -> AP
         project = Project.parse(body.label_config)
         drawn = ((body.params or {}).get("context") or {}).get("result") or []
 
-        def call(stop: Stop) -> list[dict[str, Any]]:
-            return [_predict(context, media, project, task, drawn, stop) for task in body.tasks]
+        def call() -> list[dict[str, Any]]:
+            return [_predict(context, media, project, task, drawn) for task in body.tasks]
 
         results = await context.dispatcher.run(request, call)
         return JSONResponse({"results": [{"model_version": version, **one} for one in results]})
@@ -250,14 +249,14 @@ class TaskMedia:
 
 
 def _predict(
-    context: ServerContext, media: TaskMedia, project: Project, task: dict[str, Any], drawn: list[Any], stop: Stop
+    context: ServerContext, media: TaskMedia, project: Project, task: dict[str, Any], drawn: list[Any]
 ) -> dict[str, Any]:
     """The prediction for one task.
 
     Args:
         drawn: what a person typed, clicked or drew; empty for the project's labels.
     """
-    stop.check()
+    context.model.engine.check()
     source = (task.get("data") or {}).get(project.key)
     if not isinstance(source, str):
         raise ValueError(f"task {task.get('id')} has no {project.key!r} in its data")
@@ -271,7 +270,7 @@ def _predict(
     }
     context.check_amount(len(wanted) + len(asked.boxes) + len(asked.points), sum(map(len, wanted)))
     if project.kind == "video":
-        found = _track(context, project, medium, wanted, stop)
+        found = _track(context, project, medium, wanted)
     else:
         with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
             if asked.is_marked:
@@ -335,7 +334,7 @@ def _pixel(percent: float, length: int) -> int:
 
 
 def _track(
-    context: ServerContext, project: Project, medium: SentMedium, wanted: Mapping[str, str], stop: Stop
+    context: ServerContext, project: Project, medium: SentMedium, wanted: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Boxes of what phrases mean through a video, which is not kept open: it is seldom asked about again."""
     source = context.intake.open(medium, limit=context.settings.max_frames)
@@ -343,7 +342,7 @@ def _track(
         with context.monitoring.part("answering"), context.model.track(source, list(wanted)) as track:
             boxes = VideoBoxes(project.frame_rate)
             for frame in track:
-                stop.check()
+                context.model.engine.check()
                 boxes.add(frame)
             control, _ = project.controls[0]
             return boxes.results(wanted, control)

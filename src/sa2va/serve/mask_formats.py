@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from sa2va.masks.mask import Mask
-from sa2va.masks.segment import Segment, segment_record
+from sa2va.masks.mask import Mask, Segment, segment_record
 
 MaskForm = Literal["rle", "png", "polygon"]
 

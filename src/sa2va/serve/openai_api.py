@@ -118,7 +118,7 @@ def chat_router(context: ServerContext) -> APIRouter:
         context.check_amount(1, said + len(turns.question))
         if body.stream:
             return await _streamed(context, request, body, turns)
-        done = await context.dispatcher.run(request, lambda _: _answer(context, body, turns, lambda _: None))
+        done = await context.dispatcher.run(request, lambda: _answer(context, body, turns, lambda _: None))
         message = {"role": "assistant", "content": done.text, "segments": done.segments}
         choice = {"index": 0, "message": message, "finish_reason": done.finish_reason}
         return JSONResponse(
@@ -238,7 +238,7 @@ async def _streamed(
     def tell(text: str | None) -> None:
         loop.call_soon_threadsafe(pieces.put_nowait, text)
 
-    answer = asyncio.ensure_future(context.dispatcher.run(request, lambda _: _answer(context, body, turns, tell)))
+    answer = asyncio.ensure_future(context.dispatcher.run(request, lambda: _answer(context, body, turns, tell)))
     answer.add_done_callback(lambda _: tell(None))
     try:
         first = await pieces.get()

@@ -13,6 +13,9 @@ Text = Annotated[str, Field(min_length=1)]
 Threshold = Annotated[
     float, Field(gt=0, lt=1, description="Probability above which a pixel belongs to an object.", allow_inf_nan=False)
 ]
+CheckPresence = Annotated[
+    bool, Field(description="Ask for yes or no whether there is such a thing, and give no mask where the answer is no.")
+]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31, description="Longest answer, in tokens; the server has a limit too.")]
 MaskFormat = Annotated[
     Literal["rle", "png", "polygon"],
@@ -233,6 +236,15 @@ class SegmentRequest(MediumRequest):
         min_length=1, description="Each is looked for by itself. With a question mark it is asked as a question."
     )
     threshold: Threshold = 0.5
+    check_presence: CheckPresence = False
+    zoom: bool = Field(
+        False,
+        description="Look again around what was found, and by tiles where nothing was found in a large picture. "
+        "Pictures only.",
+    )
+    instances: bool = Field(
+        False, description="A segment for each of the objects that a plural phrase names. Pictures only."
+    )
     return_: MaskFormat = Field("rle", alias="return")
 
 
@@ -305,6 +317,12 @@ class TrackRequest(BaseModel):
         "`jsonl`: a line per frame.",
     )
     threshold: Threshold = 0.5
+    check_presence: CheckPresence = False
+    ask_every: Annotated[int, Field(ge=2, le=2**31)] | Literal["scene"] | None = Field(
+        None,
+        description="Show the model key frames of every so many frames, or of every scene between two cuts, so that "
+        "what comes late or comes back is found; else it sees key frames of the whole video, once.",
+    )
     max_tokens: MaxTokens | None = None
     stride: int = Field(1, ge=1, le=2**31, description="Take every n-th frame.")
     fps: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False, description="Take so many frames a second.")

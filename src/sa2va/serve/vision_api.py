@@ -11,7 +11,6 @@ from sa2va.masks.mask import Mask
 from sa2va.results.answer import Answer
 from sa2va.serve.bodies import body_document, read_body
 from sa2va.serve.context import ServerContext
-from sa2va.serve.dispatch import Stop
 from sa2va.serve.mask_formats import MaskForm, segment_payloads
 from sa2va.serve.schemas import (
     ERRORS,
@@ -35,9 +34,15 @@ def vision_router(context: ServerContext) -> APIRouter:
         body, files = await read_body(request, SegmentRequest)
         context.check_amount(len(body.phrases), sum(map(len, body.phrases)))
 
-        def call(_stop: Stop) -> dict[str, Any]:
+        def call() -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
-            options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
+            options = {
+                "threshold": body.threshold,
+                "check_presence": body.check_presence,
+                "zoom": body.zoom,
+                "instances": body.instances,
+                "max_new_tokens": context.longest(body.max_tokens),
+            }
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
                 answers = cast("list[Answer]", scene.segment(body.phrases, **options))
             found = [
@@ -53,7 +58,7 @@ def vision_router(context: ServerContext) -> APIRouter:
         """Describe a picture in a sentence or two whose phrases have masks."""
         body, files = await read_body(request, CaptionRequest)
 
-        def call(_stop: Stop) -> dict[str, Any]:
+        def call() -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image, video=body.video)
             options = {"threshold": body.threshold, "max_new_tokens": context.longest(body.max_tokens)}
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
@@ -69,7 +74,7 @@ def vision_router(context: ServerContext) -> APIRouter:
         body, files = await read_body(request, DescribeRequest)
         context.check_amount(len(body.regions), sum(map(len, body.requests or [])))
 
-        def call(_stop: Stop) -> dict[str, Any]:
+        def call() -> dict[str, Any]:
             medium = context.intake.chosen(files, image=body.image)
             with context.scenes.borrow(medium) as (_, scene), context.monitoring.part("answering"):
                 regions = [_region(region, scene.size) for region in body.regions]

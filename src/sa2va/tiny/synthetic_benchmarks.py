@@ -16,7 +16,7 @@ from typing import Any
 from sa2va.data.sample import SEG, Sample
 from sa2va.eval.benchmark import BenchmarkSpec, Expected, Item, Kind, Media, Prediction, Query, Scores, require_all
 from sa2va.masks.mask import Mask
-from sa2va.processing.response_parser import clean_answer
+from sa2va.processing.conversation import clean_answer
 from sa2va.tiny.synthetic import Split, SyntheticWorld
 from sa2va.tiny.synthetic_measures import (
     ABSENT,

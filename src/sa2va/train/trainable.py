@@ -6,7 +6,7 @@ its saving stay its own. Trained parameters are float32; frozen ones keep the dt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
@@ -225,11 +225,7 @@ def adapter_tensors(tensors: Mapping[str, Tensor], model: nn.Module, dtype: torc
 
 def whole_modules(model: nn.Module) -> list[str]:
     """The modules trained in full, as peft's ``modules_to_save`` names them."""
-    trained = [
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and not _is_lora(name) and part_of(name) != "auxiliary"
-    ]
+    trained = [name for part, name, _ in trained_parameters(model) if not _is_lora(name) and part != "auxiliary"]
     found = (prefix for name in trained for prefix in dict(_PREFIXES)[part_of(name)] if name.startswith(prefix))
     modules = [prefix[:-1] for prefix in dict.fromkeys(found) if prefix.endswith(".") and prefix != "sam2."]
     # peft matches the ends of names, and many names end like one without a dot.
@@ -256,11 +252,15 @@ def zero_of(parameters: Iterable[nn.Parameter]) -> Tensor:
     return _Zero.apply(*trained) if trained else torch.zeros(())
 
 
-def parameters_of(model: nn.Module, *, text: bool) -> Iterator[nn.Parameter]:
+def trained_parameters(model: nn.Module) -> list[tuple[Part, str, nn.Parameter]]:
+    """Every parameter that is trained, with its part and its name."""
+    named = model.named_parameters()
+    return [(part_of(name), name, parameter) for name, parameter in named if parameter.requires_grad]
+
+
+def parameters_of(model: nn.Module, *, text: bool) -> list[nn.Parameter]:
     """Trained parameters that a batch may leave out: all, or without those that any text runs."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not (text and part_of(name) in LANGUAGE_PARTS):
-            yield parameter
+    return [parameter for part, _, parameter in trained_parameters(model) if not (text and part in LANGUAGE_PARTS)]
 
 
 def _inject_lora(model: Sa2VAModel, options: LoraOptions) -> None:

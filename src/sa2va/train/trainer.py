@@ -37,7 +37,7 @@ from sa2va.train.checkpointing import TRAINED_FILE, checkpoint_folder, is_comple
 from sa2va.train.config import TrainConfig
 from sa2va.train.losses import Term, frame_shares, low_resolution_targets, mask_losses, text_loss
 from sa2va.train.muon import MuonWithAdamW, is_matrix
-from sa2va.train.trainable import parameters_of, part_of, zero_of
+from sa2va.train.trainable import parameters_of, trained_parameters, zero_of
 
 #: The learning rate starts at this share of its peak.
 WARMUP_START = 1e-5
@@ -373,12 +373,11 @@ class Sa2VATrainer(Trainer):
             config = self.config
             matrices = set(self.get_decay_parameter_names(self.model)) if config.decay == "matrices" else None
             groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-            for name, parameter in (model or self.model).named_parameters():
-                if parameter.requires_grad:
-                    scale = config.lr_scale.get(part_of(name), 1.0)
-                    decay = config.weight_decay if matrices is None or name in matrices else 0.0
-                    muon = config.optimizer == "muon" and is_matrix(name, parameter)
-                    groups.setdefault((scale, decay, muon), []).append(parameter)
+            for part, name, parameter in trained_parameters(model or self.model):
+                scale = config.lr_scale.get(part, 1.0)
+                decay = config.weight_decay if matrices is None or name in matrices else 0.0
+                muon = config.optimizer == "muon" and is_matrix(name, parameter)
+                groups.setdefault((scale, decay, muon), []).append(parameter)
             kinds: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
             for (scale, decay, muon), parameters in groups.items():
                 rate = config.learning_rate * scale

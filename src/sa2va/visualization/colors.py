@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sa2va.masks.segment import Segment
+    from sa2va.masks.mask import Mask, Segment
 
 Color = tuple[int, int, int]
 Floats = NDArray[np.float64]
@@ -67,24 +67,27 @@ class ObjectColors:
             if segment.color is not None:
                 self._chosen.setdefault(segment.id, segment.color)
         for segment in segments:
-            if segment.id not in self._chosen and segment.mask.box is not None:
-                self._chosen[segment.id] = self._choose(pixels, segment)
+            if segment.id not in self._chosen and (samples := _samples(pixels, segment.mask)) is not None:
+                self._chosen[segment.id] = self._choose(*samples)
         return tuple(replace(segment, color=self._chosen.get(segment.id)) for segment in segments)
 
-    def _choose(self, pixels: NDArray[np.uint8], segment: Segment) -> Color:
+    def _choose(self, inside: Ints, around: Ints) -> Color:
         taken = set(self._chosen.values())
         free = [candidate for candidate in _PALETTE if candidate not in taken]
         if not free:
             return color(len(taken) + 1)
-        fitness = _fitness(np.array(free), *_samples(pixels, segment), np.array([*taken]).reshape(-1, 3))
+        fitness = _fitness(np.array(free), inside, around, np.array([*taken]).reshape(-1, 3))
         return free[int(fitness.argmax())]
 
 
-def _samples(pixels: NDArray[np.uint8], segment: Segment) -> tuple[Ints, Ints]:
-    """Colours of the object and of what is around it, 0..255 (N, 3); a grid of pixels stands for all."""
-    assert segment.mask.box is not None
-    height, width = segment.mask.size
-    x0, y0, x1, y1 = map(int, segment.mask.box)
+def _samples(pixels: NDArray[np.uint8], mask: Mask) -> tuple[Ints, Ints] | None:
+    """Colours of an object and of what is around it, 0..255 (N, 3); a grid of pixels stands for all. None for an empty
+    mask."""
+    box = mask.box
+    if box is None:
+        return None
+    height, width = mask.size
+    x0, y0, x1, y1 = map(int, box)
     margin = max(8, round(_AROUND * max(x1 - x0, y1 - y0)))
     left, top, right, bottom = (
         max(x0 - margin, 0),
@@ -93,7 +96,7 @@ def _samples(pixels: NDArray[np.uint8], segment: Segment) -> tuple[Ints, Ints]:
         min(y1 + margin, height),
     )
     step = max(1, max(right - left, bottom - top) // _SAMPLES)
-    part = segment.mask.crop((left, top, right, bottom))
+    part = mask.crop((left, top, right, bottom))
     colors = pixels[top:bottom, left:right]
     inside = colors[::step, ::step][part[::step, ::step]]
     around = colors[::step, ::step][~part[::step, ::step]]

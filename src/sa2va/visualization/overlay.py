@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sa2va.masks.mask import Mask
+from sa2va.masks.mask import Mask, Segment
 from sa2va.masks.mask_ops import components
-from sa2va.masks.segment import Segment
 from sa2va.media.image import load_image, load_pixels
 from sa2va.visualization.colors import FILL, Color, ObjectColors
 from sa2va.visualization.colors import color as color
@@ -26,11 +24,14 @@ from sa2va.visualization.labels import Label, LabelLayout, fitting_font, shorten
 Picture = str | Path | Image.Image | NDArray[np.uint8]  # all that load_image takes
 Bools = NDArray[np.bool_]
 Bits = NDArray[np.uint8]  # (h, ceil(w / 8)): eight pixels of a row in a byte, the leftmost in the lowest bit
+Words = NDArray[np.uint64]  # rows of bits one after another, see ``_Lines``
 
 #: Outside of every contour: it stands out where the scene is light, and the colour inside it where the scene is dark.
 _DARK = (16, 16, 16)
 #: Pixels along the longer side of a box in which the largest part of an object is looked for.
 _COARSE = 48
+#: What stands for each byte of bits in the three channels of its eight pixels: 255 inside, 0 outside.
+_BYTES = np.repeat(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 3, axis=1) * 255
 #: A label stays where its object is at least so thick, as a share of its greatest thickness.
 _THICK = 0.7
 
@@ -106,7 +107,10 @@ class ClipOverlay:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One object, cut to its box: ``pixels`` is bool (h, w) with its corner at (x, y)."""
+    """One object, cut to its box: ``pixels`` is bool (h, w) with its corner at (x, y), and ``bits`` the same.
+
+    ``x`` is a multiple of eight, so that the bytes of different layers cover the same pixels.
+    """
 
     id: int
     text: str
@@ -114,17 +118,17 @@ class _Layer:
     x: int
     y: int
     pixels: Bools
+    bits: Bits
 
-    def part(self, rows: NDArray[Any], channels: int = 1) -> NDArray[Any]:
-        """The part of an array (H, W channels) that lies under it, as a view."""
+    def part(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What lies under it of a picture's rows (H, 3 W), as a view."""
         height, width = self.pixels.shape
-        return rows[self.y : self.y + height, channels * self.x : channels * (self.x + width)]
+        return rows[self.y : self.y + height, 3 * self.x : 3 * (self.x + width)]
 
-    def places(self, bits: Bits, width: int) -> NDArray[np.int64]:
-        """Where some of its pixels are in a picture of a width, counted row by row."""
-        pixels = np.unpackbits(bits, axis=1, count=self.pixels.shape[1], bitorder="little")
-        row, column = np.divmod(np.flatnonzero(pixels.view(np.bool_)), pixels.shape[1])
-        return (self.y + row) * width + self.x + column
+    def bits_of(self, plane: Bits) -> Bits:
+        """What lies under it of a picture's bits, as a view."""
+        height, columns = self.bits.shape
+        return plane[self.y : self.y + height, self.x // 8 : self.x // 8 + columns]
 
     def covers(self, places: NDArray[np.int64], width: int) -> tuple[slice, Bools]:
         """Which of some places in a picture, ascending, it covers: a slice of them, and which of those."""
@@ -161,43 +165,51 @@ def _layer(segment: Segment) -> _Layer | None:
     if mask.box is None or segment.color is None:
         return None
     x0, y0, x1, y1 = (int(n) for n in mask.box)
-    # A margin of one pixel lets the contour see the background around the object.
-    left, top = max(x0 - 1, 0), max(y0 - 1, 0)
-    pixels = np.ascontiguousarray(mask.crop((left, top, min(x1 + 1, mask.size[1]), min(y1 + 1, mask.size[0]))))
+    # A margin of one pixel or more lets the contour see the background around the object.
+    left, top = max(x0 - 1, 0) // 8 * 8, max(y0 - 1, 0)
+    right, bottom = min((x1 + 8) // 8 * 8, mask.size[1]), min(y1 + 1, mask.size[0])
+    pixels = np.ascontiguousarray(mask.crop((left, top, right, bottom)))
     text = (segment.phrase or f"#{segment.id}") + (" ?" if segment.doubtful else "")
-    return _Layer(segment.id, text, segment.color, left, top, pixels)
+    bits = np.packbits(pixels, axis=1, bitorder="little")
+    return _Layer(segment.id, text, segment.color, left, top, pixels, bits)
 
 
 def _fill(canvas: NDArray[np.uint8], layers: Sequence[_Layer], alpha: float) -> None:
     """Blend each layer into the picture; where several overlap, the mean of their colours."""
     opacity = round(alpha * 256)
-    depth = np.zeros(canvas.shape[:2], np.uint16)
+    shared = _shared(layers, canvas.shape[:2])
+    flat, rows = canvas.reshape(-1, 3), canvas.reshape(len(canvas), -1)  # numpy's loops are fast along long rows only
+    before, sums = flat[shared], np.zeros((len(shared), 4), np.uint16)
     for layer in layers:
-        part = layer.part(depth)
-        part += layer.pixels
-    shared = np.flatnonzero(depth > 1)
-    flat, rows = canvas.reshape(-1, 3), _rows(canvas)
-    before, sums = flat[shared], np.zeros((len(shared), 3), np.uint16)
-    for layer in layers:
-        under = layer.part(rows, 3)
-        colors = np.tile(np.array(layer.color, np.uint16), layer.pixels.shape[1])
-        np.copyto(under, _blended(under, colors, opacity), where=np.repeat(layer.pixels, 3, axis=1))
+        under = layer.part(rows)
+        blended = _blended(under, np.tile(np.array(layer.color, np.uint16), layer.pixels.shape[1]), opacity)
+        # Only inside, by bytes of ones and zeros: faster than to copy where a mask is true.
+        blended ^= under
+        blended &= _BYTES.take(layer.bits, axis=0).reshape(len(under), -1)[:, : under.shape[1]]
+        under ^= blended
         if len(shared):
             at, covered = layer.covers(shared, canvas.shape[1])
-            sums[at][covered] += np.array(layer.color, np.uint16)
+            sums[at][covered] += np.array((*layer.color, 1), np.uint16)
     if len(shared):
-        means = (sums / depth.reshape(-1)[shared, None]).round().astype(np.uint16)
+        means = (sums[:, :3] / sums[:, 3:]).round().astype(np.uint16)
         flat[shared] = _blended(before, means, opacity)
 
 
-def _rows(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) as (H, 3 W): numpy's loops are fast along long rows only."""
-    return picture.reshape(len(picture), -1)
+def _shared(layers: Sequence[_Layer], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Where several layers overlap in a picture (height, width), counted row by row."""
+    height, width = size
+    once, twice = np.zeros((2, height, -(-width // 8)), np.uint8)
+    for layer in layers:
+        under = layer.bits_of(once)
+        layer.bits_of(twice)[:] |= under & layer.bits
+        under |= layer.bits
+    return np.flatnonzero(np.unpackbits(twice, axis=1, count=width, bitorder="little").view(np.bool_))
 
 
 def _blended(pixels: NDArray[np.uint8], colors: NDArray[np.uint16], opacity: int) -> NDArray[np.uint8]:
     """Pixels mixed with colours (the same shape, or rows of it), whose share is ``opacity`` / 256."""
-    mixed = np.multiply(pixels, 256 - opacity, dtype=np.uint16)
+    mixed = pixels.astype(np.uint16)
+    mixed *= np.uint16(256 - opacity)
     mixed += colors * np.uint16(opacity) + np.uint16(128)
     mixed >>= 8
     return mixed.astype(np.uint8)
@@ -206,33 +218,63 @@ def _blended(pixels: NDArray[np.uint8], colors: NDArray[np.uint16], opacity: int
 def _outline(canvas: NDArray[np.uint8], layer: _Layer) -> None:
     """Two lines along the inside of a layer's outline: a dark one, and its colour inside that."""
     unit = min(canvas.shape[:2]) / 300
-    inside = np.packbits(layer.pixels, axis=1, bitorder="little")
-    within = np.packbits(np.ones_like(layer.pixels), axis=1, bitorder="little")
-    core = _shrunk(inside, within, max(1, round(unit * 0.5)))
-    thin = inside & ~_grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
-    bright = (core & ~_shrunk(core, within, max(1, round(unit * 0.75)))) | thin
+    lines = _Lines.of(layer)
+    inside, within = lines.inside, lines.within
+    core = lines.shrunk(inside, within, max(1, round(unit * 0.5)))
+    thin = inside & ~lines.grown(core, max(1, round(unit * 0.5)) + 1)  # one more reaches into corners
+    bright = (core & ~lines.shrunk(core, within, max(1, round(unit * 0.75)))) | thin
     dark = inside & ~core & ~thin
     flat = canvas.reshape(-1, 3)
-    flat[layer.places(dark, canvas.shape[1])] = _DARK
-    flat[layer.places(bright, canvas.shape[1])] = layer.color
+    flat[lines.places(dark, layer, canvas.shape[1])] = _DARK
+    flat[lines.places(bright, layer, canvas.shape[1])] = layer.color
 
 
-def _shrunk(inside: Bits, within: Bits, steps: int) -> Bits:
-    """Without its outermost pixels, so many deep; what is beyond the array (not ``within`` it) counts as inside."""
-    return inside & ~_grown(~inside & within, steps)
+@dataclass(frozen=True)
+class _Lines:
+    """The bits of a layer's rows, one row after another in words of 64.
 
+    After each row comes at least one word of zeros: what grows beyond one row's end does not get to the next row's
+    beginning in the few steps that a contour takes.
 
-def _grown(inside: Bits, steps: int) -> Bits:
-    """So many pixels more on every side. Taking corners in every other step makes octagons, which look round."""
-    for step in range(steps):
-        grown: Bits = np.bitwise_or.reduce((inside, inside << 1, inside >> 1))
-        grown[:, 1:] |= inside[:, :-1] >> 7
-        grown[:, :-1] |= inside[:, 1:] << 7
-        rows = grown.copy() if step % 2 else inside
-        grown[1:] |= rows[:-1]
-        grown[:-1] |= rows[1:]
-        inside = grown
-    return inside
+    Attributes:
+        inside: the object's bits. within: those of all pixels.
+        words: how many there are per row.
+    """
+
+    inside: Words
+    within: Words
+    words: int
+
+    @classmethod
+    def of(cls, layer: _Layer) -> _Lines:
+        height, columns = layer.bits.shape
+        words = -(-columns // 8) + 1
+        bits = np.zeros((2, height, 8 * words), np.uint8)
+        bits[0, :, :columns] = layer.bits
+        bits[1, :, :columns] = np.packbits(np.ones(layer.pixels.shape[1], np.bool_), bitorder="little")
+        inside, within = bits.view("<u8").reshape(2, -1)
+        return cls(inside, within, words)
+
+    def shrunk(self, inside: Words, within: Words, steps: int) -> Words:
+        """Without its outermost pixels, so many deep; what is beyond the array (not ``within`` it) counts as inside."""
+        return inside & ~self.grown(~inside & within, steps)
+
+    def grown(self, inside: Words, steps: int) -> Words:
+        """So many pixels more on every side. Taking corners in every other step makes octagons, which look round."""
+        for step in range(steps):
+            grown: Words = inside | inside << 1 | inside >> 1
+            grown[1:] |= inside[:-1] >> 63
+            grown[:-1] |= inside[1:] << 63
+            rows = grown.copy() if step % 2 else inside
+            grown[self.words :] |= rows[: -self.words]
+            grown[: -self.words] |= rows[self.words :]
+            inside = grown
+        return inside
+
+    def places(self, inside: Words, layer: _Layer, width: int) -> NDArray[np.int64]:
+        """Where some of a layer's pixels are in a picture of a width, counted row by row."""
+        found = np.flatnonzero(np.unpackbits(inside.view(np.uint8), bitorder="little").view(np.bool_))
+        return found + found // (64 * self.words) * (width - 64 * self.words) + (layer.y * width + layer.x)
 
 
 def _main_part(pixels: Bools, near: tuple[float, float] | None) -> Bools:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sa2va.atomic import naming, replacing
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.results import exports
 from sa2va.writers.dataset_writer import DatasetWriter
 

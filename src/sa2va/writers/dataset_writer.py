@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sa2va.atomic import check_target, remove_leftovers, replacing
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.media.open import Picture, load_image, open_media
 from sa2va.results.answer import Answer, Frame
 from sa2va.writers.frame_writer import FramePairs

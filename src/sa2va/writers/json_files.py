@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va.atomic import append, replacing, sole_writer
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.results.answer import Frame
 from sa2va.untrusted import STUMBLES, parse_json
 from sa2va.writers.frame_writer import FrameWriter, Pixels

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sa2va.atomic import naming, replacing
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.results.answer import Frame
 from sa2va.writers.dataset_writer import IMAGES, DatasetWriter
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from sa2va.atomic import replacing
-from sa2va.masks.mask import Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment, Size
 from sa2va.writers.dataset_writer import IMAGES, DatasetWriter
 
 #: The version of the format that is written.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va.atomic import replacing
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Segment
 from sa2va.untrusted import parse_json
 from sa2va.visualization.overlay import cutout, overlay, palette_png
 

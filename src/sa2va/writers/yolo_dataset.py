@@ -10,8 +10,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sa2va.atomic import replacing
-from sa2va.masks.mask import Mask, Size
-from sa2va.masks.segment import Segment
+from sa2va.masks.mask import Mask, Segment, Size
 from sa2va.writers.dataset_writer import IMAGES, DatasetWriter
 
 _LABELS = "labels"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sa2va.model import foreground as module
-from sa2va.model.foreground import foreground
+from sa2va.inference import postprocess as module
+from sa2va.inference.postprocess import foreground
 from sa2va.model.mask_decoder import upsample_logits
 
 RNG = np.random.default_rng(0)
