@@ -360,8 +360,8 @@ class Collected:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
-        shared = self.lines and fixturedef.scope != "function"
-        with self.lines.fixture(fixturedef.argname) if shared else nullcontext():
+        lines = self.lines if fixturedef.scope != "function" else None
+        with lines.fixture(fixturedef.argname) if lines else nullcontext():
             return (yield)
 
     def passes(self, item: Any, following: Any = None) -> bool:

@@ -24,7 +24,7 @@ transformers.logging.disable_progress_bar()
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 torch.set_num_threads(1)
 # transformers compiles a pattern for each tensor that it loads, and Python keeps no more than 512 of them.
-re._MAXCACHE = 2**14  # type: ignore[attr-defined]
+re._MAXCACHE = 2**14
 # A slow machine is no defect; and each run tries other examples, so that few of them become many.
 settings.register_profile("quick", deadline=None, max_examples=40)
 settings.load_profile("quick")

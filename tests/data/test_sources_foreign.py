@@ -15,6 +15,7 @@ from miniatures import foreign
 from miniatures.images import area, save, write_json
 from sa2va.cli import main
 from sa2va.data.annotations.label_studio import decode_brush
+from sa2va.data.annotations.labelled_images import placed
 from sa2va.data.check import KNOWN_SETS, check_set, kind_of_data, present_sets
 from sa2va.data.mixture import Source
 from sa2va.data.sample import Sample
@@ -155,6 +156,19 @@ def test_turned_boxes(tmp_path: Path):
     assert np.array_equal(asked(opened(tmp_path, "cvat")[0])["blue box"][0], area((28, 10, 44, 22)))
 
 
+def test_boxes_of_which_no_turn_is_told_are_straight(tmp_path: Path):
+    """As wide as the picture: a degree would move its ends by half a pixel."""
+    foreign.write_cvat(tmp_path / "cvat")
+    path = tmp_path / "cvat/annotations.xml"
+    path.write_text(re.sub(r'xtl="[^>]*"', 'xtl="0" ytl="20" xbr="64" ybr="24"', path.read_text()))
+    assert np.array_equal(asked(opened(path.parent, "cvat")[0])["blue box"][0], area((0, 20, 64, 24)))
+    foreign.write_label_studio(tmp_path / "studio")
+    (path,) = (tmp_path / "studio").glob("*.json")
+    wide = '"x": 0, "y": 50, "width": 100, "height": 25, "no'
+    path.write_text(re.sub(r'"x": [^}]*"height": [\d.]+, "ro', wide, path.read_text()))
+    assert np.array_equal(asked(opened(path.parent, "label-studio")[0])["blue box"][0], area((0, 24, 64, 36)))
+
+
 def test_a_quarter_turn_in_label_studio(tmp_path: Path):
     foreign.write_label_studio(tmp_path)
     (path,) = tmp_path.glob("*.json")
@@ -249,6 +263,18 @@ def test_a_picture_of_another_size(tmp_path: Path):
     save(np.zeros((20, 30, 3), np.uint8), tmp_path / "one.png")
     with pytest.raises(ValueError, match=r"one.png has 20 x 30 pixels .* says 48 x 64"):
         _ = opened(tmp_path, "labelme")[0]
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "fits"),
+    [(0, 0, True), (6, 0, True), (0, 3, True), (-1, 0, False), (0, -1, False), (7, 0, False), (0, 4, False)],
+)
+def test_a_mask_of_a_part_ends_at_the_edge_of_its_picture(left: int, top: int, fits: bool):
+    if fits:
+        assert placed(np.ones((2, 3), bool), left, top, (5, 9)).box == (left, top, left + 3, top + 2)
+    else:
+        with pytest.raises(ValueError, match="does not fit into a picture of 5 x 9"):
+            placed(np.ones((2, 3), bool), left, top, (5, 9))
 
 
 def test_what_lies_outside_of_its_picture_is_no_empty_mask(tmp_path: Path):

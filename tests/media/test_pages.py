@@ -182,6 +182,16 @@ def test_what_pillow_stumbles_over_is_damage(tmp_path: Path, monkeypatch: pytest
         load_image(tmp_path / "a.gif")
 
 
+@pytest.mark.parametrize(("share", "readable"), [(0.5, 2), (0.7, 3), (0.85, 4)])
+def test_a_cut_gif_promises_one_frame_more_than_it_has(tmp_path: Path, share: float, readable: int) -> None:
+    data = save_pages(tmp_path / "whole.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(data[: int(len(data) * share)])
+    source = open_media(tmp_path / "cut.gif")
+    assert source.frame_count == readable + 1 and source.decode_errors == 0
+    assert [frame.index for frame in source] == list(range(readable))
+    assert source.frame_count == readable and source.decode_errors == 1
+
+
 # Key frames that are gone
 
 
