@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -173,6 +174,31 @@ def test_every_frame_is_encoded_once_and_covered(model: Sa2VAModel, policy, numb
     assert frames_of(seen) == len(CLIP)
     assert [frame.index for frame in frames] == list(range(len(CLIP)))
     assert all([segment.id for segment in frame.segments] == [1, 2] for frame in frames)
+
+
+def test_frames_are_squashed_once_and_beside_what_is_computed(model: Sa2VAModel):
+    tracker = tracker_of(model, 1)
+    squash, seen = tracker.squash, []
+
+    def noted(frames: Sequence[np.ndarray]) -> Tensor:
+        seen.extend((threading.current_thread() is threading.main_thread(), frame.tobytes()) for frame in frames)
+        return squash(frames)
+
+    tracker.squash = noted
+    for _ in propagate_video(tracker, open_media(CLIP), [2, 6]):
+        pass
+    assert len({pixels for _, pixels in seen}) == len(seen) == len(CLIP)
+    here = [pixels for is_here, pixels in seen if is_here]
+    assert here == [CLIP[index].tobytes() for index in (2, 6, 1, 0)]  # nothing else could be computed meanwhile
+
+
+def test_stopping_early_leaves_no_thread(model: Sa2VAModel):
+    before = set(threading.enumerate())
+    frames = propagate_video(tracker_of(model, 1), open_media(CLIP), [0])
+    next(frames)
+    assert set(threading.enumerate()) > before
+    frames.close()
+    assert set(threading.enumerate()) == before
 
 
 def test_several_groups_share_the_frames(model: Sa2VAModel):
