@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sa2va.model.memory as memory_module
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
 from sa2va.inference.options import MaskPostprocessing
+from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.propagation import key_frame_indices, propagate_video
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.media.open import open_media
@@ -171,6 +174,31 @@ def test_every_frame_is_encoded_once_and_covered(model: Sa2VAModel, policy, numb
     assert frames_of(seen) == len(CLIP)
     assert [frame.index for frame in frames] == list(range(len(CLIP)))
     assert all([segment.id for segment in frame.segments] == [1, 2] for frame in frames)
+
+
+def test_frames_are_squashed_once_and_beside_what_is_computed(model: Sa2VAModel):
+    tracker = tracker_of(model, 1)
+    squash, seen = tracker.squash, []
+
+    def noted(frames: Sequence[np.ndarray]) -> Tensor:
+        seen.extend((threading.current_thread() is threading.main_thread(), frame.tobytes()) for frame in frames)
+        return squash(frames)
+
+    tracker.squash = noted
+    for _ in propagate_video(tracker, open_media(CLIP), [2, 6]):
+        pass
+    assert len({pixels for _, pixels in seen}) == len(seen) == len(CLIP)
+    here = [pixels for is_here, pixels in seen if is_here]
+    assert here == [CLIP[index].tobytes() for index in (2, 6, 1, 0)]  # nothing else could be computed meanwhile
+
+
+def test_stopping_early_leaves_no_thread(model: Sa2VAModel):
+    before = set(threading.enumerate())
+    frames = propagate_video(tracker_of(model, 1), open_media(CLIP), [0])
+    next(frames)
+    assert set(threading.enumerate()) > before
+    frames.close()
+    assert set(threading.enumerate()) == before
 
 
 def test_several_groups_share_the_frames(model: Sa2VAModel):
@@ -509,6 +537,33 @@ def test_a_prompt_that_does_not_fit_its_frame_changes_nothing(model: Sa2VAModel,
     frame, expected = tracker.step(CLIP[1]), undisturbed.step(CLIP[1])
     assert frame.index == expected.index == 1
     np.testing.assert_array_equal(seen_of([frame], 1), seen_of([expected], 1))
+
+
+def test_marks_in_pixels_of_the_grounding_image():
+    def marked(**given: Any) -> tuple[list, list]:
+        points, labels = Clicks.of(**given).tensors((48, 75), 256)
+        return points[0].tolist(), labels[0].tolist()
+
+    assert marked(points=[[37.5, 12], [0, 0]], labels=[0, 1]) == ([[128, 64], [0, 0]], [0, 1])
+    assert marked(box=[-30, 12, 37.5, 99], points=[[37.5, 24]]) == ([[0, 64], [128, 256], [128, 128]], [2, 3, 1])
+    assert marked() == ([[0, 0]], [-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"),
+    [
+        *(({"points": [point]}, True) for point in ([0, 0], [1, 1], [0.5, 1.5], [74.5, 47.5])),
+        *(({"points": [point]}, False) for point in ([75, 0], [0, 48], [-0.5, 3], [3, -0.5], [0.5, 1], [1, 0.5])),
+        *(({"box": box}, True) for box in ([74, 47, 90, 90], [-9, -9, 1, 1], [0, 0, 1, 1.5], [-0.5, 0, 1, 1])),
+        *(
+            ({"box": box}, False)
+            for box in ([75, 0, 80, 9], [0, 48, 9, 50], [-9, 0, 0, 5], [0, -9, 5, 0], [0, 0, 1, 1])
+        ),
+    ],
+)
+def test_marks_at_the_edge_of_a_frame(given: dict, fits: bool):
+    with nullcontext() if fits else pytest.raises(ValueError, match=r"inside the frame|outside the pict|like shares"):
+        Clicks.of(**given).tensors((48, 75), 256)
 
 
 def test_a_box_that_reaches_over_the_edge_is_cut(model: Sa2VAModel):

@@ -95,6 +95,31 @@ def test_the_contour_grows_with_the_picture_and_stays_open_at_its_edge():
     assert not (dark | bright)[:590, 0].any()
 
 
+def widened(mask: np.ndarray, steps: int) -> np.ndarray:
+    """A pixel more on every side, so many times; at corners too in every other step."""
+    for step in range(steps):
+        wide = mask.copy()
+        wide[:, 1:] |= mask[:, :-1]
+        wide[:, :-1] |= mask[:, 1:]
+        rows = wide.copy() if step % 2 else mask
+        wide[1:] |= rows[:-1]
+        wide[:-1] |= rows[1:]
+        mask = wide
+    return mask
+
+
+@pytest.mark.parametrize("size", [(40, 63), (40, 64), (40, 65), (33, 200), (601, 700)])
+def test_the_contour_is_found_step_by_step(size):
+    coarse = np.random.default_rng(1).random((size[0] // 8 + 1, size[1] // 8 + 1)) < 0.7
+    mask = np.kron(coarse, np.ones((8, 8), bool))[: size[0], : size[1]]
+    first, second = max(1, round(min(size) / 600)), max(1, round(min(size) / 400))
+    core = ~widened(~mask, first)
+    thin = mask & ~widened(core, first + 1)
+    bright = (core & widened(~core, second)) | thin
+    found = lines(drawn([segment(1, mask)], np.zeros((*size, 3), np.uint8), alpha=0.0, labels=False))
+    np.testing.assert_array_equal(found, [mask & ~core & ~thin, bright])
+
+
 def test_a_single_pixel_is_seen():
     out = drawn([segment(1, rectangle(7, 8, 9, 10))], labels=False)
     assert tuple(out[7, 9]) == overlay.color(1)

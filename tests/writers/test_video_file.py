@@ -97,6 +97,29 @@ class TestVideo:
         for index in (0, 7, 29):  # away from the masks, the picture is what it was
             np.testing.assert_allclose(frames[index][90, 5], picture(index)[0, 0], atol=8)
 
+    def test_a_moving_picture_is_kept_closely_in_a_small_file(self, tmp_path):
+        rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+        moving = [127 + 60 * np.sin((columns + 3 * t) / 9) + 50 * np.cos(rows / 7) for t in range(25)]
+        noise = np.random.default_rng(0).normal(0, 2, (25, *SIZE))
+        given = [np.repeat(frame[..., None], 3, axis=2).clip(0, 255).astype(np.uint8) for frame in moving + noise]
+        video = VideoEncoder(tmp_path / "out.mp4", size=SIZE, fps=25)
+        for frame in given:
+            video.write(frame)
+        video.close()
+        error = np.mean((np.stack(decoded(video.path)).astype(np.float32) - np.stack(given)) ** 2)
+        assert 10 * np.log10(255**2 / error) > 38
+        assert video.path.stat().st_size < 25 * 1200
+
+    def test_pixels_may_be_used_again_at_once(self, tmp_path):
+        video, pixels = VideoEncoder(tmp_path / "out.mp4", size=SIZE, fps=25), np.zeros((*SIZE, 3), np.uint8)
+        for index in range(12):
+            pixels[:] = picture(index)
+            video.write(pixels)
+        pixels[:] = 255
+        video.close()
+        for index, frame in enumerate(decoded(video.path)):
+            np.testing.assert_allclose(frame[20, 20], picture(index)[0, 0], atol=8)
+
     def test_mp4_starts_fast(self, tmp_path):
         path = tmp_path / "out.mp4"
         encode(path, 10)
