@@ -14,7 +14,7 @@ from sa2va.inference.identity import Sighting, same_objects
 from sa2va.inference.memory_policies import RecentMemory
 from sa2va.inference.options import InferenceOptions
 from sa2va.inference.vlm import EncodedMedia, VLMOutput, is_denial
-from sa2va.media.cuts import scene_starts
+from sa2va.media.cuts import is_cut, scene_look, scene_starts
 from sa2va.results.answer import Frame
 from sa2va.tiny.synthetic.paint import COLORS, PaintStyle, draw, lay
 
@@ -159,6 +159,34 @@ def test_a_cut_is_a_change_of_most_of_the_picture():
     assert list(scene_starts([drawn(paper=paper) for paper in (GRAY, GREEN, GRAY, GREEN)])) == [0]  # too short
 
 
+@pytest.mark.parametrize(("before", "after", "starts"), [(5, 5, [0, 5]), (4, 8, [0]), (6, 1, [0, 6])])
+def test_a_scene_has_five_frames_at_least(before: int, after: int, starts: list[int]):
+    assert list(scene_starts([drawn(paper=GRAY)] * before + [drawn(paper=GREEN)] * after)) == starts
+
+
+def test_a_look_is_a_histogram_of_each_block():
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    red, green, blue = np.moveaxis(pixels.reshape(4, 32, 4, 32, 3).swapaxes(1, 2).reshape(16, -1, 3) // 64, 2, 0)
+    look = scene_look(pixels)
+    for block in range(16):
+        for bin in range(64):
+            inside = (red[block] == bin // 16) & (green[block] == bin // 4 % 4) & (blue[block] == bin % 4)
+            assert look[block, bin] == inside.sum() / 1024
+    np.testing.assert_array_equal(scene_look(np.repeat(np.repeat(pixels, 3, 0), 2, 1)), look)
+
+
+def test_a_cut_changes_half_of_the_median_block():
+    plain, half = np.zeros((2, 16, 64), np.float32)
+    plain[:, 0], half[:, :2] = 1, 0.5
+    assert is_cut(plain, half) and is_cut(half, plain)
+    half[:, :2] = 0.501, 0.499
+    assert not is_cut(plain, half)
+    half[:8, :2] = 0, 1
+    assert is_cut(plain, half)  # the mean of the two in the middle
+    half[7, :2] = 1, 0
+    assert not is_cut(plain, half)
+
+
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +257,18 @@ def test_objects_join_by_the_largest_sum_of_overlaps():
 def test_one_that_was_out_of_sight_for_most_of_it_has_moved():
     assert same_objects(sighting([RIGHT, RIGHT, RIGHT]), sighting([LEFT, None, None])) == {0: 0}
     assert same_objects(sighting([RIGHT, RIGHT, RIGHT]), sighting([LEFT, LEFT, None])) == {}
+
+    assert same_objects(sighting([RIGHT, RIGHT]), sighting([LEFT, None])) == {}  # half of it is not most
+
+
+def test_masks_of_one_object_share_three_tenths():
+    assert same_objects(sighting([slice(0, 3)]), sighting([slice(0, 10)])) == {0: 0}
+    assert same_objects(sighting([slice(0, 2)]), sighting([slice(0, 7)])) == {}
+
+
+def test_a_tenth_of_an_object_is_a_speck():
+    assert same_objects(sighting([None, RIGHT]), sighting([slice(0, 10), slice(0, 1)])) == {0: 0}
+    assert same_objects(sighting([None, RIGHT]), sighting([slice(0, 10), slice(0, 2)])) == {}
 
 
 def test_one_that_is_elsewhere_is_another():

@@ -323,6 +323,28 @@ def test_what_tiles_cut_is_joined(sa2va: Sa2VA):
     assert one.mask in {Mask.from_array(mask) for mask in truth}
 
 
+@pytest.mark.parametrize(
+    ("size", "box", "window"),
+    [
+        ((400, 400), (100, 100, 120, 120), (85, 85, 135, 135)),  # 0.75 of the longer side around it
+        ((400, 400), (100, 100, 120, 104), (85, 77, 135, 127)),
+        ((400, 400), (100, 100, 104, 104), (86, 86, 118, 118)),  # an eighth of the grounding image at least
+        ((400, 400), (0, 0, 20, 20), (0, 0, 50, 50)),
+        ((400, 400), (380, 390, 400, 400), (350, 350, 400, 400)),
+        ((100, 100), (30, 30, 58, 58), (9, 9, 79, 79)),
+        ((100, 100), (30, 30, 59, 59), None),
+        ((100, 200), (60, 30, 100, 70), (30, 0, 130, 100)),  # half the picture
+    ],
+)
+def test_windows_are_around_their_objects(sa2va: Sa2VA, size: tuple[int, int], box: Box, window: Box | None):
+    mask, calls = np.zeros((1, *size), bool), []
+    mask[0, box[1] : box[3], box[0] : box[2]] = True
+    answer = Answer("", "", (Segment(1, "it", (Mask.from_array(mask[0]),), 0.5, 1.0),), size=size)
+    (found,) = sa2va.engine.run(look_closer(answer, size, 256, seen_through(mask, calls))).segments
+    assert calls == ([] if window is None else [window])
+    assert found.mask == answer.segments[0].mask and found.score == (0.5 if window is None else 0.8)
+
+
 def test_another_thing_in_the_window_does_not_replace_the_object(sa2va: Sa2VA):
     size = (400, 400)
     first, other = np.zeros((2, *size), bool)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sa2va.model.memory as memory_module
 from sa2va import Sa2VA, Sa2VAModel, VideoTracker
 from sa2va.inference.options import MaskPostprocessing
+from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.propagation import key_frame_indices, propagate_video
 from sa2va.masks.mask_ops import Cleanup
 from sa2va.media.open import open_media
@@ -535,6 +537,33 @@ def test_a_prompt_that_does_not_fit_its_frame_changes_nothing(model: Sa2VAModel,
     frame, expected = tracker.step(CLIP[1]), undisturbed.step(CLIP[1])
     assert frame.index == expected.index == 1
     np.testing.assert_array_equal(seen_of([frame], 1), seen_of([expected], 1))
+
+
+def test_marks_in_pixels_of_the_grounding_image():
+    def marked(**given: Any) -> tuple[list, list]:
+        points, labels = Clicks.of(**given).tensors((48, 75), 256)
+        return points[0].tolist(), labels[0].tolist()
+
+    assert marked(points=[[37.5, 12], [0, 0]], labels=[0, 1]) == ([[128, 64], [0, 0]], [0, 1])
+    assert marked(box=[-30, 12, 37.5, 99], points=[[37.5, 24]]) == ([[0, 64], [128, 256], [128, 128]], [2, 3, 1])
+    assert marked() == ([[0, 0]], [-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"),
+    [
+        *(({"points": [point]}, True) for point in ([0, 0], [1, 1], [0.5, 1.5], [74.5, 47.5])),
+        *(({"points": [point]}, False) for point in ([75, 0], [0, 48], [-0.5, 3], [3, -0.5], [0.5, 1], [1, 0.5])),
+        *(({"box": box}, True) for box in ([74, 47, 90, 90], [-9, -9, 1, 1], [0, 0, 1, 1.5], [-0.5, 0, 1, 1])),
+        *(
+            ({"box": box}, False)
+            for box in ([75, 0, 80, 9], [0, 48, 9, 50], [-9, 0, 0, 5], [0, -9, 5, 0], [0, 0, 1, 1])
+        ),
+    ],
+)
+def test_marks_at_the_edge_of_a_frame(given: dict, fits: bool):
+    with nullcontext() if fits else pytest.raises(ValueError, match=r"inside the frame|outside the pict|like shares"):
+        Clicks.of(**given).tensors((48, 75), 256)
 
 
 def test_a_box_that_reaches_over_the_edge_is_cut(model: Sa2VAModel):

@@ -1,10 +1,10 @@
 """Answers: prompts are read, their tokens chosen, several at a time (continuous batching, speculative drafts).
 
 *Reading*, up to the first token of an answer. Prompts that wait at the same time are read in one pass, whatever
-pictures they are about. What was read of a medium is kept in a [`PromptCache`][sa2va.model.language.PromptCache], from
-which every later prompt that begins alike goes on; several prompts about one medium read what they share once. What the
-answer will probably be may be given as a draft: it is read with the prompt and kept as far as the model would have
-written it itself (speculative decoding, arXiv 2211.17192, with an earlier answer in place of a smaller model).
+pictures they are about. What was read of a medium is kept in a [`PromptCache`], from which every later prompt that
+begins alike goes on; several prompts about one medium read what they share once. What the answer will probably be may
+be given as a draft: it is read with the prompt and kept as far as the model would have written it itself (speculative
+decoding, arXiv 2211.17192, with an earlier answer in place of a smaller model).
 
 *Writing*. On a GPU a step of the language model costs much the same for one row as for thirty, so rows join and leave
 at any step, and each grows at an end of its own (scheduling by iteration: Orca, Yu et al., OSDI 2022, section 3.1).

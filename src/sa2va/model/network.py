@@ -144,7 +144,7 @@ class Sa2VANetwork(PreTrainedModel):
             options: how answers are decoded; None means greedily.
             is_finished: called with the new tokens of a row; whether they end the answer.
             on_token: called with (row, token) for every new token.
-            draft: token ids of an answer that may be the one to come; see [`Reading`][sa2va.model.generation.Reading].
+            draft: token ids of an answer that may be the one to come; see [`Reading`].
 
         Raises:
             FloatingPointError: the logits are NaN or infinite.

@@ -363,7 +363,7 @@ class Sa2VAProcessor:
             return True
         if not self.stop_words:
             return False
-        tail = str(self.tokenizer.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=False))
+        tail = str(self.tokenizer.decode(list(ids[-_TAIL_TOKENS:]), skip_special_tokens=False))
         return tail.replace("\r", "").replace("\n", "").endswith(self.stop_words)
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:

@@ -262,7 +262,7 @@ class _Lines:
     def grown(self, inside: Words, steps: int) -> Words:
         """So many pixels more on every side. Taking corners in every other step makes octagons, which look round."""
         for step in range(steps):
-            grown: Words = inside | inside << 1 | inside >> 1
+            grown: Words = inside | (inside << 1).view(np.uint64) | (inside >> 1).view(np.uint64)
             grown[1:] |= inside[:-1] >> 63
             grown[:-1] |= inside[1:] << 63
             rows = grown.copy() if step % 2 else inside
