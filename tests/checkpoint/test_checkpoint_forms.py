@@ -26,8 +26,6 @@ from sa2va.checkpoint.released_config import config_from_released
 from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 from synthetic_checkpoint import GOLDEN, picture
 
-pytestmark = pytest.mark.xdist_group("checkpoint forms")  # converted once for all
-
 QWEN = ["q25", "q3"]
 INTERNVL = ["iv25_qwen2", "iv25_internlm2", "iv6b_internlm2", "iv35_qwen3"]
 CASES = INTERNVL + QWEN

@@ -14,8 +14,6 @@ from sa2va import Mask, Sa2VAModel, VideoTracker
 from sa2va.checkpoint.conversion import convert
 from synthetic_checkpoint import picture
 
-pytestmark = pytest.mark.xdist_group("original decoder")  # loaded once for all
-
 CLIP = [picture(75, 48, seed) for seed in range(6)]
 
 

@@ -90,10 +90,10 @@ ATTACKS = {
 def test_it_is_refused_at_once(name: str, tmp_path: Path):
     path = tmp_path / "refs.p"
     path.write_bytes(ATTACKS[name])
-    before = time.perf_counter()
+    before = time.process_time()
     with pytest.raises(ValueError, match=r"refs\.p"):
         load_plain(path)
-    assert time.perf_counter() - before < 5
+    assert time.process_time() - before < 5
 
 
 def test_nothing_of_ours_is_changed(tmp_path: Path):

@@ -32,8 +32,6 @@ from sa2va.media.image import load_image
 from sa2va.media.open import open_media
 from sa2va.results.answer import Answer, Frame
 
-pytestmark = pytest.mark.xdist_group("demo")  # one server for all
-
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES, CLIP = ROOT / "examples" / "shapes.png", ROOT / "examples" / "shapes.mp4"
 

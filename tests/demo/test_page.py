@@ -16,10 +16,7 @@ from PIL import Image
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install -y chromium"),
-    pytest.mark.xdist_group("demo"),  # one server and one browser for all
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install -y chromium")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ANSWERS = "#picture-chat .bubble.model:not(:has(.dots)), #picture-chat .bubble.error"

@@ -21,8 +21,6 @@ from sa2va import Sa2VA, Sa2VAModel
 from sa2va.cli.commands import app
 from sa2va.runtime import require_extra
 
-pytestmark = pytest.mark.xdist_group("quantization")  # quantised once for all
-
 RED, BLUE, GREEN = (215, 35, 40), (40, 75, 215), (40, 160, 60)
 #: Size, background, phrases, and for each what is drawn.
 DRAWN = [

@@ -33,8 +33,6 @@ from sa2va.train.initial_model import load_start
 from sa2va.train.run import finished, prepare, train
 from sa2va.train.trainable import compile_layers
 
-pytestmark = pytest.mark.xdist_group("from nothing")  # one random model for all
-
 LOOKS = {"AttentionSupervision": AttentionSupervision.targets}
 
 

@@ -18,8 +18,6 @@ from sa2va.tiny.hard_benchmarks import HARD_ROWS, HardBenchmark, hard_benchmark
 from sa2va.tiny.synthetic.drawn_scene import DrawnScene
 from sa2va.tiny.synthetic.hard_clip import HardClip, hard_clip
 
-pytestmark = pytest.mark.xdist_group("hard clips")  # each is drawn once
-
 KINDS = [name.partition("/")[2] for name in HARD_ROWS]
 SEED = 5  # not the benchmark's
 

@@ -27,8 +27,6 @@ from sa2va.train.losses import LossOptions
 from sa2va.train.run import prepare, train
 from sa2va.train.trainable import LoraOptions, TrainableOptions
 
-pytestmark = pytest.mark.xdist_group("merge")  # one run for all
-
 
 def tuned(model: Path, folder: Path, **changes: object) -> Path:
     """A short run whose every trained weight moves."""
