@@ -126,9 +126,9 @@ def test_memory_does_not_grow_with_the_number_of_windows(tiny, monkeypatch):
     sizes = []
     track = RecentMemory.track
 
-    def noted(self, *arguments):
+    def noted(self, *arguments, **options):
         sizes.append(len(self.bank.prompted))
-        return track(self, *arguments)
+        return track(self, *arguments, **options)
 
     monkeypatch.setattr(RecentMemory, "track", noted)
     tiny.track(clip(range(30, 42, 2)), STAR, ask_every=2, num_key_frames=2, **SHORT).results()

@@ -508,8 +508,10 @@ class Scene:
     def _seen(self, keys: tuple[int, ...], video: bool) -> EncodedMedia:
         if self.media is None:
             return EncodedMedia()
-        picture = isinstance(self.media, Picture)
-        images = [self.media.image] if picture else [Image.fromarray(frame) for frame in self.media.read(keys)]
+        if isinstance(self.media, Picture):
+            images = [self.media.image]
+        else:
+            images = [Image.fromarray(frame) for frame in self.media.read(keys)]
         return EncodedMedia.of(self._engine.processor, images, video=video)
 
     async def _features(self, picture: Picture) -> FrameFeatures:

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from sa2va.inference.encoded_frames import EncodedFrames
 from sa2va.inference.identity import Sighting, same_objects
@@ -183,7 +182,7 @@ class VideoTracker:
         self._propagator = cast("PropagatorModel | None", propagator)
         # Who carries masks, and with which decoder.
         self._carrier: Any = self._sam2
-        self._tracking_decoder: Sam2VideoMaskDecoder = self._sam2.mask_decoder
+        self._tracking_decoder: Any = self._sam2.mask_decoder
         if self._propagator is not None:
             if memory != "recent":
                 raise ValueError(

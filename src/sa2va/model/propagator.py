@@ -60,7 +60,8 @@ class ObjectOutputs:
 def encode_for_propagator(propagator: PropagatorModel, frames_FSS3: Tensor) -> FrameFeatures:
     """Run its image encoder once over uint8 frames (F, S, S, 3)."""
     pixels = normalized(frames_FSS3.to(propagator.device), *_STATISTICS[propagator.config.model_type])
-    seen: Any = propagator.vision_encoder(pixels.to(propagator.dtype))
+    encoder: Any = propagator.vision_encoder
+    seen = encoder(pixels.to(propagator.dtype))
     return FrameFeatures(*seen.fpn_hidden_states[:3])
 
 
@@ -100,25 +101,24 @@ def follow(
         row: {"cond_frame_outputs": one.prompted, "non_cond_frame_outputs": one.tracked}
         for row, one in enumerate(objects)
     }
-    encoding: Any = propagator.vision_encoder.neck.position_encoding
-    place = encoding(features.top.shape, features.top.device, features.top.dtype)
+    # Three classes whose methods are called alike, though each names types of its own.
+    model: Any = propagator
+    place = model.vision_encoder.neck.position_encoding(features.top.shape, features.top.device, features.top.dtype)
     fine, multimask = _fine_features(propagator, features), propagator._use_multimask(False, None)
     outputs: list[Any] = []
     for row in range(len(objects)):
-        conditioned = propagator._prepare_memory_conditioned_features(
+        conditioned = model._prepare_memory_conditioned_features(
             inference_session=session,
             frame_idx=index,
             obj_idx=row,
             is_initial_conditioning_frame=False,
-            current_vision_features=_flat(features.top),  # pyright: ignore[reportArgumentType] -- their annotation
-            current_vision_positional_embeddings=_flat(place),  # pyright: ignore[reportArgumentType]
+            current_vision_features=_flat(features.top),
+            current_vision_positional_embeddings=_flat(place),
             num_total_frames=0,  # not read in streams
             track_in_reverse_time=backward,
             streaming=True,
         )
-        outputs.append(
-            propagator._single_frame_forward(image_embeddings=[*fine, conditioned], multimask_output=multimask)
-        )
+        outputs.append(model._single_frame_forward(image_embeddings=[*fine, conditioned], multimask_output=multimask))
     return MaskPrediction(**_prediction(outputs))
 
 
@@ -130,7 +130,7 @@ def remember_frame(
     Args:
         prompted: the frame was prompted; of its masks only the outlines are remembered then.
     """
-    side = propagator.config.image_size
+    side: Any = propagator.config.image_size
     if isinstance(prediction, DrawnMasks):
         sharp, presence = (2 * prediction.masks[:, None] - 1) * MASK_LOGIT, prediction.masks.flatten(1).amax(1)
     else:
