@@ -33,7 +33,7 @@ from sa2va.processing.tokenizer import add_sa2va_tokens, load_tokenizer
 Model = TypeVar("Model", bound="Sa2VANetwork")
 
 #: What ``config.json`` says of SAM 2, of its video and its picture class: the weights are the same.
-_SAM2 = ("sam2_video", "sam2")
+SAM2_TYPES = ("sam2_video", "sam2")
 _FIRST_LAYER = "image_encoder.trunk.patch_embed.proj.weight"
 #: Meta's four encoders, by (channels of the first stage, number of blocks): Hiera T, S, B+ and L.
 META_ENCODERS: dict[tuple[int, int], dict[str, Any]] = {
@@ -120,7 +120,7 @@ def open_sam2(source: str | Path, **hub: Any) -> tuple[Sam2VideoConfig, dict[str
         folder = resolve_folder(source, **hub)
         content, tensors = read_config(folder), dict(open_tensors(folder))
         kind = content.get("model_type")
-        if kind not in _SAM2:
+        if kind not in SAM2_TYPES:
             raise ValueError(
                 f"{source} has model_type {kind!r}, which is no SAM 2; a model that only carries masks is given as "
                 "propagator= (--propagator)"

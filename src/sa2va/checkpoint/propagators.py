@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va.checkpoint.build import fill, open_sam2
+from sa2va.checkpoint.build import SAM2_TYPES, fill, load_sam2
 from sa2va.checkpoint.configs import build_config, check_counts
 from sa2va.checkpoint.files import LazyTensor, open_tensors, read_config
 from sa2va.checkpoint.loading import layers_in
@@ -40,19 +40,18 @@ def load_propagator(source: str | Path, **hub: Any) -> PropagatorModel:
     from transformers import (
         EdgeTamVideoConfig,
         EdgeTamVideoModel,
-        Sam2VideoModel,
         Sam3TrackerVideoConfig,
         Sam3TrackerVideoModel,
     )
 
     where = str(source)
     if Path(source).suffix == ".pt":
-        return fill(Sam2VideoModel, *open_sam2(source), where=where)
+        return load_sam2(source)
     folder = resolve_folder(source, **hub)
     content = read_config(folder)
     kind = content.get("model_type")
-    if kind in ("sam2_video", "sam2"):
-        return fill(Sam2VideoModel, *open_sam2(folder), where=where)
+    if kind in SAM2_TYPES:
+        return load_sam2(folder)
     tensors: Mapping[str, LazyTensor] = open_tensors(folder)
     check_counts(content, layers_in(tensors), "")
     if kind in ("sam3_video", "sam3_tracker_video"):
