@@ -1,10 +1,11 @@
 """From the decoder's logits to the masks a user gets.
 
 The pixels that a low-resolution mask covers are computed only where there can be any ([`foreground`]). They equal, to
-the bit, those of the whole of [`upsample_logits`], thresholded. Two bilinear steps are one linear map per axis, so the
-part of a picture inside a box is two small matrix products. These round in another order than torch's kernel does,
-which changes a pixel only where its value is within that rounding of the threshold. The rounding is bounded; where a
-pixel is closer than the bound, the whole picture is computed by torch.
+the bit, those of the whole of [`upsample_logits`], thresholded. Two bilinear steps are one linear map per axis, so a
+pixel inside a box is a sum of three cells along each. These sums round in another order than torch's kernel does, which
+changes a pixel only where its value is within that rounding of the threshold. The rounding is bounded; where a pixel is
+closer than the bound, the whole picture is computed by torch. As matrix products the sums would be as fast, but the
+threads of a BLAS then wait for the next one on a core that decoding and encoding need.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from sa2va.results.answer import Frame
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-#: Two steps in torch round a value at most 8 times, two matrix products and their weights at most 12 times, each by
-#: half a unit in the last place of the sum of magnitudes (2^-24); this is more than the sum of both.
+#: Two steps in torch round a value at most 8 times, two sums of at most four terms and their weights at most 12 times,
+#: each by half a unit in the last place of the sum of magnitudes (2^-24); this is more than the sum of both.
 _ROUNDING = 2.0**-19
 #: torch resizes to less than this (height + width) with another kernel, whose weights are not those looked up here.
 _SMALL = 128
@@ -123,12 +124,10 @@ def _inside_box(
     y0, y1 = down.reach(int(rows[0]), int(rows[-1]))
     x0, x1 = across.reach(int(columns[0]), int(columns[-1]))
     (top, bottom), (left, right) = down.needs(y0, y1), across.needs(x0, x1)
-    part, by_row, by_column = (
-        low[top:bottom, left:right],
-        down.weights[y0:y1, top:bottom],
-        across.weights[x0:x1, left:right],
-    )
-    values = (by_row @ part) @ by_column.T
+    part = low[top:bottom, left:right]
+    cells_y, by_row = down.cells[y0:y1] - top, down.weights[y0:y1]
+    cells_x, by_column = across.cells[x0:x1] - left, across.weights[x0:x1]
+    values = _summed(_summed(part.T, cells_x, by_column).T, cells_y, by_row)
     inside = values > cut
     values -= np.float32(cut)
     np.abs(values, out=values)
@@ -137,27 +136,38 @@ def _inside_box(
     if len(close_y):
         if len(close_y) > _MANY_CLOSE:
             return None
-        around = ((by_row[close_y] @ magnitude) * by_column[close_x]).sum(axis=1)
+        near = magnitude[cells_y[close_y, :, None], cells_x[close_x, None, :]]
+        around = (by_row[close_y, :, None] * near * by_column[close_x, None, :]).sum(axis=(1, 2))
         if (values[close_y, close_x] <= _ROUNDING * (around + abs(cut))).any():
             return None
     return inside, (x0, y0)
 
 
+def _summed(rows: Floats, cells: NDArray[np.intp], weights: Floats) -> Floats:
+    """Rows (n, ...) as weighted sums of those that ``cells`` (n, k) names."""
+    total = rows[cells[:, 0]] * weights[:, :1]
+    for term in range(1, cells.shape[1]):
+        part = rows[cells[:, term]]
+        part *= weights[:, term : term + 1]
+        total += part
+    return total
+
+
 @dataclass(frozen=True)
 class _Resampling:
-    """What one axis of a picture is made from: ``weights`` float32 (n, s); each row's first and last that counts."""
+    """What the pixels of one axis are made from: each one's ``cells`` (n, k), ascending, and their ``weights``."""
 
+    cells: NDArray[np.intp]
     weights: Floats
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
 
     def reach(self, first: int, last: int) -> tuple[int, int]:
         """The pixels that some cells, both ends inclusive, have a part in: start and end."""
-        return int(np.searchsorted(self.last, first)), int(np.searchsorted(self.first, last, side="right"))
+        start = np.searchsorted(self.cells[:, -1], first)
+        return int(start), int(np.searchsorted(self.cells[:, 0], last, side="right"))
 
     def needs(self, start: int, end: int) -> tuple[int, int]:
         """The cells, start and end, that pixels are made from."""
-        return int(self.first[start]), int(self.last[end - 1]) + 1
+        return int(self.cells[start, 0]), int(self.cells[end - 1, -1]) + 1
 
 
 @lru_cache(maxsize=16)
@@ -167,7 +177,12 @@ def _resampling(cells: int, side: int | None, pixels: int) -> _Resampling:
     for step in steps:
         weights = _torch_weights(*step) @ weights
     counts = weights != 0
-    return _Resampling(weights.astype(np.float32), counts.argmax(axis=1), cells - 1 - counts[:, ::-1].argmax(axis=1))
+    # The cells that count come first; pixels of fewer than others repeat their last one, with weight 0.
+    order = np.argsort(~counts, axis=1, kind="stable")[:, : counts.sum(axis=1).max()]
+    last = cells - 1 - counts[:, ::-1].argmax(axis=1, keepdims=True)
+    has_part = np.take_along_axis(counts, order, axis=1)
+    taken = np.take_along_axis(weights, order, axis=1)
+    return _Resampling(np.where(has_part, order, last), np.where(has_part, taken, 0).astype(np.float32))
 
 
 def _torch_weights(cells: int, pixels: int) -> NDArray[np.float64]:
