@@ -192,6 +192,16 @@ def test_a_cut_gif_promises_one_frame_more_than_it_has(tmp_path: Path, share: fl
     assert source.frame_count == readable and source.decode_errors == 1
 
 
+def test_wherever_a_gif_is_cut_it_promises_at_most_one_frame_more(tmp_path: Path) -> None:
+    """Pillow counts the frames of most of them, and gives up on others."""
+    data = save_pages(tmp_path / "whole.gif").read_bytes()
+    for end in range(len(data) // 2, len(data) - 1, 29):
+        (tmp_path / "cut.gif").write_bytes(data[:end])
+        source = open_media(tmp_path / "cut.gif")
+        promised = source.frame_count or 0
+        assert 0 <= promised - len(list(source)) <= 1
+
+
 # Key frames that are gone
 
 
