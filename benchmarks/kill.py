@@ -39,8 +39,16 @@ from sa2va.writers.video_encoder import VideoEncoder
 SIDE, FRAMES, SAMPLES = 64, 12, 8
 #: Seconds in which SIGINT ends a command, and in which any command ends by itself.
 PATIENCE, LONGEST = 10, 600
-#: Entries of records that differ between equal runs.
-TIMES = {"seconds", "output", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}
+#: Entries of records that differ between equal runs: times, and that a checkpoint was the last before training stopped.
+TIMES = {
+    "should_training_stop",
+    "seconds",
+    "output",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "train_loss",
+}
 
 
 @dataclass(frozen=True)
