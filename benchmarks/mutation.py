@@ -77,7 +77,8 @@ TABLE = {
     "parity/test_sam2 parity/test_vlm",
     "inference/*": "inference/test_scene inference/test_predictor inference/test_tracker inference/test_compressed "
     "inference/test_engine inference/test_memory_policies inference/test_local_memory inference/test_second_looks "
-    "inference/test_asked_again checkpoint/test_released_code results/test_results results/test_history",
+    "inference/test_asked_again inference/test_propagators checkpoint/test_released_code results/test_results "
+    "results/test_history",
 }
 #: Models of ``conftest.load`` that many tests share.
 MODELS = ("iv25_qwen2", "q25", "q3")
@@ -151,7 +152,8 @@ def changes(file: str) -> list[Change]:
                 body = _head(node)
             elif isinstance(node, ast.Assign | ast.AnnAssign | ast.ClassDef):
                 target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", node)
-                users = getattr(target, "id", getattr(target, "name", users))
+                names = [getattr(one, "id", getattr(one, "name", "")) for one in getattr(target, "elts", [target])]
+                users = f"(?:{'|'.join(names)})" if all(names) else users
         for new in _changed(node, returns_bool, limits=body is None):
             at = node.value if isinstance(node, ast.Return) and node.value else node
             start, end = (at.lineno, at.col_offset), (at.end_lineno or 0, at.end_col_offset or 0)  # pyright: ignore
@@ -249,6 +251,8 @@ def _fork(job: Callable[[], int], limit: float, log: Path) -> tuple[int, float]:
         os.dup2(output, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         status = 70
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)  # makes its pool anew, which fails where several threads of a test do it at once
         try:
             status = int(job())
         except BaseException:

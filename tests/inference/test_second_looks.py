@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,16 @@ from PIL import Image, ImageDraw
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessorPil
 
 from sa2va import Answer, Mask, Request, Sa2VA, Segment
-from sa2va.inference.engine import EncodeFrame, Pause, together
-from sa2va.inference.second_looks import Box, look_by_tiles, look_closer, tiles
-from sa2va.model.mask_decoder import MASK_LOGIT, grounding_side, upsample_logits
+from sa2va.inference.engine import DecodeMarks, EncodeFrame, Matte, Pause, together
+from sa2va.inference.point_prompts import INSIDE
+from sa2va.inference.second_looks import Box, look_by_tiles, look_closer, separate, tiles, with_alpha
+from sa2va.model.mask_decoder import (
+    MASK_LOGIT,
+    FrameFeatures,
+    MaskPrediction,
+    grounding_side,
+    upsample_logits,
+)
 from sa2va.processing.processor import squashed_frames
 from sa2va.writers.picture_files import write_picture
 from synthetic_checkpoint import picture
@@ -27,6 +35,8 @@ CLIP = [picture(75, 48, seed) for seed in range(3)]
 TOKENS: Any = {"max_new_tokens": 24}
 ROUGH = np.zeros((97, 150), bool)
 ROUGH[20:70, 30:110] = True
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +226,170 @@ def test_parts_are_decoded_together(tiny: Sa2VA):
     assert seen["frames"] == [1] and seen["masks"][:2] == [1, 3]
 
 
+@pytest.mark.parametrize("case", ["tiny", "both"])
+def test_parts_have_a_box_where_the_original_decoder_draws_them(case: str, request: pytest.FixtureRequest):
+    sa2va = request.getfixturevalue(case)
+    calls: dict[str, list[int]] = {"tuned": [], "original": []}
+    decoders = {"tuned": sa2va.model.sam2.mask_decoder, "original": sa2va.model.original_mask_decoder}
+    hooks = [
+        decoder.register_forward_pre_hook(
+            lambda _, args, given, name=name: calls[name].append(given["sparse_prompt_embeddings"].shape[2]),
+            with_kwargs=True,
+        )
+        for name, decoder in decoders.items()
+        if decoder is not None
+    ]
+    try:
+        sa2va.segment(drawn((256, 256), (60, 60, 28, (215, 35, 40))), "the red circle", instances=True, **TOKENS)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    click = 2  # its point and one that pads
+    if case == "both":
+        assert calls["original"] and set(calls["original"]) == {click + 2} and len(calls["tuned"]) == 1
+    else:
+        assert calls["tuned"][1:] and set(calls["tuned"][1:]) == {click}
+
+
+def answered(steps: Coroutine[Any, Any, T], work_of: Callable[[Any], Any]) -> T:
+    """The result of steps whose work something else does than a model."""
+    try:
+        while True:
+            work = steps.send(None)
+            work.finish(work_of(work))
+    except StopIteration as end:
+        return end.value
+
+
+def columns(start: int, end: int, size: tuple[int, int], top: int = 0, bottom: int | None = None) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[top:bottom, start:end] = True
+    return mask
+
+
+def drawing(
+    see: Callable[[np.ndarray], Sequence[np.ndarray]], presence: float = 3.0
+) -> Callable[[DecodeMarks], MaskPrediction]:
+    """A SAM 2 that draws up to three logits (H, W) for what is marked, from its points, (x, y) each, the click last."""
+
+    def draw_them(work: DecodeMarks) -> MaskPrediction:
+        rows = []
+        for points, labels in zip(work.points_KP2.numpy(), work.labels_KP.numpy(), strict=True):
+            seen = [*see(points[labels >= INSIDE])]
+            rows.append(torch.from_numpy(np.stack([*seen, *[np.full_like(seen[0], -9.0)] * (3 - len(seen))])))
+        count, ious = len(rows), torch.tensor([0.9, 0.8, 0.7])
+        return MaskPrediction(
+            torch.stack(rows),
+            ious.expand(count, -1),
+            torch.zeros(count, dtype=torch.long),
+            torch.full((count,), presence),
+            torch.zeros(count, 4),
+        )
+
+    return draw_them
+
+
+def logits_of(mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, 5.0, -5.0).astype(np.float32)
+
+
+def parts_of(mask: np.ndarray, see: Callable[[DecodeMarks], MaskPrediction]) -> list[Segment]:
+    """The objects of one mask; a picture whose sides differ is cells of a square that are not square."""
+    nothing = torch.zeros(1, 4, 2, 2)
+    segment = Segment(1, "it", (Mask.from_array(mask),), 0.5, 1.0)
+    steps = separate(segment, FrameFeatures(nothing, nothing, nothing), 1000, original=True)
+    return answered(steps, see)
+
+
+def extents(segments: Sequence[Segment]) -> list[tuple[int, int]]:
+    """First and last column of each."""
+    boxes = [one.mask.box for one in segments]
+    return [(box[0], box[2]) for box in boxes if box is not None]
+
+
+def test_objects_that_touch_come_off_one_by_one():
+    """Half of what is left is seen each time, and taken with a rim; eight times."""
+    size = (8, 2048)
+
+    def see(points: np.ndarray) -> list[np.ndarray]:
+        (left, _), (right, _), _ = np.round(points * 2.048).astype(int)
+        return [logits_of(columns(left, left + (right - left) // 2 + (right - left) % 2, size))]
+
+    found = extents(parts_of(np.ones(size, bool), drawing(see)))
+    assert len(found) == 8
+    start = 0
+    for begin, end in found:
+        seen = (2048 - start + 1) // 2
+        rim = max(1.0, 0.1 * (8 * seen) ** 0.5)
+        assert (begin, end) == (start, start + seen + int(rim))
+        start = end
+
+
+@pytest.mark.parametrize(
+    ("seen", "presence", "expected"),
+    [
+        ((0, 100), 0.5, (0, 100)),
+        ((0, 100), 0.0, None),
+        ((0, 25), 3.0, (0, 100)),  # a quarter of the part
+        ((0, 24), 3.0, None),
+        ((0, 49), 3.0, (0, 100)),  # less than half: the part stays whole
+        ((0, 50), 3.0, (0, 52)),  # half, and a rim of a tenth of the root of 500 pixels
+        ((75, 200), 3.0, (0, 100)),  # a fifth of it lies in the mask
+        ((75, 201), 3.0, None),
+    ],
+)
+def test_what_confirms_a_part(seen: tuple[int, int], presence: float, expected: tuple[int, int] | None):
+    size = (10, 201)
+    mask = columns(0, 100, size)
+    found = parts_of(mask, drawing(lambda _: [logits_of(columns(*seen, size))], presence))
+    if expected is None:
+        assert [(one.id, one.score, one.mask) for one in found] == [(1, 0.5, Mask.from_array(mask))]
+    else:
+        assert extents(found)[0] == expected
+        assert found[0].score == pytest.approx(0.9)
+        assert found[0].presence == pytest.approx(1 / (1 + math.exp(-presence)))
+
+
+def test_the_candidate_that_is_most_like_the_part_is_taken():
+    """However faintly it is drawn."""
+    size = (10, 40)
+    faint = np.where(columns(0, 20, size), 0.5, -5.0).astype(np.float32)
+    (one,) = parts_of(columns(0, 20, size), drawing(lambda _: [logits_of(columns(0, 30, size)), faint]))
+    assert one.score == pytest.approx(0.8) and extents([one]) == [(0, 20)]
+
+
+@pytest.mark.parametrize(("start", "count"), [(4, 2), (3, 1)])  # of twenty columns sixteen: 0.8; seventeen
+def test_parts_in_which_the_same_object_is_seen_are_one(start: int, count: int):
+    size = (10, 30)
+    mask = columns(0, 10, size) | columns(12, 20, size)
+
+    def see(points: np.ndarray) -> list[np.ndarray]:
+        return [logits_of(columns(0 if points[-1, 0] < 1000 / 3 else start, 20, size))]
+
+    found = parts_of(mask, drawing(see))
+    assert len(found) == count and (np.logical_or.reduce([one.mask.array for one in found]) == mask).all()
+
+
+@pytest.mark.parametrize(
+    ("large", "speck", "count"),
+    [((4, 4), (4, 4), 2), ((4, 4), (3, 5), 1), ((50, 20), (4, 5), 2), ((50, 20), (19, 1), 1)],
+)
+def test_specks_are_no_parts(large: tuple[int, int], speck: tuple[int, int], count: int):
+    """Sixteen pixels at least, and a fiftieth of the largest part."""
+    mask = np.zeros((60, 60), bool)
+    mask[: large[0], : large[1]] = True
+    mask[large[0] : large[0] + speck[0], large[1] + 1 : large[1] + 1 + speck[1]] = True
+    asked: list[int] = []
+    see = drawing(lambda _: [logits_of(mask)])
+
+    def noted(work: DecodeMarks) -> MaskPrediction:
+        asked.append(len(work.labels_KP))
+        return see(work)
+
+    parts_of(mask, noted)
+    assert asked[0] == count
+
+
 # ---------------------------------------------------------------------------------------------------------------- zoom
 
 
@@ -277,7 +451,9 @@ def test_second_looks_at_several_pictures_are_computed_together(tiny: Sa2VA):
     assert iou(answers[1].masks[0], alone.masks[0]) > 0.98
 
 
-@pytest.mark.parametrize("size", [(256, 256), (257, 100), (960, 1280), (3000, 90), (4000, 6000), (20000, 30000)])
+@pytest.mark.parametrize(
+    "size", [(256, 256), (257, 100), (512, 2816), (960, 1280), (3000, 90), (4000, 6000), (20000, 30000)]
+)
 def test_tiles_cover_the_picture(size: tuple[int, int]):
     windows = tiles(size, 256)
     assert 1 <= len(windows) <= 144 and len(set(windows)) == len(windows)
@@ -306,12 +482,15 @@ def seen_through(truth: Sequence[np.ndarray], calls: list[Box], score: float = 0
     return ask
 
 
-def test_what_tiles_cut_is_joined(sa2va: Sa2VA):
+@pytest.mark.parametrize("upright", [False, True])
+def test_what_tiles_cut_is_joined(sa2va: Sa2VA, upright: bool):
     size = (300, 700)
     truth = np.zeros((3, *size), bool)
     truth[0, 20:60, 30:640] = True  # through all columns of tiles
     truth[1, 100:130, 40:70] = True  # in one or two
     truth[2, 100:130, 90:120] = True
+    if upright:
+        size, truth = size[::-1], truth.transpose(0, 2, 1)
     calls: list[Box] = []
     nothing = Answer("No.", "No.", (), reason="nothing", size=size)
     looked = sa2va.engine.run(look_by_tiles(nothing, size, 256, seen_through(truth, calls), several=True))
@@ -437,6 +616,34 @@ def test_edges_have_opacity(tiny: Sa2VA, vitmatte: str, tmp_path: Path):
             opacity = np.asarray(cut)[..., 3]
         expected = mask * 255 if segments is plain.segments else np.round(alpha * 255)
         assert (opacity == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("square", "edge", "corner"), [(100, 4, (150, 130)), (20, 2, (150, 130)), (1000, 32, (200, 250)), (100, 4, (5, 0))]
+)
+def test_vitmatte_sees_an_edge_and_what_is_around_it(square: int, edge: int, corner: tuple[int, int]):
+    """A twenty-fifth of the root of the area on both sides, from 2 to 32 pixels, and four times as much around it."""
+    x, y = corner
+    mask = np.zeros((y + square + 200, x + square + 300), bool)
+    mask[y : y + square, x : x + square] = True
+    sizes: list[tuple[int, int]] = []
+
+    def half(work: Matte) -> torch.Tensor:
+        assert work.image.size == work.trimap.size and set(np.unique(np.asarray(work.trimap))) == {0, 128, 255}
+        sizes.append(work.image.size)
+        return torch.full(work.image.size[::-1], 0.5)
+
+    segment = Segment(1, "it", (Mask.from_array(mask),), 0.5, 1.0)
+    image = Image.new("RGB", mask.shape[::-1])
+    alpha = answered(with_alpha(image, segment, "vitmatte"), half).alpha
+    assert alpha is not None
+    width, height = (min(start, 5 * edge) + square + 5 * edge for start in corner)
+    scale = min(1.0, 1024 / max(width, height))
+    assert sizes == [(round(width * scale), round(height * scale))]
+    row = alpha[y + square // 2]
+    assert (np.flatnonzero(row == 1)[[0, -1]] == (x + edge, x + square - 1 - edge)).all()
+    assert (np.flatnonzero(row)[[0, -1]] == (max(x - edge, 0), x + square - 1 + edge)).all()
+    assert set(np.unique(alpha)) == {0, 0.5, 1}
 
 
 def test_matting_by_vitmatte_itself(tiny: Sa2VA, vitmatte: str):
