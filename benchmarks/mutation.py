@@ -70,11 +70,11 @@ TABLE = {
     "data/test_own_data data/test_sources_images data/test_sources_videos data/test_sparse_videos data/test_unpickle",
     "processing/*": "processing/test_processor parity/test_processing",
     "checkpoint/*": "checkpoint/test_checkpoints checkpoint/test_checkpoint_forms checkpoint/test_checkpoint_fuzz "
-    "checkpoint/test_original_decoder parity/test_sa2vai",
+    "checkpoint/test_original_decoder inference/test_propagators parity/test_sa2vai",
     "checkpoint/adapter.py": "train/test_merge",
     "model/*": "model/test_model model/test_canaries model/test_finite model/test_prompt_reader "
     "model/test_quantization inference/test_foreground inference/test_tracker inference/test_local_memory "
-    "parity/test_sam2 parity/test_vlm",
+    "inference/test_propagators parity/test_sam2 parity/test_vlm",
     "inference/*": "inference/test_scene inference/test_predictor inference/test_tracker inference/test_compressed "
     "inference/test_engine inference/test_memory_policies inference/test_local_memory inference/test_second_looks "
     "inference/test_asked_again inference/test_propagators checkpoint/test_released_code results/test_results "
@@ -424,6 +424,7 @@ class Laboratory:
         shutil.rmtree(self.package.parent, ignore_errors=True)
         shutil.copytree(SOURCE, self.package, ignore=shutil.ignore_patterns("__pycache__"))
         os.environ |= {"PYTHONPATH": str(self.package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # torch does not compute in threads that a fork starts
         sys.path.insert(0, str(self.package.parent))
         sys.dont_write_bytecode = True
         self._by_line: dict[tuple[str, int], set[Test]] = defaultdict(set)
