@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from miniatures.benchmarks import write_region_captions
@@ -20,12 +22,12 @@ WRITERS = {
 SETTINGS = Settings(max_new_tokens=4, num_key_frames=2)
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_model_can_be_asked_and_counted(name, tmp_path, sa2va, monkeypatch):
+@pytest.mark.parametrize(("name", "ask_every"), [*((name, None) for name in WRITERS), ("mevis/valid_u", 2)])
+def test_a_model_can_be_asked_and_counted(name, ask_every, tmp_path, sa2va, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)  # Java takes seconds to start
     WRITERS[name](tmp_path)
     benchmark = BENCHMARKS[name].open(tmp_path)
-    scores = evaluate(sa2va, benchmark, SETTINGS, limit=1)
+    scores = evaluate(sa2va, benchmark, replace(SETTINGS, ask_every=ask_every), limit=1)
     asked = [query.id for query in benchmark.items()[0].queries]
     assert list(scores.samples) == asked
     assert scores.headline in scores.values

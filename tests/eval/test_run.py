@@ -242,6 +242,41 @@ def test_turns_are_asked_after_their_history_from_one_encoding(sa2va: Sa2VA, fra
     assert [one.raw_text for one in first[1:]] != [one.raw_text for one in found[1:]]
 
 
+def test_a_clip_is_asked_about_again(sa2va: Sa2VA):
+    (item,) = Stub(count=1, frames=7).items()
+    phrased = zip(item.queries, ("the dog", "it"), strict=False)
+    item = replace(item, queries=tuple(replace(query, phrase=phrase) for query, phrase in phrased))
+    again = Settings(ask_every=3)
+    with pointing(sa2va), counting(sa2va) as calls:
+        found = answer_item(sa2va, "segment", item, again)
+    assert calls == {"image encoder": 7, "vision tower": 7}  # windows of 3, 3 and 1 frames
+    media: Any = item.media
+    with pointing(sa2va):
+        frames = list(sa2va.track(media(), [query.phrase for query in item.queries], ask_every=3))
+    for query, one in zip(item.queries, found, strict=True):
+        assert (one.id, one.phrases) == (query.id, (query.phrase,))
+        own = [[s.mask.array for s in frame.segments if s.phrase == query.phrase] for frame in frames]
+        (masks,) = one.masks
+        assert all(np.array_equal(mask.array, np.any(seen, axis=0)) for mask, seen in zip(masks, own, strict=True))
+    with pytest.raises(ValueError, match=r"item '0': its media are \(48, 64\) \(h, w\), but its masks \(10, 10\)"):
+        answer_item(sa2va, "segment", replace(item, size=(10, 10)), again)
+
+
+def test_what_was_not_found_again_has_no_mask(sa2va: Sa2VA):
+    (item,) = Stub(count=1, frames=4).items()
+    named = replace(item, queries=tuple(replace(query, phrase="the dog") for query in item.queries))
+    found = answer_item(sa2va, "segment", named, Settings(ask_every=2, max_new_tokens=1))
+    assert [(one.masks, one.phrases) for one in found] == [((), ())] * len(item.queries)
+
+
+def test_all_that_names_no_phrase_in_a_clip_is_asked_once(sa2va: Sa2VA):
+    for kind, frames in (("segment", 1), ("segment", 3), ("chat", 3)):
+        (item,) = Stub(count=1, frames=frames).items()
+        found = [answer_item(sa2va, kind, item, replace(SHORT, ask_every=every)) for every in (None, 2)]
+        once, again = (timeless({one.id: one for one in predictions}) for predictions in found)
+        assert once == again
+
+
 def test_media_of_another_size_are_refused(sa2va: Sa2VA):
     (item,) = Stub(count=1).items()
     with pytest.raises(ValueError, match=r"0: its media are \(48, 64\) \(h, w\), but its masks \(10, 10\)"):
@@ -555,6 +590,8 @@ def test_server_benchmarks_are_packed_when_complete(sa2va: Sa2VA, tmp_path: Path
         (["MODEL", "synthetic/refer"], "-o OUT"),
         (["MODEL", "synthetic/refer", "-o", "x", "--shard", "3/2"], "numbered 0 to 1"),
         (["MODEL", "synthetic/refer", "-o", "x", "--key-frames", "compressed"], "--key-frames uniform, first"),
+        (["MODEL", "synthetic/refer", "-o", "x", "--ask-every", "1"], "a number of frames of at least 2"),
+        (["MODEL", "synthetic/refer", "-o", "x", "--ask-every", "9", "--key-frames", "0,5"], "leave out --key-frames"),
         (["MODEL", "synthetic/refer", "-o", "x", "--threshold", "2"], "above 0 and below 1"),
     ],
 )

@@ -372,12 +372,7 @@ class VideoOptions:
         frames, mode = parse_key_frames(self.key_frames), None if self.mode is None else self.mode.value
         chosen = {"key_frames": frames, "num_key_frames": self.num_key_frames, "mode": mode}
         ask_every = str(BEST_ASK_EVERY) if self.best and self.ask_every is None else self.ask_every
-        asked = {} if ask_every is None else {"ask_every": parse_ask_every(ask_every)}
-        if asked and frames not in ("uniform", "first"):
-            raise ValueError(
-                "--ask-every and --best take key frames of every part of the video: leave out --key-frames, or give "
-                f"--key-frames first; got {self.key_frames}"
-            )
+        asked = {} if ask_every is None else {"ask_every": parse_ask_every(ask_every, self.key_frames)}
         return chosen | {"memory": self.memory.value} | asked
 
     @property
@@ -476,13 +471,16 @@ def parse_key_frames(text: str) -> str | list[int]:
     raise ValueError(f"--key-frames is uniform, first, compressed, or frame numbers by commas (0,10,20); got {text!r}")
 
 
-def parse_ask_every(text: str) -> int | str:
-    """``--ask-every`` as `Sa2VA.track` takes it. Raises ValueError for other text."""
-    if text == "scene":
-        return text
-    if re.fullmatch(r"\d+", text) and int(text) >= 2:
-        return int(text)
-    raise ValueError(f"--ask-every is a number of frames of at least 2 (60), or scene for cuts; got {text!r}")
+def parse_ask_every(text: str, key_frames: str) -> Any:
+    """``--ask-every`` as `Sa2VA.track` takes it. ValueError for other text, or where ``--key-frames`` forbids it."""
+    if text != "scene" and (re.fullmatch(r"\d+", text) is None or int(text) < 2):
+        raise ValueError(f"--ask-every is a number of frames of at least 2 (60), or scene for cuts; got {text!r}")
+    if key_frames not in ("uniform", "first"):
+        raise ValueError(
+            "--ask-every and --best take key frames of every part of the video: leave out --key-frames, or give "
+            f"--key-frames first; got {key_frames}"
+        )
+    return text if text == "scene" else int(text)
 
 
 def parse_bound(name: str, text: str | None) -> int | float | None:

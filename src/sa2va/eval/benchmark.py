@@ -33,6 +33,7 @@ class Query:
         tag: group for scores per kind; "" for none.
         region: bool (H, W), the area to describe, for benchmarks of kind ``"region"``.
         history: the turns before it, with their right answers, so that queries do not depend on each other.
+        phrase: of a request for masks in a clip, what is sought: that is what is followed when a run asks again.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Query:
     tag: str = ""
     region: np.ndarray | None = None
     history: tuple[Turn, ...] = ()
+    phrase: str = ""
 
 
 @dataclass(frozen=True, eq=False)

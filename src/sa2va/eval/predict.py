@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -22,11 +22,12 @@ from sa2va.atomic import replacing
 from sa2va.eval.benchmark import Benchmark, Item, Kind, Prediction, Query, Scores
 from sa2va.eval.prediction_files import ShardWriter, read_ids, shard_path
 from sa2va.inference.replies import Request
+from sa2va.masks.mask import Mask
 from sa2va.untrusted import STUMBLES, parse_json
 
 if TYPE_CHECKING:
     from sa2va.inference.memory_policies import MemoryPolicy
-    from sa2va.inference.options import Mode, Options
+    from sa2va.inference.options import AskEvery, Mode, Options
     from sa2va.predictor import Sa2VA
     from sa2va.results.answer import Answer
 
@@ -45,6 +46,8 @@ class Settings:
         mode: how masks are carried through a clip, see [`sa2va.inference.tracker`]; None for what the checkpoint was
             made for.
         memory: which frames are remembered for that, see [`sa2va.inference.memory_policies`].
+        ask_every: ask for phrases in clips again after so many frames, or at cuts (``"scene"``), see [`Sa2VA.track`];
+            all objects of a phrase then count as one. Other requests are made once.
         threshold: probability above which a pixel belongs to an object.
         max_new_tokens: longest answer.
         at_once: queries of one item that are answered together; fewer need less memory.
@@ -54,6 +57,7 @@ class Settings:
     num_key_frames: int = 5
     mode: Mode | None = None
     memory: MemoryPolicy = "recent"
+    ask_every: AskEvery = None
     threshold: float = 0.5
     max_new_tokens: int = 2048
     at_once: int = 16
@@ -61,7 +65,8 @@ class Settings:
     @property
     def options(self) -> Options:
         """The keywords of [`Sa2VA.ask`]."""
-        return cast("Options", {name: value for name, value in vars(self).items() if name != "at_once"})
+        others = ("at_once", "ask_every")
+        return cast("Options", {name: value for name, value in vars(self).items() if name not in others})
 
     @property
     def record(self) -> dict[str, Any]:
@@ -85,22 +90,33 @@ def answer_item(sa2va: Sa2VA, kind: Kind, item: Item, settings: Settings = Setti
 def _answer_items(
     sa2va: Sa2VA, kind: Kind, items: Iterable[Item], settings: Settings, *, benchmark: str | None = None
 ) -> Iterator[list[Prediction]]:
-    """[`answer_item`] for each of many, several of which are answered at once."""
+    """[`answer_item`] for each of many, several of which are answered at once where all is asked once."""
 
     def failed(item: Item, error: Exception) -> Exception:
         if not isinstance(error, ValueError | OSError):
             return error
         return ValueError(f"{f'{benchmark}, ' if benchmark else ''}item {item.id!r}: {error}")
 
+    if settings.ask_every is not None and kind == "segment":
+        for item in items:
+            if item.video and all(query.phrase for query in item.queries):
+                try:
+                    yield _followed(sa2va, item, settings)
+                except (ValueError, OSError) as error:
+                    raise failed(item, error) from error
+            else:
+                yield from _answer_items(sa2va, kind, [item], replace(settings, ask_every=None), benchmark=benchmark)
+        return
+
     def requests() -> Iterator[Request]:
         for item in items:
             try:
-                media: Any = item.media() if callable(item.media) else item.media
+                media = _media(item)
                 regions = _regions(item) if kind == "region" else None
             except (ValueError, OSError) as error:
                 raise failed(item, error) from error
             yield Request(
-                list(media) if isinstance(media, tuple) else media,
+                media,
                 question=[query.text for query in item.queries],
                 history=[query.history for query in item.queries],
                 regions=regions,
@@ -122,6 +138,38 @@ def _answer_items(
         except ValueError as error:
             raise failed(item, error) from error
         yield predictions
+
+
+def _followed(sa2va: Sa2VA, item: Item, settings: Settings) -> list[Prediction]:
+    """What is asked about a clip again and again; all that a phrase points at in a frame is one mask."""
+    started = perf_counter()
+    found: dict[str, list[Mask]] = {query.phrase: [] for query in item.queries}
+    seen: set[str] = set()
+    with sa2va.track(_media(item), list(found), ask_every=settings.ask_every, **settings.options) as track:
+        if track.size != item.size:
+            raise ValueError(f"its media are {track.size} (h, w), but its masks {item.size}")
+        for frame in track:
+            for phrase, masks in found.items():
+                own = [segment.mask.array for segment in frame.segments if segment.phrase == phrase]
+                masks.append(Mask.from_array(np.any(own, axis=0) if own else np.zeros(item.size, bool)))
+                seen.update([phrase] if own else [])
+    seconds = (perf_counter() - started) / len(item.queries)
+    return [
+        Prediction(
+            id=query.id,
+            text="",
+            raw_text="",
+            masks=(tuple(found[query.phrase]),) if query.phrase in seen else (),
+            phrases=(query.phrase,) if query.phrase in seen else (),
+            seconds=seconds,
+        )
+        for query in item.queries
+    ]
+
+
+def _media(item: Item) -> Any:
+    media = item.media() if callable(item.media) else item.media
+    return list(media) if isinstance(media, tuple) else media
 
 
 def _regions(item: Item) -> list[np.ndarray]:

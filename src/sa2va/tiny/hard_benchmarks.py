@@ -71,7 +71,12 @@ class HardBenchmark:
     def _item(self, index: int) -> Item:
         number = f"{self.name}/{index}"
         queries = tuple(
-            Query(f"{number}/{place}", VIDEO_REQUEST.format(phrase), "" if target is not None else "absent")
+            Query(
+                f"{number}/{place}",
+                VIDEO_REQUEST.format(phrase),
+                "" if target is not None else "absent",
+                phrase=phrase,
+            )
             for place, (phrase, target) in enumerate(self.clip(index).requests)
         )
         return Item(number, self._frames(index), video=True, size=(SIDE, SIDE), queries=queries)

@@ -63,7 +63,7 @@ class OwnBenchmark(FileBenchmark[int]):
         """One picture or clip with all its phrases."""
         sample = self.source[entry]
         queries = [
-            Query(name, segmentation_request(phrase, video=sample.video))
+            Query(name, segmentation_request(phrase, video=sample.video), phrase=phrase)
             for name, (phrase, _, _) in zip(self._ids[entry], _labels(sample), strict=True)
         ]
         return Item(f"{self.name}/{sample.id}", _media(sample), sample.video, sample.size or (0, 0), tuple(queries))

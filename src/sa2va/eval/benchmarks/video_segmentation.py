@@ -35,7 +35,7 @@ class ReferringVideos(FileBenchmark[RvosVideo]):
     def item(self, entry: RvosVideo) -> Item:
         """One video with all its expressions."""
         queries = [
-            Query(name, request(expression.text), tag=self.tag(expression))
+            Query(name, request(expression.text), tag=self.tag(expression), phrase=expression.text)
             for name, expression in zip(self.ids(entry), entry.expressions, strict=True)
         ]
         return Item(f"{self.name}/{entry.id}", entry.frames, True, entry.size, tuple(queries))
