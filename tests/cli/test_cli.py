@@ -702,6 +702,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert "ok  good" in out and "FAILED  bad" in out and "no luck" in out and "error: " in err
 
 
+def test_doctor_says_what_makes_each_start_slow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", {})
+    for keeps_none, kept in ((True, "nowhere"), (True, __file__), (False, "nowhere")):
+        monkeypatch.setattr("sys.dont_write_bytecode", keeps_none)
+        monkeypatch.setattr(doctor, "cache_from_source", lambda _, kept=kept: kept)
+        told = "unset PYTHONDONTWRITEBYTECODE" in json.loads(run(capsys, "doctor", "--json")[0])["versions"]["python"]
+        assert told == (keeps_none and kept == "nowhere")
+
+
 # ----------------------------------------------------------------------------------------------------- options
 
 

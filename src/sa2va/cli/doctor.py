@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, cast
@@ -90,8 +91,15 @@ def _table(title: str, rows: dict[str, str]) -> Table:
 def _versions() -> dict[str, str]:
     """Python, the system, this package and its dependencies."""
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    about = {"sa2va": __version__, "python": sys.version.split()[0], "system": system}
+    about = {"sa2va": __version__, "python": _python(), "system": system}
     return about | {name: _version(name) or "MISSING" for name in _CORE}
+
+
+def _python() -> str:
+    version, torch = sys.version.split()[0], find_spec("torch")
+    if sys.dont_write_bytecode and torch and torch.origin and not Path(cache_from_source(torch.origin)).exists():
+        return f"{version}; compiles all libraries anew at each start, for seconds: unset PYTHONDONTWRITEBYTECODE"
+    return version
 
 
 def _extras() -> dict[str, str]:
