@@ -150,6 +150,15 @@ def test_at_a_cut_the_scene_is_asked_about_anew(tiny):
     assert on(found, 1, [30, 32, 34, 36, 38, 90, 88, 86, 84, 82, None])
 
 
+def test_a_scene_is_followed_as_a_video_of_its_own(tiny):
+    """Key frames on which nothing is seen tell as much as the others."""
+    options = {"num_key_frames": 3, **SHORT}
+    asked = [tiny.track(LATE, STAR, ask_every=every, **options).results() for every in (None, "scene")]
+    for once, scene in zip(*asked, strict=True):
+        (before,), (now,) = once.segments, scene.segments
+        assert now.mask == before.mask and now.presence == pytest.approx(before.presence, abs=1e-4)
+
+
 def test_a_cut_is_a_change_of_most_of_the_picture():
     moving = clip([20, 60, 100, None, 100, 60])
     assert list(scene_starts(moving)) == [0]

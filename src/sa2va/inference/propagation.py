@@ -26,12 +26,12 @@ FRAMES_PER_ENCODING = 4
 class Window(NamedTuple):
     """Frames ``start`` to ``stop - 1`` of a video, which the language model is asked about together.
 
-    ``is_cut``: they show another scene than those before.
+    ``is_scene``: they show another scene than those before and after.
     """
 
     start: int
     stop: int
-    is_cut: bool
+    is_scene: bool
 
 
 def key_frame_indices(policy: KeyFrames, number: int, count: int) -> list[int]:
@@ -126,7 +126,7 @@ def propagate_windows(
                 return  # lost at a damaged file's end
             found = ask([decoded.pixels for decoded in shown])
             features = {decoded.index: tracker.encode([decoded.pixels]) for decoded in shown}
-            tracker.prompt_window(found, features, size, cut=window.is_cut)
+            tracker.prompt_window(found, features, size, scene=window.is_scene)
             yield from _forward(tracker, islice(frames, window.stop - window.start), size, features)
 
 
@@ -136,7 +136,7 @@ def video_windows(source: FrameSource, ask_every: int | Literal["scene"]) -> Ite
     is_scene = ask_every == "scene"
     starts = scene_starts(decoded.pixels for decoded in source) if is_scene else range(0, count, int(ask_every))
     for start, stop in pairwise(chain(starts, [count])):
-        yield Window(start, stop, is_cut=is_scene and start > 0)
+        yield Window(start, stop, is_scene)
 
 
 def _read_ahead(source: FrameSource) -> Generator[DecodedFrame, None, None]:

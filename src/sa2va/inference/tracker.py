@@ -381,7 +381,7 @@ class VideoTracker:
         if reserved and (self._phrases_to_ask or is_due):
             before = () if cut or self._phrases_to_ask else watch.recent
             found = self._answers(list(reserved), [*before, pixels])
-            self.prompt_window(dict(zip(reserved, found, strict=True)), {index: features}, size, cut=cut)
+            self.prompt_window(dict(zip(reserved, found, strict=True)), {index: features}, size, scene=cut)
             self._phrases_to_ask = []
             self._watch = replace(self._watch, asked=index, recent=())
         elif every != "scene" and since % -(-every // self._num_key_frames) == 0:
@@ -455,7 +455,7 @@ class VideoTracker:
 
     @torch.inference_mode()
     def prompt_window(
-        self, found: Mapping[str, Tensor], frames: Mapping[int, EncodedFrames], size: Size, *, cut: bool = False
+        self, found: Mapping[str, Tensor], frames: Mapping[int, EncodedFrames], size: Size, *, scene: bool = False
     ) -> None:
         """Prompt objects anew in the window that comes next; results are kept until their turn comes.
 
@@ -466,12 +466,13 @@ class VideoTracker:
         Args:
             found: for each phrase that was asked for, its mask prompts (K, C). frames: the features of one frame each,
                 on which they are decoded, by ascending place in the video.
-            cut: the window shows another scene. Objects of these phrases are then followed only where a prompt shows
-                them, and taken for one another by what they look like alone.
+            scene: the window shows another scene than those before. Objects of these phrases are then followed only
+                where a prompt shows them, and taken for one another by what they look like alone; and key frames on
+                which they are not to be seen are remembered, too, since nothing else tells where they are not.
         """
         known = [group for group in self._groups if group.look is not None and set(group.phrases) <= set(found)]
         groups = [group for group in self._groups if group not in known]
-        if cut:
+        if scene:
             self._away += [replace(group, memory=group.memory.without_tracked()) for group in known]
             self._groups, known = groups, []
         phrases = [phrase for phrase, prompts in found.items() for _ in prompts]
@@ -492,28 +493,34 @@ class VideoTracker:
             owners[same[prompt]][0].ids[owners[same[prompt]][1]] if prompt in same else self._new_id(phrase)
             for prompt, phrase in enumerate(phrases)
         ]
+        absent_PF = torch.stack([prediction.presence <= 0 for prediction in predictions.values()], dim=1) & scene
+        # The order in which an object is prompted on the frames: where it is seen first, as the first stays in memory.
+        orders = [
+            (*compress(frames, seen), *compress(frames, gone))
+            for seen, gone in zip(trusted_PF.tolist(), (absent_PF & ~trusted_PF).tolist(), strict=True)
+        ]
         # Objects of one memory that are prompted on the same frames stay together: (row in it, prompt) of each.
-        together: dict[tuple[_Group | None, tuple[bool, ...]], list[tuple[int, int]]] = {}
-        for prompt, on in enumerate(trusted_PF.tolist()):
+        together: dict[tuple[_Group | None, tuple[int, ...]], list[tuple[int, int]]] = {}
+        for prompt, order in enumerate(orders):
             group, row = owners[same[prompt]] if prompt in same else (None, prompt)
-            together.setdefault((group, tuple(on)), []).append((row, prompt))
-        for (group, on), pairs in together.items():
+            together.setdefault((group, order), []).append((row, prompt))
+        for (group, order), pairs in together.items():
             rows, prompts = zip(*sorted(pairs), strict=True)
             if group is None:
                 part = _Group([ids[row] for row in rows], [phrases[row] for row in rows], decode, 0, self._memory)
             else:
                 part = group.select(rows)
-            groups.append(part.renewed(self._carrier, frames, list(compress(predictions.items(), on)), prompts))
+            groups.append(part.renewed(self._carrier, frames, [(index, predictions[index]) for index in order], prompts))
         joined, away = {owners[place] for place in same.values()}, []
         for group in (*known, *self._away):
             rest = [row for row in range(len(group.ids)) if (group, row) not in joined]
             if rest:
                 (groups if group in known else away).append(group.select(rest))
         self._groups, self._away = sorted(groups, key=lambda group: group.ids[0]), away
-        for (index, prediction), on in zip(predictions.items(), trusted_PF.T, strict=True):
-            rows = on.nonzero()[:, 0]
-            names = [ids[row] for row in rows.tolist()], [phrases[row] for row in rows.tolist()]
-            self._ready[index] = {one.id: one for one in self._segments(*names, prediction[rows], size)}
+        for index, prediction in predictions.items():
+            rows = [row for row, order in enumerate(orders) if index in order]
+            names = [ids[row] for row in rows], [phrases[row] for row in rows]
+            self._ready[index] = {one.id: one for one in self._segments(*names, prediction[torch.tensor(rows, dtype=torch.long)], size)}
 
     def _trusted(self, predictions: Iterable[MaskPrediction]) -> Tensor:
         """The key frames on which a prompt is taken at its word, bool (P, F).
