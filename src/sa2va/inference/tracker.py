@@ -510,7 +510,8 @@ class VideoTracker:
                 part = _Group([ids[row] for row in rows], [phrases[row] for row in rows], decode, 0, self._memory)
             else:
                 part = group.select(rows)
-            groups.append(part.renewed(self._carrier, frames, [(index, predictions[index]) for index in order], prompts))
+            told = [(index, predictions[index]) for index in order]
+            groups.append(part.renewed(self._carrier, frames, told, prompts))
         joined, away = {owners[place] for place in same.values()}, []
         for group in (*known, *self._away):
             rest = [row for row in range(len(group.ids)) if (group, row) not in joined]
@@ -519,8 +520,11 @@ class VideoTracker:
         self._groups, self._away = sorted(groups, key=lambda group: group.ids[0]), away
         for index, prediction in predictions.items():
             rows = [row for row, order in enumerate(orders) if index in order]
-            names = [ids[row] for row in rows], [phrases[row] for row in rows]
-            self._ready[index] = {one.id: one for one in self._segments(*names, prediction[torch.tensor(rows, dtype=torch.long)], size)}
+            names, shown = (
+                ([ids[row] for row in rows], [phrases[row] for row in rows]),
+                prediction[torch.tensor(rows).long()],
+            )
+            self._ready[index] = {one.id: one for one in self._segments(*names, shown, size)}
 
     def _trusted(self, predictions: Iterable[MaskPrediction]) -> Tensor:
         """The key frames on which a prompt is taken at its word, bool (P, F).
