@@ -90,6 +90,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--process", action="store_true", help="start whole processes instead of forks")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its jobs in the background ignore
     start = in_a_process if options.process else in_a_fork
     if not options.process:
         warm_up()
