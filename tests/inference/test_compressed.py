@@ -52,6 +52,12 @@ def test_clips_follow_the_published_table():
     assert clips("wrap_around", 5) == [(0,), (2,), (4,), (6,), (8,)]  # the first clip that shows it
     assert clips("wrap_around", 120)[99:101] == [(9,), ()]
     assert clips("wrap_around_plus", 120) == clips("uniform", 120)
+    shown = {
+        selection: sasasa2va.select_frames(selection, 40)
+        for selection in ("uniform", "wrap_around", "wrap_around_plus")
+    }
+    assert shown["uniform"][:6] == [0, 0, 0, 1, 1, 2]  # each as often as its neighbours
+    assert shown["wrap_around"] == shown["wrap_around_plus"] == sorted([*range(40), *range(40), *range(20)])
 
 
 def test_frames_not_chosen_follow_the_nearest_chosen_one():
@@ -109,6 +115,24 @@ def test_a_frame_is_decoded_by_its_clip_alone(sa2va):
 
 
 @torch.inference_mode()
+def test_a_frame_of_several_clips_has_their_mean(sa2va):
+    prompts = torch.randn(2, 10, 128, generator=torch.Generator().manual_seed(3))
+    output = MaskPostprocessing(probabilities=True)
+
+    def shown(*clips: int):
+        steps = sasasa2va.follow_clips(
+            sa2va.model, open_media([picture(75, 48, 0)]), ["a", "b"], [prompts], [[clips]], output=output
+        )
+        return next(steps)[0].segments
+
+    logit = lambda value: np.log(value / (1 - value))  # noqa: E731
+    for both, one, other in zip(shown(2, 7), shown(2), shown(7), strict=True):
+        assert logit(both.presence) == pytest.approx((logit(one.presence) + logit(other.presence)) / 2, abs=1e-3)
+        assert both.score == pytest.approx((one.score + other.score) / 2, abs=1e-5)
+        assert np.array_equal(both.mask.array, both.probabilities[0] > 0.5)
+
+
+@torch.inference_mode()
 def test_modes_are_averaged(sa2va):
     frames = [picture(75, 48, seed) for seed in range(2)]
     generator = torch.Generator().manual_seed(1)
@@ -138,6 +162,16 @@ def test_frames_without_a_clip_are_carried_by_memory(sa2va):
     )
     assert [frame.index for frame, _ in steps] == [0, 1, 2, 3]
     assert all(len(frame.segments) == 1 for frame, _ in steps)
+
+
+def test_what_is_not_found_has_a_reason_and_the_rest_is_followed(tiny):
+    clip = np.full((2, 128, 128, 3), 128, np.uint8)
+    clip[:, 40:90, 30:80] = (215, 35, 40)
+    phrases = ["the blue heart", "the red square"]
+    with tiny.track(list(clip), phrases, key_frames="compressed", max_new_tokens=12) as track:
+        frames = track.results()
+        assert list(track.reasons) == phrases[:1]
+    assert [[one.phrase for one in frame.segments] for frame in frames] == [phrases[1:]] * 2
 
 
 def _features(model, pixels):

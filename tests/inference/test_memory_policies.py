@@ -14,6 +14,7 @@ from torch import Tensor
 from sa2va import Sa2VA, Sa2VAModel
 from sa2va.cli.arguments import MemoryKind, VideoOptions
 from sa2va.eval.predict import Settings
+from sa2va.inference import memory_policies
 from sa2va.inference.local_memory import LocalMemory
 from sa2va.inference.memory_policies import (
     DistractorAwareMemory,
@@ -214,11 +215,21 @@ def test_a_frame_is_an_anchor_where_another_candidate_points_elsewhere():
     assert watch([found(block(0), block(0), block(1))]).anchors == ()
 
 
+@pytest.mark.parametrize(("height", "anchors"), [(5, 0), (4, 1)])
+def test_an_anchor_is_told_from_another_by_seven_tenths_of_their_box(height: int, anchors: int):
+    """Five rows fill 0.71 of seven, four 0.67 of six."""
+    mask, below = torch.full((2, 16, 16), -5.0)
+    mask[2 : 2 + height] = below[2 + height : 4 + height] = 5.0
+    assert len(watch([found(mask, mask, below)]).anchors) == anchors
+
+
 def test_what_an_anchor_needs():
     unsure = found(block(0), block(0), block(10), iou=0.7)
     unusual = found(block(0, 8), block(0), block(12))
     assert watch([ALONE, unsure]).anchors == ()
     assert watch([*[ALONE] * 3, unusual]).anchors == ()
+    larger = found(block(0, 6), block(0), block(12))  # by a fifth
+    assert len(watch([*[found(block(0, 5), block(0), block(0))] * 3, larger]).anchors) == 1
     assert [one.index for one in watch([BESIDE_ANOTHER] * 12).anchors] == [1, 6, 11]
     assert [one.index for one in watch([BESIDE_ANOTHER] * 22).anchors] == [11, 16, 21]  # the last three
 
@@ -245,6 +256,44 @@ def test_hypotheses_differ_where_nobody_is_sure():
     unsure = best_branches([0.0, 0.0], ious, np.array([-1.9, 0.1]))
     assert {branch[:2] for branch in sure} == {(0, 1), (0, 0), (1, 0)}
     assert [branch[:2] for branch in unsure] == [(0, 1), (1, 1), (0, 2)]
+
+
+def test_a_sure_one_suffices_and_an_iou_of_nothing_is_the_worst():
+    ious = np.array([[0.9, 0.9, 0.0], [0.4, -0.1, 0.1]])
+    (first, second, _) = best_branches([0.0, 0.0], ious, np.array([-2.0, 0.1]))
+    assert {first[:2], second[:2]} == {(0, 0), (0, 1)}
+    ranked = best_branches([0.0], np.array([[0.0, 0.9, -0.1]]), np.array([4.0]))
+    assert [candidate for _, candidate, _ in ranked] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("iou", "presence", "kept"), [(0.31, 0.1, True), (0.29, 0.1, False), (0.9, 0.0, False), (0.9, -3.0, False)]
+)
+def test_a_hypothesis_remembers_six_frames_in_which_the_object_is_seen_well(
+    model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch, iou: float, presence: float, kept: bool
+):
+    sam2, tracker = model.sam2, tracker_of(model, "tree", 1)
+    tracker.step(CLIP[0])
+    features, memory = tracker.encode(CLIP[1:2]).carried, tracker._groups[0].memory
+    side = features.fine.shape[-1]
+
+    def decoded(sam2, decoder, banks, features, index, *, backward) -> tuple[MaskPrediction, Tensor]:
+        count = len(banks)
+        prediction = MaskPrediction(
+            torch.full((count, 3, side, side), -5.0),
+            torch.tensor([[iou, 0.2, 0.1]]).expand(count, -1),
+            torch.zeros(count, dtype=torch.long),
+            torch.full((count,), presence),
+            torch.zeros(count, sam2.hidden_dim),
+        )
+        return prediction, torch.zeros(count, 3, sam2.hidden_dim)
+
+    monkeypatch.setattr(memory_policies, "_decode", decoded)
+    with torch.inference_mode():
+        for index in range(1, 9):
+            _, memory = memory.track(sam2, sam2.mask_decoder, features, index)
+    assert isinstance(memory, TreeMemory)
+    assert with_features(memory.objects[0][0].bank) == ([3, 4, 5, 6, 7, 8] if kept else [])
 
 
 def test_a_tree_has_three_hypotheses_of_each_object_at_most(model: Sa2VAModel):

@@ -502,6 +502,23 @@ def test_what_tiles_cut_is_joined(sa2va: Sa2VA, upright: bool):
     assert one.mask in {Mask.from_array(mask) for mask in truth}
 
 
+def test_what_tiles_cut_is_joined_along_every_side(sa2va: Sa2VA):
+    truth = np.zeros((4, 700, 700), bool)
+    truth[0, 100:600, 20:60] = truth[1, 100:600, 640:680] = truth[2, 20:60, 100:600] = truth[3, 640:680, 100:600] = True
+    nothing = Answer("No.", "No.", (), reason="nothing", size=(700, 700))
+    looked = sa2va.engine.run(look_by_tiles(nothing, (700, 700), 256, seen_through(truth, []), several=True))
+    assert {one.mask for one in looked} == {Mask.from_array(mask) for mask in truth} and len(looked.segments) == 4
+
+
+def test_what_the_whole_picture_shows_uncut_stays_as_it_is(sa2va: Sa2VA):
+    """Also where it touches the picture's edges: tiles show parts of it."""
+    seen, truth = np.zeros((2, 300, 700), bool)
+    seen[:60, :640], truth[:62, :642] = True, True
+    whole = Answer("", "", (Segment(1, "it", (Mask.from_array(seen),), 0.5, 1.0),), size=(300, 700))
+    (found,) = sa2va.engine.run(look_by_tiles(whole, (300, 700), 256, seen_through([truth], []), several=True))
+    assert found.mask == Mask.from_array(seen)
+
+
 @pytest.mark.parametrize(
     ("size", "box", "window"),
     [

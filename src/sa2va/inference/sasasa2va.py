@@ -11,7 +11,6 @@ paper reports and the code lacks, is the mean of mask probabilities.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -249,5 +248,4 @@ def _averaged(
 
 
 def _nearest(order: Sequence[int], index: int) -> int:
-    place = bisect_left(order, index)
-    return min(order[max(0, place - 1) : place + 1], key=lambda candidate: abs(candidate - index))
+    return min(order, key=lambda candidate: abs(candidate - index))

@@ -101,7 +101,7 @@ async def look_by_tiles(answer: Answer, size: Size, side: int, ask: AskPart, *, 
         several: all objects that are found, and not only the likeliest.
     """
     windows = tiles(size, side)
-    if len(windows) < 2:
+    if len(windows) == 1:
         return answer
     whole = (0, 0, size[1], size[0])
     seen = [_Seen(segment, whole, size) for segment in answer.segments]
@@ -393,11 +393,8 @@ async def _matted(image: Image.Image, trimap: Image.Image, weights: str) -> np.n
     scale = min(1.0, _LONGEST / max(image.size))
     width, height = (max(1, round(length * scale)) for length in image.size)
     size = (width, height)
-    small = image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image
-    seen = trimap.resize(size, Image.Resampling.NEAREST) if scale < 1 else trimap
+    small, seen = image.resize(size, Image.Resampling.BILINEAR), trimap.resize(size, Image.Resampling.NEAREST)
     alpha = (await Matte(small, seen, weights)).cpu().numpy()
-    if scale == 1:
-        return alpha
     return np.asarray(Image.fromarray(alpha).resize(image.size, Image.Resampling.BILINEAR))
 
 
