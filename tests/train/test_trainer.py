@@ -377,6 +377,18 @@ def test_a_full_disk_leaves_no_half_checkpoint_and_the_run_goes_on_when_there_is
     assert last_checkpoint(output, 1) == output / "checkpoint-2"
 
 
+def test_what_a_killed_run_left_of_a_checkpoint_is_deleted(tune: Callable[..., TrainConfig], quiet: None):
+    settings, notes = tune(steps=1, save_every=1), []
+    output = Path(settings.output)
+    train(prepare(settings))
+    for half, name in ((0, "optimizer.pt"), (7, "trainer_state.json")):  # half deleted, half written
+        (output / f"checkpoint-{half}").mkdir()
+        (output / f"checkpoint-{half}" / name).write_text("{}")
+    train(prepare(replace(settings, steps=2)), note=notes.append)
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert sum("was not whole" in note for note in notes) == 2
+
+
 def test_a_second_run_in_a_folder_is_refused(tune: Callable[..., TrainConfig]):
     run = prepare(tune())
     output = Path(run.config.output)

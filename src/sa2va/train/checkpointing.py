@@ -6,6 +6,7 @@ complete when that can be read and every process has left its random state.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,16 @@ def other_processes(output: str | Path, processes: int) -> int | None:
         if made_by and (made_by > processes or made_by == 1 < processes) and is_complete(folder, made_by):
             return made_by
     return None
+
+
+def remove_incomplete(output: str | Path) -> list[Path]:
+    """Delete the checkpoints that a killed run had not finished to write, or to delete; which they were."""
+    found = [
+        folder for folder in _checkpoints(output) if not is_complete(folder, len(list(folder.glob("rng_state_*"))) or 1)
+    ]
+    for folder in found:
+        shutil.rmtree(folder)
+    return found
 
 
 def changed_settings(config: TrainConfig, checkpoint: Path) -> dict[str, tuple[Any, Any]]:

@@ -23,7 +23,7 @@ from sa2va.modeling_sa2va import Sa2VAModel
 from sa2va.processing.processor import Sa2VAProcessor
 from sa2va.runtime import default_device, default_dtype
 from sa2va.train.auxiliary import AuxiliaryLoss, add_losses, make_targets
-from sa2va.train.checkpointing import changed_settings, last_checkpoint, other_processes
+from sa2va.train.checkpointing import changed_settings, last_checkpoint, other_processes, remove_incomplete
 from sa2va.train.config import SourceOptions, TrainConfig
 from sa2va.train.initial_model import load_start
 from sa2va.train.trainable import PARTS, PlanRow, checkpoint_activations, compile_layers, make_trainable
@@ -133,6 +133,9 @@ def train(
         raise ValueError(f"{output} holds checkpoints of another run; set resume=true to go on, or another output")
     try:
         with _alone(output):
+            if not int(os.environ.get("RANK", "0")):
+                for half in remove_incomplete(output):
+                    note(f"{half} was not whole, after a run that was killed; it is deleted")
             done = _train(run, progress, checkpoint=checkpoint)
     except OSError:
         if saved := last_checkpoint(output, processes):
