@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Sam2VideoModel
+from transformers import PreTrainedTokenizerFast, Sam2HieraDetConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sa2va import Sa2VA, Sa2VAConfig, Sa2VAModel, Sa2VAProcessor
 from sa2va.checkpoint import build
@@ -652,7 +652,7 @@ class RunsCode:
         return Path.touch, (self.path,)
 
 
-def test_the_four_sizes_of_meta_are_what_they_are_called():
+def test_the_largest_size_of_meta_is_the_one_of_the_released_checkpoints():
     shapes = {
         row["name"].removeprefix(SAM2_PREFIX): row["shape"]
         for row in json.loads((GOLDEN / "manifest_sam2.json").read_text())
@@ -660,6 +660,32 @@ def test_the_four_sizes_of_meta_are_what_they_are_called():
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     large = build._meta_config(weights, Path("sam2_hiera_large.pt"))
     assert large.to_dict() == config_from_released(released_config("Sa2VA-4B")).sam2_config.to_dict()
+
+
+SMALL = {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]}
+BASE_PLUS = {
+    **{"hidden_size": 112, "embed_dim_per_stage": [112, 224, 448, 896]},
+    **{"num_attention_heads": 2, "num_attention_heads_per_stage": [2, 4, 8, 16]},
+    **{"blocks_per_stage": [2, 3, 16, 3], "global_attention_blocks": [12, 16, 20]},
+    "window_positional_embedding_background_size": [14, 14],
+}
+
+
+@pytest.mark.parametrize(("published", "millions"), [({}, 38.9), (SMALL, 46.0), (BASE_PLUS, 80.8)])
+def test_the_other_sizes_of_meta_are_as_published(published: dict, millions: float):
+    """Against transformers, whose encoder is Hiera T unless it is told otherwise, and Meta's numbers of parameters."""
+    hiera = Sam2HieraDetConfig(**published)
+    trunk = "image_encoder.trunk."
+    shapes = {f"{trunk}blocks.{block}.norm1.weight": (1,) for block in range(sum(hiera.blocks_per_stage))}
+    shapes[f"{trunk}patch_embed.proj.weight"] = (hiera.hidden_size, 3, 7, 7)
+    shapes[f"{trunk}pos_embed"] = (1, hiera.hidden_size, *hiera.window_positional_embedding_background_size)
+    shapes["no_obj_embed_spatial"] = (1, 64)
+    with torch.device("meta"):
+        config = build._meta_config({name: torch.empty(shape) for name, shape in shapes.items()}, Path("sam2.1.pt"))
+        model = Sam2VideoModel(config)
+    vision = Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=hiera.embed_dim_per_stage[::-1])
+    assert config.vision_config.to_dict() == vision.to_dict()
+    assert sum(parameter.numel() for parameter in model.parameters()) // 10**5 == 10 * millions
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
