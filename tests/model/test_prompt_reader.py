@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sa2va import Sa2VA
 from sa2va.model import language
-from sa2va.model.generation import Generated, GenerationOptions, shared_prefix
-from sa2va.model.language import VisualTokens
+from sa2va.model.generation import Generated, GenerationOptions, fit_a_pass, shared_prefix
+from sa2va.model.language import PromptCache, VisualTokens
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]
@@ -132,6 +132,21 @@ def test_a_prompt_that_begins_another_keeps_a_token_of_its_own(sa2va: Sa2VA):
     prompts.ids = [prompts.ids[0], prompts.ids[0][:-1], prompts.ids[0]]
     assert shared_prefix(prompts.ids) == len(prompts.ids[1]) - 1
     assert_same(together(sa2va, prompts), one_by_one(sa2va, prompts))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "share"),
+    [([9000], False), ([9, 90], True), ([600] * 4, True), ([2000, 10], False), ([4000] * 2, False), ([5, None], False)],
+)
+def test_prompts_share_a_pass_where_little_of_it_is_padding(lengths: list[int | None], share: bool):
+    assert fit_a_pass(lengths) == share
+
+
+def test_a_question_in_between_leaves_what_is_kept_of_a_conversation():
+    conversation, kept = [1, 2, 3, 4, 5], PromptCache()
+    kept.keep(conversation, {}, lambda: [(torch.rand(1, 2, 5, 4), torch.rand(1, 2, 5, 4))])
+    kept.keep(conversation[:3], {}, lambda: [(torch.rand(1, 2, 3, 4), torch.rand(1, 2, 3, 4))])
+    assert kept.matching([*conversation, 6]) == 5
 
 
 @pytest.mark.parametrize("case", ["iv3_qwen2_dyn", "iv25_internlm2_dyn"])
