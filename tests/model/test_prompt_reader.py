@@ -12,7 +12,7 @@ from torch import Tensor
 from sa2va import Sa2VA
 from sa2va.model import language
 from sa2va.model.generation import Generated, GenerationOptions, fit_a_pass, shared_prefix
-from sa2va.model.language import PromptCache, VisualTokens
+from sa2va.model.language import PromptCache, RowCache, VisualTokens
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]
@@ -149,26 +149,37 @@ def test_a_question_in_between_leaves_what_is_kept_of_a_conversation():
     assert kept.matching([*conversation, 6]) == 5
 
 
+def test_a_text_that_grows_takes_the_memory_of_one():
+    text, rows = torch.rand(2, 1, 2, 60, 4), RowCache()
+    rows.join([(text[0], text[1])])
+    (layer,) = rows.layers
+    layer.reserve(1, 100)
+    assert len(layer.keys) == 1 and 100 <= layer.keys.shape[2] < 200
+    assert torch.equal(torch.stack(rows.read(0)[0]), text)
+
+
 @pytest.mark.parametrize("case", ["iv3_qwen2_dyn", "iv25_internlm2_dyn"])
 def test_beyond_the_window_of_dynamic_rope_nothing_is_split(open_sa2va: Callable[[str], Sa2VA], case: str):
     """There, every angle depends on the length of the pass: only a whole one gives a whole one's numbers."""
     sa2va = open_sa2va(case)
-    prompts = Prompts(sa2va, QUESTIONS[2:])
+    prompts = Prompts(sa2va, [QUESTIONS[2] * 2, *QUESTIONS[2:]])
     window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
-    assert max(map(len, prompts.ids)) + 12 > window
+    assert sum(len(ids) > window for ids in prompts.ids) == 2
     with counted_rows(sa2va) as rows:
         found = together(sa2va, prompts)
-    assert max(rows) == 1
+    assert rows == [1] * 3 * 12
     assert_same(found, one_by_one(sa2va, prompts))
 
 
 def test_within_the_window_of_dynamic_rope_prompts_are_a_batch(open_sa2va: Callable[[str], Sa2VA]):
     sa2va = open_sa2va("iv3_qwen2_dyn")
     prompts = Prompts(sa2va, ["a dog", "a cat"], image=False)
+    window = sa2va.model.config.vlm_config.get_text_config().max_position_embeddings
+    most = window - max(map(len, prompts.ids))
     with counted_rows(sa2va) as rows:
-        found = together(sa2va, prompts, max_new_tokens=8)
+        found = together(sa2va, prompts, max_new_tokens=most)
     assert max(rows) == 2
-    assert_same(found, one_by_one(sa2va, prompts, max_new_tokens=8))
+    assert_same(found, one_by_one(sa2va, prompts, max_new_tokens=most))
 
 
 def test_a_longer_text_before_changes_nothing(open_sa2va: Callable[[str], Sa2VA]):
