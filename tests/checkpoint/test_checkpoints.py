@@ -91,6 +91,8 @@ def test_released_config_survives_the_round_trip(name: str):
     config = config_from_released(released_config(name))
     written = json.loads(json.dumps(config_to_released(config)))
     assert config_from_released(written).to_dict() == config.to_dict()
+    said, kept = (content.get("text_config") or content["llm_config"] for content in (released_config(name), written))
+    assert (said.get("rope_scaling") or {}).items() <= (kept.get("rope_scaling") or {}).items()
     assert Sa2VAConfig.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
 
 
