@@ -90,6 +90,11 @@ def tied_in_the_language_model_only(config: dict[str, Any]) -> None:
     config["tie_word_embeddings"] = False
 
 
+def defaults_of_internvl_in_words(config: dict[str, Any]) -> None:
+    if "llm_config" in config:
+        config |= {"downsample_ratio": 0.5, "select_layer": -1}
+
+
 FORMS = [
     no_architectures,
     architectures_of_the_base,
@@ -98,6 +103,7 @@ FORMS = [
     rope_with_both_kinds,
     dtype_in_each_part,
     tied_in_the_language_model_only,
+    defaults_of_internvl_in_words,
 ]
 
 

@@ -14,17 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Sam2VideoModel
+from transformers import PreTrainedTokenizerFast, Sam2HieraDetConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sa2va import Sa2VA, Sa2VAConfig, Sa2VAModel, Sa2VAProcessor
 from sa2va.checkpoint import build
 from sa2va.checkpoint.build import load_sam2
-from sa2va.checkpoint.conversion import convert
+from sa2va.checkpoint.conversion import convert, reference_differs, write_tensors
 from sa2va.checkpoint.files import LazyTensor, open_tensors
-from sa2va.checkpoint.loading import check_tensors, expected_shapes, released_rules, to_native, to_released
-from sa2va.checkpoint.released_config import config_from_released, config_to_released
+from sa2va.checkpoint.loading import check_tensors, expected_shapes, layers_in, released_rules, to_native, to_released
+from sa2va.checkpoint.released_config import config_from_released, config_to_released, read_token_ids
 from sa2va.checkpoint.weight_map import sam2_rules
 from sa2va.model.configuration import sam2_config
+from sa2va.processing.processor_settings import ProcessorSettings
 from synthetic_checkpoint import GOLDEN, SAM2_PREFIX
 
 MANIFESTS = sorted(path.stem.removeprefix("manifest_") for path in GOLDEN.glob("manifest_Sa2VA-*.json"))
@@ -90,7 +91,15 @@ def test_released_config_survives_the_round_trip(name: str):
     config = config_from_released(released_config(name))
     written = json.loads(json.dumps(config_to_released(config)))
     assert config_from_released(written).to_dict() == config.to_dict()
+    said, kept = (content.get("text_config") or content["llm_config"] for content in (released_config(name), written))
+    assert (said.get("rope_scaling") or {}).items() <= (kept.get("rope_scaling") or {}).items()
     assert Sa2VAConfig.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_reference_does_nothing_else_with_its_own_models(name: str):
+    config = config_from_released(released_config(name))
+    assert reference_differs(config_to_released(config), config, ProcessorSettings.of(config)) == []
 
 
 def test_ids_of_the_added_tokens_follow_from_the_vocabulary():
@@ -406,6 +415,34 @@ def test_damaged_shards_give_one_clear_error(sharded: Path, tmp_path: Path, dama
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy"]
 
 
+@pytest.mark.parametrize(("count", "message"), [(1, "'0' is missing"), (2, r"'0' \(and 1 more\) is missing")])
+def test_of_several_missing_tensors_one_is_named(count: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_tensors({}, {str(number): (1,) for number in range(count)}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [
+        ([f"layers.{layer}.{name}" for layer in range(12) for name in "ab"], 12),
+        (["layers.900.a"], 8),  # a number makes no layers, and few are always allowed
+        ([f"layers.{'9' * 5000}.a"], 8),
+    ],
+)
+def test_layers_are_counted_by_names(names: list[str], most: int):
+    assert layers_in({name: LazyTensor((1,), torch.float32, lambda: torch.zeros(1)) for name in names}) == most
+
+
+@pytest.mark.parametrize(("number", "valid"), [(-1, False), (0, True), (2**31 - 1, True), (2**31, False)])
+def test_ids_of_tokens_have_bounds(tmp_path: Path, number: int, valid: bool):
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<unk>": number}))
+    if valid:
+        assert read_token_ids(tmp_path) == {"<unk>": number}
+    else:
+        with pytest.raises(ValueError, match=f"token '<unk>': expected an id from 0, got {number}"):
+            read_token_ids(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -462,6 +499,17 @@ def test_a_converted_folder_is_complete(sa2va: Sa2VA, checkpoint: Callable[[str]
     convert(checkpoint("iv25_qwen2"), tmp_path / "native")
     converted = Sa2VA.from_pretrained(tmp_path / "native")
     assert converted.chat(None, "hi", max_new_tokens=8) == sa2va.chat(None, "hi", max_new_tokens=8)
+
+
+def test_files_are_as_large_as_allowed_and_numbered(tmp_path: Path):
+    sixteen_bytes = LazyTensor((2, 2), torch.float32, lambda: torch.ones(2, 2))
+    write_tensors(tmp_path, dict.fromkeys("cab", sixteen_bytes), max_shard_bytes=32)
+    first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first, second, INDEX]
+    assert read_json(tmp_path / INDEX) == {
+        "metadata": {"total_size": 48},
+        "weight_map": {"a": first, "b": first, "c": second},
+    }
 
 
 def test_there_are_two_layouts(checkpoint: Callable[[str], Path], tmp_path: Path):
@@ -652,7 +700,7 @@ class RunsCode:
         return Path.touch, (self.path,)
 
 
-def test_the_four_sizes_of_meta_are_what_they_are_called():
+def test_the_largest_size_of_meta_is_the_one_of_the_released_checkpoints():
     shapes = {
         row["name"].removeprefix(SAM2_PREFIX): row["shape"]
         for row in json.loads((GOLDEN / "manifest_sam2.json").read_text())
@@ -660,6 +708,32 @@ def test_the_four_sizes_of_meta_are_what_they_are_called():
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     large = build._meta_config(weights, Path("sam2_hiera_large.pt"))
     assert large.to_dict() == config_from_released(released_config("Sa2VA-4B")).sam2_config.to_dict()
+
+
+SMALL = {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]}
+BASE_PLUS = {
+    **{"hidden_size": 112, "embed_dim_per_stage": [112, 224, 448, 896]},
+    **{"num_attention_heads": 2, "num_attention_heads_per_stage": [2, 4, 8, 16]},
+    **{"blocks_per_stage": [2, 3, 16, 3], "global_attention_blocks": [12, 16, 20]},
+    "window_positional_embedding_background_size": [14, 14],
+}
+
+
+@pytest.mark.parametrize(("published", "millions"), [({}, 38.9), (SMALL, 46.0), (BASE_PLUS, 80.8)])
+def test_the_other_sizes_of_meta_are_as_published(published: dict, millions: float):
+    """Against transformers, whose encoder is Hiera T unless it is told otherwise, and Meta's numbers of parameters."""
+    hiera = Sam2HieraDetConfig(**published)
+    trunk = "image_encoder.trunk."
+    shapes = {f"{trunk}blocks.{block}.norm1.weight": (1,) for block in range(sum(hiera.blocks_per_stage))}
+    shapes[f"{trunk}patch_embed.proj.weight"] = (hiera.hidden_size, 3, 7, 7)
+    shapes[f"{trunk}pos_embed"] = (1, hiera.hidden_size, *hiera.window_positional_embedding_background_size)
+    shapes["no_obj_embed_spatial"] = (1, 64)
+    with torch.device("meta"):
+        config = build._meta_config({name: torch.empty(shape) for name, shape in shapes.items()}, Path("sam2.1.pt"))
+        model = Sam2VideoModel(config)
+    vision = Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=hiera.embed_dim_per_stage[::-1])
+    assert config.vision_config.to_dict() == vision.to_dict()
+    assert sum(parameter.numel() for parameter in model.parameters()) // 10**5 == 10 * millions
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 from sa2va import Sa2VAModel
 from sa2va.inference import local_memory
 from sa2va.inference.local_memory import LocalMemory
-from sa2va.model import local_attention
+from sa2va.model import local_attention, memory_attention
 from sa2va.model.local_attention import block_side
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
 from sa2va.model.memory import MemoryBank, attend, encode_memory
@@ -80,6 +80,38 @@ def test_what_is_far_is_seen_coarsely_and_counts_as_much(model: Sa2VAModel, monk
     plain = torch.zeros_like(local_attention._Cut.of(windows, 8).weights())
     monkeypatch.setattr(local_attention._Cut, "weights", lambda cut: plain)
     assert counted < error()
+
+
+@torch.inference_mode()
+def test_blocks_without_detail_lose_nothing(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    """Where the cells of a block are alike and no cell has a place, its token stands for all of them."""
+    for module in (local_attention, memory_attention):
+        monkeypatch.setattr(module, "QUERY_POSITION_SHARE", 0.0)
+    rotary = model.sam2.memory_attention.rotary_emb
+    monkeypatch.setattr(rotary, "forward", lambda *_: (torch.ones(64, 128), torch.zeros(64, 128)))
+    bank, windows = bank_of(model, 3), torch.tensor([[0, 0], [1, 2], [2, 1]])
+    top = features_of(model, 2).top[..., :4, :4].repeat_interleave(2, -1).repeat_interleave(2, -2)
+    whole, around = attend(model.sam2, bank, top, 2), attend(model.sam2, bank, top, 2, windows_K2=windows)
+    torch.testing.assert_close(around, whole, atol=2e-5, rtol=2e-5)
+
+
+@torch.inference_mode()
+def test_every_cell_is_seen_around_an_object_only(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
+    """All cells of another block are changed alike."""
+    monkeypatch.setattr(local_attention, "QUERY_POSITION_SHARE", 0.0)
+    monkeypatch.setattr(model.sam2.memory_attention, "layer_norm", torch.nn.Identity())
+    bank, top = bank_of(model, 3), features_of(model, 2).top
+    windows = [[0, 0], [1, 2], [2, 1]]
+    change = attend(model.sam2, bank, top, 2, windows_K2=torch.tensor(windows)) - top
+    blocks = change.unflatten(3, (4, 2)).unflatten(2, (4, 2))
+    closely = blocks.std(dim=(3, 5)).mean(dim=1) > 1e-4
+    for seen, (row, column) in zip(closely, windows, strict=True):
+        assert seen[row : row + 2, column : column + 2].all() and seen.sum() == 4
+
+
+def test_at_full_size_three_cells_in_ten_are_left():
+    cut = local_attention._Cut.of(torch.zeros(1, 2, dtype=torch.long), 64)
+    assert cut.tokens(torch.zeros(1, 64**2, 1)).shape[1] == 1216
 
 
 def looked(

@@ -16,7 +16,15 @@ from torch import Tensor
 from sa2va import Sa2VA
 from sa2va.media.frames import first_indices
 from sa2va.model.generation import GenerationOptions
-from sa2va.model.mask_decoder import decode_masks, language_tokens, point_tokens, upsample_logits
+from sa2va.model.mask_decoder import (
+    decode_candidates,
+    decode_masks,
+    language_tokens,
+    mask_prompt,
+    point_tokens,
+    upsample_logits,
+    with_candidate,
+)
 from sa2va.model.memory import propagate
 from sa2va.model.types import Batch, Sa2VAOutput
 from sa2va.processing.processor import squashed_frames
@@ -242,6 +250,23 @@ def test_clicks_prompt_without_any_text(sa2va: Sa2VA):
         with torch.no_grad():
             alone = decode_masks(sam2, sam2.mask_decoder, features, tokens)
         assert_close(output.masks.logits[row : row + 1], alone.logits)
+
+
+@torch.no_grad()
+def test_choosing_the_best_candidate_changes_nothing(sa2va: Sa2VA):
+    sam2, features = sa2va.model.sam2, sa2va.model.encode_frames(torch.from_numpy(picture(SIDE, SIDE))[None])
+    clicks = point_tokens(sam2, torch.tensor([[[10.0, 20.0]], [[90.0, 30.0]]]), torch.ones(2, 1, dtype=torch.long))
+    prediction, tokens = decode_candidates(sam2, sam2.mask_decoder, features, clicks)
+    again = with_candidate(sam2, prediction, tokens, prediction.best)
+    for name, value in vars(prediction).items():
+        assert torch.equal(vars(again)[name], value), name
+
+
+@torch.no_grad()
+def test_a_mask_prompts_no_surer_than_metas_bound(sa2va: Sa2VA):
+    inside = torch.from_numpy(picture(SIDE, SIDE)[None, ..., 0] > 99)
+    at_bound, beyond = (mask_prompt(sa2va.model.sam2, torch.where(inside, most, -most)) for most in (32.0, 99.0))
+    assert torch.equal(at_bound, beyond)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def build_config(config_class: type[Config], values: Mapping[str, Any], where: s
     with reading(where):
         for key in known.keys() & {"dtype"}:
             known[key] = named_dtype(known[key])
-        for key, spec in (config_class.sub_configs_defaults or {}).items():
+        for key, spec in config_class.sub_configs_defaults.items():
             part = known.get(key)
             if isinstance(part, Mapping):
                 part_class = spec.config_class

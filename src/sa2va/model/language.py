@@ -378,7 +378,7 @@ class _RowLayer(CacheLayerMixin):
         if rows <= have_rows and tokens <= have_tokens:
             return
         rows = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
-        tokens = have_tokens if tokens <= have_tokens else -(-tokens // _TOKENS_AT_ONCE) * _TOKENS_AT_ONCE
+        tokens = max(have_tokens, -(-tokens // _TOKENS_AT_ONCE) * _TOKENS_AT_ONCE)
         self.keys, self.values = (_grown(buffer, rows, tokens) for buffer in (self.keys, self.values))
 
     def insert(self, row: int, keys_1HLD: Tensor, values_1HLD: Tensor) -> None:

@@ -50,11 +50,11 @@ class _Cut:
         count = (blocks // 2) ** 2
         return cls(order[:, :count], order[:, count:], blocks, side)
 
-    def tokens(self, cells: Tensor) -> Tensor:
-        """(K or 1, M, D) -> (K, N, D)."""
-        blocked = self.blocked(cells)
-        fine = self._take(blocked, self.inside_KI).flatten(1, 2)
-        return torch.cat([fine, self._take(blocked.mean(dim=2), self.outside_KO)], dim=1)
+    def tokens(self, cells_1MD: Tensor) -> Tensor:
+        """(K, N, D) of each object's cut."""
+        blocked = self.blocked(cells_1MD)
+        fine = blocked[self.inside_KI].flatten(1, 2)
+        return torch.cat([fine, blocked.mean(dim=1)[self.outside_KO]], dim=1)
 
     def weights(self) -> Tensor:
         """(N,) float32, what is added to the score of each token as a key."""
@@ -72,16 +72,10 @@ class _Cut:
         grid = blocked.unflatten(2, (self.side, self.side)).unflatten(1, (self.blocks, self.blocks))
         return grid.permute(0, 1, 3, 2, 4, 5).flatten(1, 4)
 
-    def blocked(self, cells: Tensor) -> Tensor:
-        """(K or 1, M, D) -> (K or 1, B * B, cells of a block, D)."""
-        grid = cells.unflatten(1, (self.blocks, self.side, self.blocks, self.side))
-        return grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-
-    @staticmethod
-    def _take(blocked: Tensor, which_KX: Tensor) -> Tensor:
-        if len(blocked) == 1:
-            return blocked[0][which_KX]
-        return blocked[torch.arange(len(blocked), device=blocked.device)[:, None], which_KX]
+    def blocked(self, cells_1MD: Tensor) -> Tensor:
+        """(B * B, cells of a block, D)."""
+        grid = cells_1MD[0].unflatten(0, (self.blocks, self.side, self.blocks, self.side))
+        return grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def read_around_objects(

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 #: What an object remembers of a frame, under transformers' names: its pointer, and its memory's features and places.
 FrameOutput = Mapping[str, Tensor]
 
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 #: Mean and deviation of the pixels that the models were trained with.
-_STATISTICS = {"sam2_video": IMAGENET, "edgetam_video": IMAGENET, "sam3_tracker_video": _HALF}
+_STATISTICS = {
+    "sam2_video": IMAGENET,
+    "edgetam_video": IMAGENET,
+    "sam3_tracker_video": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 
 
 @dataclass(frozen=True)
