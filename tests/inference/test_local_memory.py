@@ -34,14 +34,14 @@ def features_of(model: Sa2VAModel, seed: int) -> FrameFeatures:
     return FrameFeatures(fine, middle, top)
 
 
-def found(model: Sa2VAModel, *boxes: tuple[int, int, int, int] | None, presence: float = 3.0) -> MaskPrediction:
+def found(model: Sa2VAModel, *boxes: tuple[int, int, int, int] | None, presence: float = 0.5) -> MaskPrediction:
     """Objects that fill boxes of low-resolution pixels (top, bottom, left, right), or nothing."""
     sam2, count = model.sam2, len(boxes)
     assert isinstance(sam2.image_size, int)
-    candidates = torch.full((count, 3, sam2.image_size // 4, sam2.image_size // 4), -5.0)
+    candidates = torch.full((count, 3, sam2.image_size // 4, sam2.image_size // 4), -0.5)
     for row, box in enumerate(boxes):
         if box is not None:
-            candidates[row, :, box[0] : box[1], box[2] : box[3]] = 5.0
+            candidates[row, :, box[0] : box[1], box[2] : box[3]] = 0.5
     best, pointer = torch.zeros(count, dtype=torch.long), sam2.no_object_pointer.detach().expand(count, -1)
     return MaskPrediction(candidates, torch.full((count, 3), 0.9), best, torch.full((count,), presence), pointer)
 
@@ -152,20 +152,15 @@ def test_the_whole_picture_is_looked_at_now_and_then_and_for_what_is_lost_or_lar
     side = 4 * features_of(model, 0).top.shape[-1]
     small, large = (0, 4, side - 4, side), (0, side // 2 + 1, 2, 5)
     seen, grown = found(model, small, small), found(model, small, large)
-    lost = MaskPrediction(seen.candidates, seen.ious, seen.best, torch.tensor([-3.0, 3.0]), seen.pointer)
-    monkeypatch.setattr(local_memory, "WHOLE_EVERY", 8)
-    answers = {1: seen, 2: seen, 3: lost, 4: seen, 5: grown, 6: seen, 7: seen, 8: seen, 9: seen}
+    lost = MaskPrediction(seen.candidates, seen.ious, seen.best, torch.tensor([-0.5, 0.5]), seen.pointer)
+    answers = {index: seen for index in range(1, 18)} | {3: lost, 5: grown}
     asked = looked(model, monkeypatch, answers, seen)
-    assert asked == {
-        1: (0, 2),
-        2: (0, 2),
+    assert asked == {index: (0, 2) for index in answers} | {
         3: (1, 2),  # not seen around its place: looked for again
         4: (1, 1),  # lost in frame 3
         5: (1, 2),  # found beyond its window
         6: (1, 1),  # too large in frame 5
-        7: (0, 2),
-        8: (2, 0),  # every eighth
-        9: (0, 2),
+        16: (2, 0),  # every sixteenth
     }
 
 
@@ -201,10 +196,22 @@ def test_windows_hold_their_objects(model: Sa2VAModel):
     )
     assert [one.corner for one in places.objects[:2]] == [(0, 0), last]
     assert [one.fits for one in places.objects] == [True, True, False, True]
+    assert all(row <= blocks // 2 < row + blocks // 2 for row in places.objects[3].corner)  # around the middle
     for start in range(0, side - cells, 3):
         (one,) = local_memory.Places.of(0, found(model, (start, start + 1, 5, 6)), grid).objects
         row, column = one.corner
         assert row <= start // cells < row + blocks // 2 and column <= 5 // cells < column + blocks // 2
+
+
+def test_objects_are_in_the_middle_of_their_windows(model: Sa2VAModel):
+    grid, side = 64, 4 * features_of(model, 0).top.shape[-1]
+    blocks = grid // block_side(grid)
+    block = side // blocks
+    assert block >= 1
+    for start in range(blocks // 4, 3 * blocks // 4 - 1):
+        box = (start * block, (start + 2) * block, 0, block)
+        ((row, column),) = (one.corner for one in local_memory.Places.of(0, found(model, box), grid).objects)
+        assert abs(row + blocks / 4 - (start + 1)) <= 0.5 and column == 0
 
 
 def test_windows_move_on_with_their_objects(model: Sa2VAModel):

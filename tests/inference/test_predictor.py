@@ -133,14 +133,15 @@ def test_an_answer_and_its_segments(sa2va: Sa2VA):
     np.testing.assert_array_equal(probabilities[0] > 0.5, segment.mask.array)
 
 
-def test_a_video_has_a_mask_per_frame(sa2va: Sa2VA):
+@pytest.mark.parametrize("frames", [7, 1])
+def test_a_video_has_a_mask_per_frame(sa2va: Sa2VA, frames: int):
     with writing(sa2va, "[SEG] and [SEG].<|end|>"):
-        answer = sa2va.segment(CLIP, "the dog", probabilities=True, **TOKENS)
+        answer = sa2va.segment(CLIP[:frames], "the dog", probabilities=True, **TOKENS)
     assert answer.size == (48, 75)
     assert answer.history[0].question == "Please segment the dog."
-    assert [len(segment.masks) for segment in answer.segments] == [7, 7]
+    assert [len(segment.masks) for segment in answer.segments] == [frames, frames]
     for segment in answer.segments:
-        assert segment.probabilities.shape == (7, 48, 75)
+        assert segment.probabilities.shape == (frames, 48, 75)
         np.testing.assert_array_equal(segment.probabilities > 0.5, [mask.array for mask in segment.masks])
 
 
