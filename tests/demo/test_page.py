@@ -8,11 +8,15 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from sa2va.media.open import open_media
+from sa2va.writers.video_encoder import VideoEncoder
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -216,8 +220,22 @@ def test_a_clip(visit):
     page.locator("[data-example='1'] >> visible=true").click()
     page.locator("#clip-chat .bubble.model", has_text=re.compile("^orange$")).wait_for()
 
+
+def test_a_clip_is_followed_no_further_after_cancel(visit, tmp_path):
+    frames = [decoded.pixels for decoded in open_media(EXAMPLES / "shapes.mp4")]
+    with closing(VideoEncoder(tmp_path / "long.mp4", size=frames[0].shape[:2], fps=8)) as video:
+        for _ in range(20):  # longer than any page needs to show the first frame
+            for pixels in frames:
+                video.write(pixels)
+    page = visit.page
+    page.get_by_role("tab", name="Video").click()
+    page.wait_for_selector("#clip-keys figure:nth-child(5)")
+    page.locator("#clip").get_by_label("Clear").click()
+    page.locator("#clip input[type=file]").set_input_files(tmp_path / "long.mp4")
+    page.wait_for_function("document.querySelector('#clip-to input[type=number]').value == '60'")
     page.evaluate(PRESS_CANCEL)
-    page.locator("[data-example='0'] >> visible=true").click()
+    page.locator("#clip-text textarea").fill("the orange hat")
+    page.locator("#clip-send").click()
     page.locator("#clip-live", has_text="Stopped after").wait_for()
 
 

@@ -60,6 +60,7 @@ def run_table(header: RunHeader) -> Table:
     """The model and the settings of a run, as a table."""
     settings = dict(header.settings)
     frames, number = settings.pop("key_frames"), settings.pop("num_key_frames")
+    again = settings.pop("ask_every", None)
     rows = {
         "model": header.model,
         "revision": header.revision or "(local files)",
@@ -68,6 +69,7 @@ def run_table(header: RunHeader) -> Table:
         "dtype": header.dtype,
         "device": f"{header.device} ({header.device_name})",
         "key frames": f"{frames}, {number}" if isinstance(frames, str) else ", ".join(map(str, frames)),
+        "asked again": "never" if again is None else "at cuts" if again == "scene" else f"every {again} frames",
         "mode": header.mode,
         "mask threshold": str(settings.pop("threshold")),
         "longest answer": f"{settings.pop('max_new_tokens')} tokens",
