@@ -206,6 +206,22 @@ def test_a_stream_finds_what_comes_late_under_the_id_it_was_promised(tiny):
     assert sorted(tracker.ids) == [1, 2]
 
 
+@pytest.mark.parametrize(("options", "shown"), [({}, [[0], [6]]), ({"num_key_frames": 3}, [[0], [2, 4, 6]])])
+def test_a_stream_shows_frames_since_it_asked_last(tiny, options, shown):
+    """By default the present one alone."""
+    asked: list[list[int]] = []
+
+    def ask(phrases: Sequence[str], frames: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        asked.append([int(frame[0, 0, 0]) for frame in frames])
+        return [torch.zeros(0, 256) for _ in phrases]
+
+    tracker = VideoTracker(tiny.model, ask=ask, ask_every=6, **options)
+    tracker.add(STAR)
+    for index in range(7):
+        tracker.step(np.full((32, 32, 3), index, np.uint8))
+    assert asked == shown
+
+
 def test_a_stream_asks_at_cuts(tiny):
     video = clip([30] * 5) + [drawn(("star", "red", x, 90), paper=GREEN) for x in (90, 88, 86)]
     tracker = tiny.stream(STAR, ask_every="scene", **SHORT)

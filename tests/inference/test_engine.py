@@ -9,9 +9,11 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sa2va import Answer, Reply, Request, Sa2VA
+from sa2va.inference.engine import Engine, Pause
 from synthetic_checkpoint import picture
 
 FAMILIES = ["iv25_qwen2", "iv25_internlm2", "iv35_qwen3", "q25", "q3"]
@@ -182,6 +184,23 @@ def test_a_request_that_fails_breaks_no_other(sa2va, tmp_path):
     same(replies[-1].answers, [sa2va.segment(PICTURES[2], "the dog", **TOKENS)])
 
 
+def test_of_a_batch_that_fails_only_the_one_at_fault_fails(sa2va, monkeypatch):
+    encode = sa2va.model.encode_frames
+
+    def refuse_black(pixels: torch.Tensor):
+        if not pixels.flatten(1).any(1).all():
+            raise RuntimeError("a black picture")
+        return encode(pixels)
+
+    media = [PICTURES[0], np.zeros_like(PICTURES[1]), PICTURES[2]]
+    monkeypatch.setattr(sa2va.model, "encode_frames", refuse_black)
+    with writing(sa2va, "Sure, [SEG]."):
+        replies = list(sa2va.answers(Request(one, phrases="the dog", options=TOKENS) for one in media))
+        assert [str(reply.error or "") for reply in replies] == ["", "a black picture", ""]
+        for number in (0, 2):
+            same(replies[number].answers, [sa2va.segment(media[number], "the dog", **TOKENS)])
+
+
 @pytest.mark.parametrize(
     "asked",
     [{}, {"phrases": "a", "question": "b"}, {"caption": True, "question": "b"}, {"phrases": "a", "regions": []}],
@@ -210,15 +229,16 @@ def test_any_iterable_is_read_only_so_far_ahead(sa2va):
 
 
 def test_rows_wait_where_the_cache_is_full(sa2va, monkeypatch):
-    requests = [Request(one, question="What is this?", options=TOKENS) for one in PICTURES]
+    alike = [picture(64, 60, seed) for seed in range(4)]  # prompts of one length
+    requests = [Request(one, question="What is this?", options=TOKENS) for one in alike]
     expected = [reply.answers for reply in sa2va.answers(requests)]
-    vision = sa2va.processor.vision([Image.fromarray(PICTURES[0])])
+    vision = sa2va.processor.vision([Image.fromarray(alike[0])])
     longest = len(sa2va.processor.prompt_ids("What is this?", vision=vision)) + TOKENS["max_new_tokens"]
-    for limit, most in (("cache_tokens", 2 * longest + 9), ("max_rows", 2)):
+    for limit, most, together in (("cache_tokens", 2 * longest, 2), ("max_rows", 2, 2), ("max_rows", 1, 1)):
         with monkeypatch.context() as patch, passes(sa2va) as seen:
             patch.setattr(sa2va.engine, limit, most)
             found = [reply.answers for reply in sa2va.answers(requests)]
-        assert max(seen["written"]) <= 2
+        assert max(seen["written"]) == together
         for one, other in zip(found, expected, strict=True):
             same(one, other)
 
@@ -237,6 +257,15 @@ def test_text_comes_as_it_is_written(sa2va):
     with writing(sa2va, "A grey dog, [SEG]."):
         answer = sa2va.chat(PICTURES[0], "What is this?", on_text=pieces.append)
     assert "".join(pieces).strip() == answer.raw_text and len(pieces) == 5
+
+
+@pytest.mark.parametrize(("most", "expected"), [(7, ["A", " ", "\N{DOG}", "[SEG]"]), (4, ["A", " "])])
+def test_no_piece_ends_within_a_character(sa2va, most, expected):
+    """This one has four tokens."""
+    pieces: list[str] = []
+    with writing(sa2va, "A \N{DOG}[SEG]."):
+        sa2va.chat(PICTURES[0], "What is this?", max_new_tokens=most, on_text=pieces.append)
+    assert pieces == expected
 
 
 def test_what_a_listener_raises_cancels_its_request_alone(sa2va):
@@ -276,6 +305,33 @@ def test_an_interrupt_leaves_an_engine_that_answers(sa2va):
     same([sa2va.chat(PICTURES[0], "What is this?", **TOKENS)], [expected])
 
 
+def test_an_interrupt_is_told_to_those_who_wait(sa2va):
+    engine, begun, told = Engine(sa2va.model, sa2va.processor), threading.Event(), []
+
+    async def go_on() -> None:
+        begun.set()
+        while True:
+            await Pause()
+
+    def wait() -> None:
+        try:
+            engine.run(go_on())
+        except RuntimeError as error:
+            told.append(str(error))
+
+    async def interrupt() -> None:
+        other.start()
+        while not begun.is_set():
+            await Pause()
+        raise KeyboardInterrupt
+
+    other = threading.Thread(target=wait, daemon=True)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(interrupt())
+    other.join(10)
+    assert told == ["the thread that was computing was interrupted (KeyboardInterrupt()); ask again"]
+
+
 def test_an_open_scene_may_be_asked_in_requests_and_stays_open(sa2va):
     with sa2va.open(PICTURES[0]) as scene:
         (reply,) = sa2va.answers([Request(scene, phrases="the dog", options=TOKENS)])
@@ -306,6 +362,22 @@ def test_requests_end_when_the_check_of_their_thread_raises(sa2va):
         sa2va.chat(PICTURES[1], "What is this?", max_new_tokens=1000)
     assert 0 < len(seen["written"]) < 10
     same([sa2va.chat(PICTURES[0], "What is this?", **TOKENS)], [expected])
+
+
+def test_a_request_that_ends_leaves_those_that_are_written_with_it(sa2va):
+    expected = sa2va.chat(PICTURES[1], "What is this?", **TOKENS)
+    errors = iter([TimeoutError("enough")])
+
+    def check() -> None:
+        if len(seen["written"]) == 3 and (error := next(errors, None)):
+            raise error
+
+    requests = [Request(one, question="What is this?", options=TOKENS) for one in (PICTURES[2], PICTURES[1])]
+    with passes(sa2va) as seen, sa2va.engine.stoppable(check):
+        ended, other = sa2va.answers(requests)
+    assert isinstance(ended.error, TimeoutError)
+    assert seen["written"] == [2] * 3 + [1] * 8
+    same(other.answers, [expected])
 
 
 def test_a_request_that_ends_leaves_those_that_wait_for_the_same_pass(sa2va):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -201,6 +202,16 @@ def test_the_drop_in_returns_empty_masks_all_the_same(sa2va: Sa2VA, monkeypatch:
     (mask,) = result["prediction_masks"]
     assert mask.shape == (1, 97, 150)
     assert not mask.any()
+
+
+def test_the_drop_in_warns_of_a_picture_that_did_not_come(sa2va: Sa2VA, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="sa2va"):
+        for media in ({"image": Image.fromarray(PICTURE)}, {"video": [Image.fromarray(PICTURE)]}):
+            sa2va.predict_forward(**media, text="<image>dog", max_new_tokens=1)
+        sa2va.predict_forward(text="dog", max_new_tokens=1)
+        assert caplog.records == []
+        sa2va.predict_forward(text="<image>dog", max_new_tokens=1)
+    assert "no picture came with it" in caplog.text
 
 
 def test_free_talk_gives_no_reason(sa2va: Sa2VA):

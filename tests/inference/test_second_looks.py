@@ -621,6 +621,8 @@ def test_edges_have_opacity(tiny: Sa2VA, vitmatte: str, tmp_path: Path):
     plain = cast("Answer", tiny.segment(image, "the red circle"))
     found = cast("Answer", tiny.segment(image, "the red circle", refine="matting", matting=vitmatte))
     assert found == plain and plain.segments[0].alpha is None  # masks stay
+    marked = cast("Answer", tiny.segment(image, box=(50, 50, 130, 130), refine="matting", matting=vitmatte))
+    assert marked.segments[0].alpha is not None
     mask, alpha = found.masks[0], found.segments[0].alpha
     assert alpha is not None and alpha.shape == (200, 256) and alpha.dtype == np.float32
     assert alpha.min() == 0 and alpha.max() == 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from sa2va.inference.options import MaskPostprocessing
 from sa2va.inference.point_prompts import Clicks
 from sa2va.inference.propagation import key_frame_indices, propagate_video
 from sa2va.masks.mask_ops import Cleanup
-from sa2va.media.open import open_media
+from sa2va.media.frames import DecodedFrame
+from sa2va.media.open import FrameList, open_media
 from sa2va.model.mask_decoder import decode_masks, language_tokens
 from sa2va.model.memory import FrameMemory, MemoryBank, encode_memory, remember, track_frame
 from sa2va.model.memory_attention import read_memory
@@ -176,6 +178,21 @@ def test_every_frame_is_encoded_once_and_covered(model: Sa2VAModel, policy, numb
     assert all([segment.id for segment in frame.segments] == [1, 2] for frame in frames)
 
 
+@pytest.mark.parametrize(("keys", "shown"), [([2, 8], [2, 6]), ([6, 8], [6])])
+def test_the_last_good_frame_stands_in_for_lost_key_frames(model: Sa2VAModel, keys: list[int], shown: list[int]):
+    """Of a file whose end is lost, which shows when it is decoded; a key frame is prompted once all the same."""
+
+    class CutShort(FrameList):
+        def pick(self, indices: Iterable[int]) -> Iterator[DecodedFrame]:
+            return super().pick(takewhile(lambda index: index < 7, indices))
+
+    with encoded(model) as seen:
+        found = [frame for frame, _ in propagate_video(tracker_of(model, 1), CutShort(CLIP), keys)]
+    assert frames_of(seen) == len(found) == 7
+    expected = [frame for frame, _ in propagate_video(tracker_of(model, 1), open_media(CLIP[:7]), shown)]
+    np.testing.assert_array_equal(seen_of(found, 1), seen_of(expected, 1))
+
+
 def test_frames_are_squashed_once_and_beside_what_is_computed(model: Sa2VAModel):
     tracker = tracker_of(model, 1)
     squash, seen = tracker.squash, []
@@ -296,6 +313,8 @@ def test_only_what_is_followed_can_be_removed(sa2va: Sa2VA):
 
 def test_a_phrase_that_was_not_asked_yet_can_be_taken_back(sa2va: Sa2VA):
     tracker = sa2va.stream("dog", "cat", max_new_tokens=24)
+    with pytest.raises(ValueError, match="no object has the id 7"):
+        tracker.remove(7)
     tracker.remove(1)
     assert {segment.phrase for segment in tracker.step(CLIP[0]).segments} <= {"cat"}
 
@@ -440,10 +459,22 @@ def drawn_mask() -> np.ndarray:
 def test_a_drawn_mask_is_followed(two_decoder_model: Sa2VAModel, mode):
     tracker = VideoTracker(two_decoder_model, mode=mode)
     assert tracker.add("thing", mask=drawn_mask()) == 1
-    first, second = tracker.step(CLIP[0]), tracker.step(CLIP[1])
+    first, second = tracker.step(CLIP[0]), tracker.step(CLIP[1][:40])  # the mask is of the first frame only
     assert iou(first.segments[0].mask.array, drawn_mask()) > 0.9
     assert first.segments[0].presence > 0.99
     assert second.segments[0].phrase == "thing"
+
+
+def test_a_pixel_that_is_half_inside_a_drawn_mask_is_inside(model: Sa2VAModel):
+    """As in SAM 2. The frame has twice the side of the grounding image."""
+    frame = np.asarray(Image.fromarray(CLIP[0]).resize((256, 256)))
+    found = []
+    for left in (64, 65, 66):
+        tracker = VideoTracker(model, output=MaskPostprocessing(probabilities=True))
+        tracker.add(mask=np.broadcast_to(np.arange(256) >= left, (256, 256)))
+        found.append(seen_of([tracker.step(frame)], 1))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[1] != found[2]).any()
 
 
 def test_an_empty_mask_is_an_absent_object(model: Sa2VAModel):

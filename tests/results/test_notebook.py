@@ -182,6 +182,12 @@ def test_a_long_track_is_computed_only_as_far_as_it_is_shown():
     assert Track(iter(()), size=(16, 25))._repr_html_() is None
 
 
+def test_the_narrowest_track_has_a_clip_of_even_sides():
+    track = Track([(Frame(0, None, (1, 900), ()), None)], size=(1, 900))
+    with av.open(io.BytesIO(embedded(html(track)))) as video:
+        assert video.streams.video[0].height == 2 and video.streams.video[0].width % 2 == 0
+
+
 def test_a_frame_is_shown_from_its_place_in_the_clip(tiny):
     track = tiny.track(EXAMPLES / "shapes.mp4", "the orange hat", sampling={"stride": 8})
     for _ in range(2):  # computed, and read again

@@ -353,7 +353,7 @@ class Engine:
         if not drives:
             request.turn.wait()  # set when it is over, or when this thread is to drive
             with self._mutex:
-                if self._driver != here and request in self._waiting:
+                if request in self._waiting:
                     self._waiting.remove(request)
                 drives = not request.is_over
                 if drives:

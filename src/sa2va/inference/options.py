@@ -25,8 +25,6 @@ AskEvery = int | Literal["scene"] | None
 SHORTEST_WINDOW = 2
 #: Masks stay as they are.
 NO_CLEANUP = Cleanup()
-#: Frames of a video that the language model sees.
-KEY_FRAMES = 5
 #: How a mask that was found in a picture is refined.
 Refinement = Literal["sam", "matting"]
 #: Weights of ``refine="matting"``.
@@ -98,7 +96,7 @@ class InferenceOptions:
 
     masks: MaskPostprocessing = field(default_factory=MaskPostprocessing)
     key_frames: KeyFrames | Literal["compressed"] = "uniform"
-    num_key_frames: int = KEY_FRAMES
+    num_key_frames: int = 5
     mode: Mode | None = None
     memory: MemoryPolicy = "recent"
     ask_every: AskEvery = None

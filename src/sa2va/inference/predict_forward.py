@@ -42,7 +42,7 @@ async def predict_forward(
         logger.warning("the text has %s but no picture came with it; the answer is about words alone", IMAGE_MARK)
     first = list(islice(_pictures(image, video), FIRST_FRAMES))
     regions = None
-    if first and mask_prompts is not None and processor.family.visual_prompts and processor.cells:
+    if first and mask_prompts is not None and processor.cells:
         regions = [sampled_cells(mask, processor.cells) for mask in _masks(mask_prompts)]
     media = EncodedMedia.of(processor, first, video=video is not None) if first else EncodedMedia()
     if regions:

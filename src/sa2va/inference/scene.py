@@ -480,7 +480,7 @@ class Scene:
         processor = self._engine.processor
         if not isinstance(self.media, Picture):
             raise ValueError("regions are parts of one picture; pass a picture with them, not a video or words alone")
-        if not processor.family.visual_prompts or processor.cells is None:
+        if processor.cells is None:
             raise ValueError(
                 f"{processor.family.name} checkpoints cannot describe regions; use an InternVL-based one "
                 "(Sa2VA-1B, -4B, -8B, -26B or Sa2VA-InternVL3-*)"
