@@ -310,6 +310,7 @@ def test_a_conversion_keeps_every_setting(native: dict[str, Path], tmp_path: Pat
     for name in names:
         told = SETTINGS[name][2]
         assert told is None or any(told in note for note in notes), name
+    assert not any("does not know" in note and "pixels" in note for note in notes)  # told in words of their own
     assert not (tmp_path / "released" / "processor_config.json").exists()
     assert read(tmp_path / "back" / "processor_config.json") == read(source / "processor_config.json")
     unnamed = {"architectures": None, "_name_or_path": ""}
