@@ -23,6 +23,7 @@ from sa2va.atomic import filling
 from sa2va.checkpoint.conversion import convert
 from sa2va.checkpoint.loading import open_checkpoint
 from sa2va.checkpoint.released_config import config_from_released
+from sa2va.model.config_overlay import difference, overlaid
 from sa2va.processing.processor_settings import ProcessorSettings, QwenPixels
 from synthetic_checkpoint import GOLDEN, picture
 
@@ -309,6 +310,7 @@ def test_a_conversion_keeps_every_setting(native: dict[str, Path], tmp_path: Pat
     for name in names:
         told = SETTINGS[name][2]
         assert told is None or any(told in note for note in notes), name
+    assert not any("does not know" in note and "pixels" in note for note in notes)  # told in words of their own
     assert not (tmp_path / "released" / "processor_config.json").exists()
     assert read(tmp_path / "back" / "processor_config.json") == read(source / "processor_config.json")
     unnamed = {"architectures": None, "_name_or_path": ""}
@@ -343,6 +345,20 @@ def test_a_conversion_names_what_another_has_left(checkpoint: Callable[[str], Pa
     notes: list[str] = []
     convert(checkpoint("iv25_qwen2"), tmp_path / "native", note=notes.append)
     assert [note for note in notes if str(tmp_path / ".converting-abc") in note]
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ({"a": 1, "b": {"c": 2, "d": 3}}, {}),
+        ({"a": 0, "b": {"c": 2, "d": 0}}, {"a": 1, "b": {"d": 3}}),
+        ({"a": 1, "b": None}, {"b": {"c": 2, "d": 3}}),
+    ],
+)
+def test_what_differs_is_laid_over(said: dict[str, Any], own: dict[str, Any]):
+    meant = {"a": 1, "b": {"c": 2, "d": 3}}
+    assert difference(said, meant) == own
+    assert overlaid(said, own) == meant
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sa2va.inference.local_memory import LocalMemory
 from sa2va.model import local_attention, memory_attention
 from sa2va.model.local_attention import block_side
 from sa2va.model.mask_decoder import FrameFeatures, MaskPrediction
-from sa2va.model.memory import MemoryBank, attend, encode_memory
+from sa2va.model.memory import FrameMemory, MemoryBank, attend, encode_memory
 from synthetic_checkpoint import noise
 
 
@@ -87,11 +87,11 @@ def test_blocks_without_detail_lose_nothing(model: Sa2VAModel, monkeypatch: pyte
     """Where the cells of a block are alike and no cell has a place, its token stands for all of them."""
     for module in (local_attention, memory_attention):
         monkeypatch.setattr(module, "QUERY_POSITION_SHARE", 0.0)
-    rotary = model.sam2.memory_attention.rotary_emb
-    monkeypatch.setattr(rotary, "forward", lambda *_: (torch.ones(64, 128), torch.zeros(64, 128)))
+    no_place = (torch.ones(64, 128), torch.zeros(64, 128))
     bank, windows = bank_of(model, 3), torch.tensor([[0, 0], [1, 2], [2, 1]])
     top = features_of(model, 2).top[..., :4, :4].repeat_interleave(2, -1).repeat_interleave(2, -2)
-    whole, around = attend(model.sam2, bank, top, 2), attend(model.sam2, bank, top, 2, windows_K2=windows)
+    with model.sam2.memory_attention.rotary_emb.register_forward_hook(lambda *_: no_place):
+        whole, around = attend(model.sam2, bank, top, 2), attend(model.sam2, bank, top, 2, windows_K2=windows)
     torch.testing.assert_close(around, whole, atol=2e-5, rtol=2e-5)
 
 
@@ -99,14 +99,28 @@ def test_blocks_without_detail_lose_nothing(model: Sa2VAModel, monkeypatch: pyte
 def test_every_cell_is_seen_around_an_object_only(model: Sa2VAModel, monkeypatch: pytest.MonkeyPatch):
     """All cells of another block are changed alike."""
     monkeypatch.setattr(local_attention, "QUERY_POSITION_SHARE", 0.0)
-    monkeypatch.setattr(model.sam2.memory_attention, "layer_norm", torch.nn.Identity())
     bank, top = bank_of(model, 3), features_of(model, 2).top
     windows = [[0, 0], [1, 2], [2, 1]]
-    change = attend(model.sam2, bank, top, 2, windows_K2=torch.tensor(windows)) - top
+    with model.sam2.memory_attention.layer_norm.register_forward_hook(lambda _, given, __: given[0]):  # as it comes
+        change = attend(model.sam2, bank, top, 2, windows_K2=torch.tensor(windows)) - top
     blocks = change.unflatten(3, (4, 2)).unflatten(2, (4, 2))
     closely = blocks.std(dim=(3, 5)).mean(dim=1) > 1e-4
     for seen, (row, column) in zip(closely, windows, strict=True):
         assert seen[row : row + 2, column : column + 2].all() and seen.sum() == 4
+
+
+@pytest.mark.parametrize(("prompted", "read"), [((0, 10, 30), [10, 30, 14, 15]), ((30,), [30, 13, 14, 15])])
+def test_the_nearest_frames_are_read_and_all_pointers_stay(prompted: tuple[int, ...], read: list[int]):
+    bank = MemoryBank(
+        *(
+            tuple(FrameMemory(index, torch.zeros(1, 1, 1), torch.zeros(1, 1)) for index in indices)
+            for indices in (prompted, range(12, 16))
+        )
+    )
+    near = bank.near(19, prompted=2, frames=4)
+    frames = [*near.prompted, *near.tracked]
+    assert [frame.index for frame in frames] == [*prompted, *range(12, 16)]
+    assert [frame.index for frame in frames if frame.features is not None] == read
 
 
 def test_at_full_size_three_cells_in_ten_are_left():

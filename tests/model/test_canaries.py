@@ -158,6 +158,7 @@ def test_the_mask_prompt_behind_mask_as_prediction(sam2: Sam2VideoModel):
         seam = "Sam2VideoModel._use_mask_as_output"
         assert_same(found.candidates[own], expected.pred_masks, seam)
         assert_same(found.presence[own], expected.object_score_logits.flatten(), seam)
+        assert_same(found.ious[own], expected.iou_scores.to(found.ious.dtype), seam)
     # The pointer is the single mask's, as Meta has it; transformers takes the best of three masks there.
     single = sam2._single_frame_forward(
         input_masks=sam2.mask_downsample(masks[:1, None]),
@@ -180,7 +181,7 @@ def pairs_of(sam2: Sam2VideoModel, count: int = 3) -> tuple[FrameFeatures, MaskP
 def test_the_memory_encoder_behind_encode_memory(version: str, request: pytest.FixtureRequest):
     model: Sam2VideoModel = request.getfixturevalue(version)
     features, prediction = pairs_of(model)
-    presence = torch.tensor([-1.0, 0.5, 2.0])
+    presence = torch.tensor([-1.0, 0.0, 2.0])
     prediction = MaskPrediction(prediction.candidates, prediction.ious, prediction.best, presence, prediction.pointer)
     found = encode_memory(model, features, prediction, 0).features
     assert found is not None and found.dtype == torch.bfloat16

@@ -68,7 +68,7 @@ def collate(sa2va: Sa2VA, samples: Sequence[Sample]) -> Batch:
         visions.append(vision)
     pad = torch.nn.utils.rnn.pad_sequence
     seen = [vision for vision in visions if vision is not None]
-    tiles = processor.family.patch_factor is None
+    tiles = processor.family.tiled
     frames = [Image.fromarray(frame) for sample in samples for frame in sample.frames]
     regions = tuple(None if sample.regions is None else torch.from_numpy(sample.regions) for sample in samples)
     return Batch(
@@ -233,7 +233,10 @@ def test_clicks_prompt_without_any_text(sa2va: Sa2VA):
     points = torch.tensor([[[10.0, 20.0]], [[90.0, 30.0]], [[64.0, 64.0]], [[5.0, 120.0]]])
     labels = torch.ones(4, 1, dtype=torch.long)
     batch = replace(
-        collate(sa2va, [SHORT_CLIP]), points=points, point_labels=labels, masks=(torch.zeros(2, 2, 8, 8, dtype=bool),)
+        collate(sa2va, [SHORT_CLIP, WORDS]),
+        points=points,
+        point_labels=labels,
+        masks=(torch.zeros(2, 2, 8, 8, dtype=bool), None),
     )
     calls: list[int] = []
     hook = sa2va.model.vlm.model.language_model.register_forward_hook(lambda *_: calls.append(1))
@@ -242,7 +245,7 @@ def test_clicks_prompt_without_any_text(sa2va: Sa2VA):
     hook.remove()
     assert calls == []
     assert output.logits is None
-    assert output.objects_per_sample == (2,)
+    assert output.objects_per_sample == (2, 0)
     sam2 = sa2va.model.sam2
     for row, frame in enumerate((0, 1, 0, 1)):
         features = sa2va.model.encode_frames(batch.grounding_pixels[frame : frame + 1])
@@ -266,7 +269,7 @@ def test_choosing_the_best_candidate_changes_nothing(sa2va: Sa2VA):
 def test_a_mask_prompts_no_surer_than_metas_bound(sa2va: Sa2VA):
     inside = torch.from_numpy(picture(SIDE, SIDE)[None, ..., 0] > 99)
     at_bound, beyond = (mask_prompt(sa2va.model.sam2, torch.where(inside, most, -most)) for most in (32.0, 99.0))
-    assert torch.equal(at_bound, beyond)
+    assert torch.equal(at_bound, beyond) and at_bound.shape[2:] == (SIDE // 16, SIDE // 16)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from rectangles import Rectangles
 from sa2va import Sa2VA, Sa2VAModel
-from sa2va.checkpoint.adapter import is_adapter, open_adapter
+from sa2va.checkpoint.adapter import is_adapter, open_adapter, write_adapter
 from sa2va.checkpoint.conversion import convert
 from sa2va.cli.convert import convert as convert_command
 from sa2va.cli.merge import merge as merge_command
@@ -154,6 +154,16 @@ def test_half_an_adapter_is_damaged(run: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="it has no adapter_model"):
         open_adapter(folder)
     assert is_adapter(folder) and not is_adapter(run)
+
+
+def test_an_adapter_has_a_rank_of_at_least_one(tmp_path: Path):
+    for rank in (1, 0):
+        pair = {"linear.lora_A.weight": torch.ones(rank, 4), "linear.lora_B.weight": torch.ones(3, rank)}
+        described = {"base": "", "alpha": 2.0, "dropout": 0.0, "targets": "linear", "whole_modules": ()}
+        write_adapter(tmp_path / str(rank), pair, rank=rank, **described)
+    assert open_adapter(tmp_path / "1").modules == ["linear"]
+    with pytest.raises(ValueError, match="expected numbers as r and lora_alpha, got 0 and"):
+        open_adapter(tmp_path / "0")
 
 
 def test_the_commands(run: Path, checkpoint, tmp_path: Path):

@@ -158,7 +158,8 @@ def _check_index(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
     if not index.is_file():
         return
     listed = set(_weight_map(index))
-    for name in sorted(listed ^ set(tensors))[:1]:
+    if different := listed ^ set(tensors):
+        name = min(different)
         where = "listed in the index but in no shard" if name in listed else "in a shard but not in the index"
         raise ValueError(f"tensor {name!r} is {where} of {folder}; download the checkpoint again")
 

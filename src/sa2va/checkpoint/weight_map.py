@@ -142,13 +142,11 @@ def internvl_rules(text: Any) -> list[Rule]:
     """Vision tower, projector and language model of the InternVL families.
 
     Args:
-        text_type: ``model_type`` of the native text config; ``"llama"`` where the release holds InternLM2.
+        text: the native text config; of ``model_type`` ``"llama"`` where the release holds InternLM2.
     """
     if text.model_type != "llama":
         return [*_INTERNVIT, *_LANGUAGE_MODEL]
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return [*_INTERNVIT, *_internlm2(heads, text.num_key_value_heads, head_dim)]
+    return [*_INTERNVIT, *_internlm2(text.num_attention_heads, text.num_key_value_heads, text.head_dim)]
 
 
 _TOWER = "vlm.model.vision_tower."

@@ -28,7 +28,7 @@ class Family:
         seg_state: which hidden state of the last layer feeds the mask prompt: ``"normed"`` is after the final norm,
             ``"raw"`` before it (Qwen3-VL was trained on a transformers release that exposed the raw one).
         visual_prompts: whether ``<vp>`` regions can be described.
-        patch_factor: pixels per visual token and side (Qwen families; None where pictures are cut into tiles).
+        tiled: whether pictures are cut into tiles; the vision towers of others take pictures of any size.
         prompt_seg_counts: the released remote code also turns a ``[SEG]`` of the prompt into a mask.
         released_architecture: ``architectures[0]`` of a released ``config.json``.
         lora_targets: regular expression over module names of the language model that LoRA adapts.
@@ -41,7 +41,7 @@ class Family:
     image_end: str
     seg_state: Literal["normed", "raw"]
     visual_prompts: bool
-    patch_factor: int | None
+    tiled: bool
     prompt_seg_counts: bool
     released_architecture: str
     lora_targets: str
@@ -57,7 +57,7 @@ INTERNVL = Family(
     image_end="</img>",
     seg_state="normed",
     visual_prompts=True,
-    patch_factor=None,
+    tiled=True,
     prompt_seg_counts=False,
     released_architecture="Sa2VAChatModel",
     lora_targets=_LANGUAGE_LINEARS,
@@ -70,7 +70,7 @@ QWEN2_5_VL = Family(
     image_end="<|vision_end|>",
     seg_state="normed",
     visual_prompts=False,
-    patch_factor=28,
+    tiled=False,
     prompt_seg_counts=True,
     released_architecture="Sa2VAChatModelQwen",
     lora_targets=_LANGUAGE_LINEARS,
@@ -83,7 +83,7 @@ QWEN3_VL = Family(
     image_end="<|vision_end|>",
     seg_state="raw",
     visual_prompts=False,
-    patch_factor=32,
+    tiled=False,
     prompt_seg_counts=True,
     released_architecture="Sa2VAChatModelQwen",
     lora_targets=_LANGUAGE_LINEARS,

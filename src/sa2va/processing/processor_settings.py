@@ -98,7 +98,7 @@ class ProcessorSettings:
         vlm: Any = config.vlm_config
         sam2: Any = config.sam2_config
         vision, grounding_side = vlm.vision_config, sam2.image_size
-        if config.family.patch_factor is None:
+        if config.family.tiled:
             if config.template is None:
                 raise ValueError("expected config.template to name a chat template for an InternVL model, got None")
             side, patch = vision.image_size[0], vision.patch_size[0]
