@@ -346,14 +346,16 @@ def test_killed_at_any_moment_every_row_is_answered_once(model, monkeypatch):
     """In a child that is killed again and again: listing, answering and writing are all hit by some of the kills."""
     for number in range(150):
         draw(f"pics/{number:03d}.png", number)
+    began = time.monotonic()
     assert batch("pics", "the dog", "-o", "whole") == 0
+    seconds = time.monotonic() - began
     monkeypatch.setattr(StandIn, "answers", _noted(StandIn.answers))
     chance = random.Random(0)
     kills = 0
     while True:
         if (child := os.fork()) == 0:
             os._exit(batch("pics", "the dog", "-o", "out", "--resume", "--to", "jsonl,coco", "--quiet"))
-        time.sleep(chance.uniform(0, 0.3 + 0.1 * kills))
+        time.sleep(chance.uniform(0, seconds * (0.5 + 0.1 * kills)))
         os.kill(child, signal.SIGKILL)
         if os.WIFEXITED(os.waitpid(child, 0)[1]):
             break

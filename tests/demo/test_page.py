@@ -83,6 +83,8 @@ class Visit:
 
     def say(self, text: str) -> None:
         self.page.locator("#picture-text textarea").press_sequentially(text)
+        if text.endswith("?"):  # which chooses Ask, sooner than a hand reaches the next key
+            self.page.wait_for_function("document.querySelector('#picture-mode input:checked').value === 'Ask'")
         self.page.keyboard.press("Enter")
 
     def drop(self, file: Path) -> None:
