@@ -145,7 +145,8 @@ def _followed(sa2va: Sa2VA, item: Item, settings: Settings) -> list[Prediction]:
     started = perf_counter()
     found: dict[str, list[Mask]] = {query.phrase: [] for query in item.queries}
     seen: set[str] = set()
-    with sa2va.track(_media(item), list(found), ask_every=settings.ask_every, **settings.options) as track:
+    options: Options = {**settings.options, "ask_every": settings.ask_every}
+    with sa2va.track(_media(item), list(found), **options) as track:
         if track.size != item.size:
             raise ValueError(f"its media are {track.size} (h, w), but its masks {item.size}")
         for frame in track:
