@@ -126,6 +126,7 @@ def test_a_frame_of_several_clips_has_their_mean(sa2va):
         return next(steps)[0].segments
 
     logit = lambda value: np.log(value / (1 - value))  # noqa: E731
+    assert [(one.id, one.phrase) for one in shown(2, 7)] == [(1, "a"), (2, "b")]
     for both, one, other in zip(shown(2, 7), shown(2), shown(7), strict=True):
         assert logit(both.presence) == pytest.approx((logit(one.presence) + logit(other.presence)) / 2, abs=1e-3)
         assert both.score == pytest.approx((one.score + other.score) / 2, abs=1e-5)

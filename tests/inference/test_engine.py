@@ -51,9 +51,9 @@ def passes(sa2va: Sa2VA) -> Iterator[dict[str, list[int]]]:
 def same(found: Sequence[Answer], expected: Sequence[Answer]) -> None:
     assert [one.raw_text for one in found] == [one.raw_text for one in expected]
     for one, other in zip(found, expected, strict=True):
-        assert [(part.phrase, part.span, part.masks) for part in one] == [
-            (part.phrase, part.span, part.masks) for part in other
-        ]
+        assert [(part.phrase, part.span) for part in one] == [(part.phrase, part.span) for part in other]
+        for part, wanted in zip(one, other, strict=True):  # sums of floats depend on what is computed together
+            assert all((a.array ^ b.array).mean() <= 1e-3 for a, b in zip(part.masks, wanted.masks, strict=True))
         assert [part.score for part in one] == pytest.approx([part.score for part in other], abs=1e-4)
 
 
@@ -199,6 +199,19 @@ def test_of_a_batch_that_fails_only_the_one_at_fault_fails(sa2va, monkeypatch):
         assert [str(reply.error or "") for reply in replies] == ["", "a black picture", ""]
         for number in (0, 2):
             same(replies[number].answers, [sa2va.segment(media[number], "the dog", **TOKENS)])
+
+
+def test_a_prompt_that_cannot_be_read_is_an_error_and_the_next_one_is_read(sa2va):
+    def refuse(*_) -> None:
+        raise RuntimeError("no room for it")
+
+    hook = sa2va.model.vlm.model.language_model.register_forward_pre_hook(refuse)
+    try:
+        with pytest.raises(RuntimeError, match="no room for it"):
+            sa2va.chat(None, "Hello?", max_new_tokens=2)
+    finally:
+        hook.remove()
+    assert sa2va.chat(None, "Hello?", max_new_tokens=2).raw_text
 
 
 @pytest.mark.parametrize(

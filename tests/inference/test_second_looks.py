@@ -439,6 +439,15 @@ def test_instances_are_found_by_tiles_and_looked_at_one_by_one(tiny: Sa2VA):
         assert max(iou(mask, disc((320, 256), x, y, 8)) for mask in found.masks) > 0.6
 
 
+def test_parts_of_several_pictures_are_decoded_together(tiny: Sa2VA):
+    red = (215, 35, 40)
+    images = [drawn((256, 256), (60 + n, 60, 28, red), (180, 70, 30, red)) for n in range(3)]
+    asked = [Request(image, phrases="all the red circles", options={"instances": True}) for image in images]
+    with batches(tiny) as seen:
+        list(tiny.answers(asked))
+    assert max(seen["masks"]) == 6
+
+
 def test_second_looks_at_several_pictures_are_computed_together(tiny: Sa2VA):
     """And give what each gives alone."""
     images = [drawn((256, 256), (70 + 20 * n, 80, 20, (215, 35, 40)), (180, 180, 30, (40, 75, 215))) for n in range(3)]
@@ -530,6 +539,8 @@ def test_what_the_whole_picture_shows_uncut_stays_as_it_is(sa2va: Sa2VA):
         ((100, 100), (30, 30, 58, 58), (9, 9, 79, 79)),
         ((100, 100), (30, 30, 59, 59), None),
         ((100, 200), (60, 30, 100, 70), (30, 0, 130, 100)),  # half the picture
+        ((100, 400), (60, 60, 90, 90), (38, 25, 113, 100)),  # moved up from the lower edge
+        ((300, 100), (30, 240, 60, 270), (8, 218, 83, 293)),
     ],
 )
 def test_windows_are_around_their_objects(sa2va: Sa2VA, size: tuple[int, int], box: Box, window: Box | None):
