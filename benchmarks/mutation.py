@@ -619,8 +619,12 @@ class Laboratory:
             for file, text in self._texts.items():
                 found = [(file, i) for i, line in enumerate(text.splitlines(), 1) if name.search(line)]
                 inside, around = (inside + found, around) if file == change.file else (inside, around + found)
+        # What runs at import only is executed by no test: then those of the whole file.
+        whole = [place for place in self._by_line if place[0] == change.file]
         fit: dict[Test, int] = {}
-        for distance, places in ((0, inside), (1, around)):
+        for distance, places in ((0, inside), (1, around), (2, whole)):
+            if distance == 2 and fit:
+                break
             for test in set().union(*(self._by_line.get(place, ()) for place in places)):
                 if test.name not in self._unfit:
                     fit.setdefault(test, distance)

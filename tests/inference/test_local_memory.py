@@ -238,5 +238,7 @@ def test_windows_move_on_with_their_objects(model: Sa2VAModel):
     (back,) = local_memory.Places.of(1, here, grid, before).objects  # time runs backwards
     assert still.middle == pytest.approx((2.0, 0.5))
     assert moving.corner == back.corner == (still.corner[0] + 1, still.corner[1])
+    (speck,) = local_memory.Places.of(3, found(model, (0, 1, block, block + 1)), grid).objects
+    assert speck.middle == pytest.approx((0.5 / block, 1 + 0.5 / block))
     (slower,) = local_memory.Places.of(6, here, grid, before).objects
     assert slower.corner[0] <= moving.corner[0]
