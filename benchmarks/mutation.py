@@ -74,11 +74,11 @@ TABLE = {
     "checkpoint/adapter.py": "train/test_merge",
     "model/*": "model/test_model model/test_canaries model/test_finite model/test_prompt_reader "
     "model/test_quantization inference/test_foreground inference/test_tracker inference/test_local_memory "
-    "inference/test_propagators parity/test_sam2 parity/test_vlm",
+    "inference/test_engine inference/test_propagators parity/test_sam2 parity/test_vlm",
     "inference/*": "inference/test_scene inference/test_predictor inference/test_tracker inference/test_compressed "
     "inference/test_engine inference/test_memory_policies inference/test_local_memory inference/test_second_looks "
     "inference/test_asked_again inference/test_propagators checkpoint/test_released_code media/test_media "
-    "parity/test_end_to_end results/test_results results/test_history results/test_notebook",
+    "parity/test_end_to_end serve/test_jobs results/test_results results/test_history results/test_notebook",
 }
 #: Models of ``conftest.load`` that many tests share.
 MODELS = ("iv25_qwen2", "q25", "q3")

@@ -199,11 +199,33 @@ def test_a_cut_changes_half_of_the_median_block():
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
+def test_what_was_marked_by_hand_is_followed_over_a_cut(tiny):
+    """Only phrases are asked for anew."""
+    tracker = tiny.stream(STAR, ask_every="scene", **SHORT)
+    tracker.step(clip([30])[0])
+    box = tracker.add(box=(80, 10, 120, 60))
+    for frame in [*clip([30] * 6), *[drawn(paper=GREEN)] * 2]:
+        ids = [one.id for one in tracker.step(frame)]
+    assert box in ids and box in tracker.ids
+
+
 def test_a_stream_finds_what_comes_late_under_the_id_it_was_promised(tiny):
     tracker = tiny.stream(STAR, SQUARE, ask_every=3, num_key_frames=2, **SHORT)
     frames = [tracker.step(frame) for frame in LATE]
     assert on(where(frames[:4], STAR), 1, [None] * 3 + [80])  # asked at frames 0 and 3
     assert sorted(tracker.ids) == [1, 2]
+
+
+def test_what_is_pointed_at_elsewhere_is_another_object(tiny):
+    """While the first is in sight."""
+    frames = clip([84] * 5)
+    with tiny.open(frames[0]) as scene:
+        prompts = scene.mask_prompts([STAR, SQUARE], InferenceOptions.of(**SHORT))
+    answers = iter([[prompts[0]], [prompts[1]], [prompts[0]]])
+    tracker = VideoTracker(tiny.model, ask=lambda *_: next(answers), ask_every=2)
+    tracker.add("it")
+    found = where([tracker.step(frame) for frame in frames], "it")
+    assert [sorted(seen) for seen in found] == [[1], [1], [1, 2], [1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(("options", "shown"), [({}, [[0], [6]]), ({"num_key_frames": 3}, [[0], [2, 4, 6]])])

@@ -58,9 +58,20 @@ def test_where_rounding_could_decide_torch_does(monkeypatch: pytest.MonkeyPatch)
     edge = torch.linspace(-1, 1, 64).expand(64, 64).contiguous()
     check(edge, 256, (256, 512))  # a pixel column at exactly 0, up to rounding, or none
     calls.clear()
+    check(torch.where(torch.arange(64) < 10, 5.0, -3.0).expand(64, 64), None, (256, 256))  # 0.375 x 5 - 0.625 x 3
+    assert len(calls) == 1
+    calls.clear()
     for shift in RNG.uniform(0.1, 0.4, 40):  # close ones that can be told apart are
         check(edge * 20 + float(shift), 256, (301, 517))
     assert len(calls) < 5
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 17), (31, 31)])
+def test_one_high_cell_reaches_as_far_as_it_does(place: tuple[int, int]):
+    logits = torch.full((32, 32), -0.01)
+    logits[place] = 90.0
+    for size in ((150, 97), (333, 500)):
+        check(logits, 128, size)
 
 
 @pytest.mark.parametrize("logits", [torch.full((32, 32), -1.0), torch.full((32, 32), 3.0)])

@@ -93,14 +93,16 @@ def test_picked_frames_are_read_as_if_they_were_the_last_ones(model: Sa2VAModel)
     start = memory(0, "start")
     names = ("a", "b", "c")
 
-    def looked(indices: Sequence[int], ranked: bool) -> Tensor:
-        frames = tuple(memory(index, name) for index, name in zip(indices, names, strict=True))
+    def looked(indices: Sequence[int], ranked: bool, *others: FrameMemory) -> Tensor:
+        frames = *others, *(memory(index, name) for index, name in zip(indices, names, strict=True))
         with torch.inference_mode():
             return attend(sam2, MemoryBank((start,), frames, ranked=ranked), top, 12)
 
     last = looked([9, 10, 11], ranked=False)
     assert torch.equal(looked([9, 10, 11], ranked=True), last)
     assert torch.equal(looked([2, 7, 11], ranked=True), last)
+    pointer_alone = FrameMemory(5, None, start.pointer)
+    assert torch.equal(looked([9, 10, 11], True, pointer_alone), looked([9, 10, 11], False, pointer_alone))
     assert not torch.equal(looked([6, 7, 11], ranked=False), last)
 
 
@@ -217,10 +219,11 @@ def test_a_frame_is_an_anchor_where_another_candidate_points_elsewhere():
 
 @pytest.mark.parametrize(("height", "anchors"), [(5, 0), (4, 1)])
 def test_an_anchor_is_told_from_another_by_seven_tenths_of_their_box(height: int, anchors: int):
-    """Five rows fill 0.71 of seven, four 0.67 of six."""
+    """Five rows fill 0.71 of seven, four 0.67 of six; so do columns."""
     mask, below = torch.full((2, 16, 16), -5.0)
     mask[2 : 2 + height] = below[2 + height : 4 + height] = 5.0
-    assert len(watch([found(mask, mask, below)]).anchors) == anchors
+    for one, other in ((mask, below), (mask.T, below.T)):
+        assert len(watch([found(one, one, other)]).anchors) == anchors
 
 
 def test_what_an_anchor_needs():

@@ -475,6 +475,10 @@ def test_tiles_cover_the_picture(size: tuple[int, int]):
         assert all(after[0] <= before[1] - length // 4 + 1 for before, after in pairwise(spans))
 
 
+def test_tiles_are_half_the_grounding_image_up_to_144_of_them():
+    assert len(tiles((1184, 1184), 256)) == 144 > len(tiles((1185, 1185), 256))
+
+
 def seen_through(truth: Sequence[np.ndarray], calls: list[Box], score: float = 0.8) -> Callable[[Box], Any]:
     """A model that sees the objects of a picture in every window, each with its pixels there."""
 
