@@ -362,6 +362,16 @@ def test_pixels_of_different_media_do_not_mix(sa2va):
         assert np.array_equal(reply.answers[0].masks, expected.masks)
 
 
+def test_a_thread_may_ask_whether_it_is_to_stop(sa2va):
+    def stop() -> None:
+        raise TimeoutError("enough")
+
+    sa2va.engine.check()
+    with sa2va.engine.stoppable(stop), pytest.raises(TimeoutError, match="enough"):
+        sa2va.engine.check()
+    sa2va.engine.check()
+
+
 def test_requests_end_when_the_check_of_their_thread_raises(sa2va):
     """Between two passes, whatever they wait for; others and later ones go on."""
     left = iter(range(4))

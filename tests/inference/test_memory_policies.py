@@ -307,5 +307,6 @@ def test_a_tree_has_three_hypotheses_of_each_object_at_most(model: Sa2VAModel):
         memory = tracker._groups[0].memory
         assert isinstance(memory, TreeMemory)
         counts.append([len(paths) for paths in memory.objects])
+        assert [len(paths) for paths in memory.without_tracked().objects] == [1, 1]
         assert all(paths[0].score == 0 == max(path.score for path in paths) for paths in memory.objects)
     assert counts == [[1, 1], [3, 3], [3, 3], [3, 3]]
