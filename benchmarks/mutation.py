@@ -80,6 +80,8 @@ TABLE = {
     "inference/test_asked_again inference/test_propagators checkpoint/test_released_code media/test_media "
     "parity/test_end_to_end serve/test_jobs results/test_results results/test_history results/test_notebook",
 }
+#: Seconds up to which every row of a parametrised test is tried at once.
+_AT_ONCE = 0.05
 #: Models of ``conftest.load`` that many tests share.
 MODELS = ("iv25_qwen2", "q25", "q3")
 #: What a fresh import of the package and its tests begins with.
@@ -598,7 +600,7 @@ class Laboratory:
         ranked = []
         for test in sorted(near, key=lambda test: (test.seconds, test.name)):
             order[test.function] = order.get(test.function, -1) + 1
-            ranked.append((near[test], order[test.function], test.seconds, test))
+            ranked.append((near[test], order[test.function] if test.seconds > _AT_ONCE else 0, test.seconds, test))
         chosen, total = [], 0.0
         for *_, seconds, test in sorted(ranked, key=lambda entry: entry[:3]):
             if not chosen or total + seconds <= self.budget:
