@@ -293,10 +293,12 @@ def test_a_hypothesis_remembers_six_frames_in_which_the_object_is_seen_well(
 
     monkeypatch.setattr(memory_policies, "_decode", decoded)
     with torch.inference_mode():
-        for index in range(1, 9):
+        for index in range(1, 21):
             _, memory = memory.track(sam2, sam2.mask_decoder, features, index)
     assert isinstance(memory, TreeMemory)
-    assert with_features(memory.objects[0][0].bank) == ([3, 4, 5, 6, 7, 8] if kept else [])
+    bank = memory.objects[0][0].bank
+    assert with_features(bank) == ([15, 16, 17, 18, 19, 20] if kept else [])
+    assert [one.index for one in bank.tracked] == [*range(21 - POINTERS, 21)]
 
 
 def test_a_tree_has_three_hypotheses_of_each_object_at_most(model: Sa2VAModel):
