@@ -32,6 +32,19 @@ def test_results_need_no_torch():
     assert (result.stdout.strip(), result.stderr) == ("set()", "")
 
 
+def test_transformers_reads_its_model_files_once():
+    script = """if True:
+        import sys, sa2va
+        read = []
+        sys.addaudithook(lambda event, of: event == "open" and read.append(str(of[0])))
+        from transformers.models.bert import BertConfig
+        sources = [path for path in read if path.endswith("modeling_bert.py")]
+        print(len(sources), BertConfig.__name__)
+    """
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1", "BertConfig"]
+
+
 def test_every_public_name_resolves():
     assert len(sa2va.__all__) == len(set(sa2va.__all__)) >= 10
     for name in sa2va.__all__:

@@ -108,6 +108,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert all(command in done.stdout for command in COMMANDS)
 
 
+def test_what_was_imported_is_not_searched_for_garbage_again(street: str) -> None:
+    code = (
+        "import gc; from sa2va.cli import main;"
+        f"status = main(['segment', '{street}', 'the star', '--model', 'tiny', '-o', 'out']);"
+        "print(status, gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 True True", done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, command, "--help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -410,22 +411,22 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
             damaged. ImportError: a package for this is missing.
     """
     screen.note(f"loading {name}")
-    with _collector_paused():
+    with _first_imports():
         import torch
 
         from sa2va.model.quantization import quantization_of
         from sa2va.predictor import Sa2VA
 
-        with quiet_libraries(screen):
-            sa2va = Sa2VA.from_pretrained(
-                name,
-                device=None if loading.device == "auto" else checked_device(loading.device),
-                dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
-                device_map=None if loading.device_map is None else loading.device_map.value,
-                quantization=None if loading.quantize is None else loading.quantize.value,
-                sam2=loading.sam2,
-                propagator=loading.propagator,
-            )
+    with quiet_libraries(screen):
+        sa2va = Sa2VA.from_pretrained(
+            name,
+            device=None if loading.device == "auto" else checked_device(loading.device),
+            dtype=None if loading.dtype is Dtype.AUTO else getattr(torch, loading.dtype),
+            device_map=None if loading.device_map is None else loading.device_map.value,
+            quantization=None if loading.quantize is None else loading.quantize.value,
+            sam2=loading.sam2,
+            propagator=loading.propagator,
+        )
     weights = sa2va.model
     places = dict.fromkeys(str(place) for place in getattr(weights, "hf_device_map", {"": weights.device}).values())
     numbers = [str(weights.dtype).removeprefix("torch."), quantization_of(weights)]
@@ -434,15 +435,17 @@ def load_model(screen: Screen, name: str, loading: Loading) -> Sa2VA:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Imports make a million objects that all stay; scanning them again and again takes a tenth of the start."""
-    was_on = gc.isenabled()
+def _first_imports() -> Iterator[None]:
+    """Imports make half a million objects, and all stay: looking for garbage among them takes a tenth of the start."""
+    if "torch" in sys.modules:
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        gc.freeze()  # nor are they looked through later
+        gc.enable()
 
 
 def checked_device(name: str) -> str:
